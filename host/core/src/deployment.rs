@@ -1,0 +1,181 @@
+//! What is meant by a manifest once it has been read: plain data that the planner, the router and the supervisor share.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use serde_json::{Map, Value};
+
+use crate::{name::ModuleName, route::Route};
+
+/// An accepted deployment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Deployment {
+    /// The modules by name.
+    pub modules: BTreeMap<ModuleName, ModuleSpec>,
+    /// The routes, in the order of the document.
+    pub routes: Vec<RouteSpec>,
+    /// Desired properties of each module that has a section in the document; a module without one keeps its twin.
+    pub twins: BTreeMap<ModuleName, Map<String, Value>>,
+    /// Credentials for registries, from `registryCredentials`.
+    pub registry_credentials: Vec<RegistryCredential>,
+    /// `storeAndForwardConfiguration.timeToLiveSecs`; none = never expires.
+    pub time_to_live: Option<Duration>,
+}
+
+/// One module as the manifest wants it. Two specs that are equal need no restart.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModuleSpec {
+    /// Its name.
+    pub name: ModuleName,
+    /// Free text; a change of it restarts the module.
+    pub version: String,
+    /// Image reference as written, trimmed: `[registry/]repo[:tag][@digest]` or `oci:PATH[:TAG]`.
+    pub image: String,
+    /// Running or stopped.
+    pub desired_status: DesiredStatus,
+    /// When to start it again after it ended.
+    pub restart_policy: RestartPolicy,
+    /// Whether the image may be fetched.
+    pub pull_policy: PullPolicy,
+    /// Lower ones are started first. Default: last.
+    pub startup_order: u32,
+    /// Environment variables.
+    pub env: BTreeMap<String, String>,
+    /// Limits and grants (`settings.sandbox`).
+    pub sandbox: Sandbox,
+}
+
+/// `status` in the manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DesiredStatus {
+    /// Keep it running.
+    Running,
+    /// Keep it stopped.
+    Stopped,
+}
+
+/// `restartPolicy` in the manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// Stays down after any exit.
+    Never,
+    /// Exit 0 is done; anything else restarts after a back-off.
+    OnFailure,
+    /// As `on-failure`; health checks count as failures too. The default.
+    OnUnhealthy,
+    /// Restarts after a back-off, whatever the exit.
+    Always,
+}
+
+/// `imagePullPolicy` in the manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PullPolicy {
+    /// Fetch when the module is created.
+    OnCreate,
+    /// Use only what is on the device.
+    Never,
+}
+
+/// Limits and grants of a module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sandbox {
+    /// `limits.memory`: bytes over all linear memories, tables and held messages.
+    pub memory_bytes: u64,
+    /// `limits.handlerTime`: running time of one handler call.
+    pub handler_time: Duration,
+    /// `limits.handlerWall`: wall-clock bound of one handler call, waiting included.
+    pub handler_wall: Duration,
+    /// `filesystem`: folders that the module may see.
+    pub mounts: Vec<Mount>,
+    /// `args`: command line of a program, without its name.
+    pub args: Vec<String>,
+}
+
+/// Default of `limits.memory`. 64 MiB holds a small JavaScript or Python guest; a Rust or C one needs a few MiB.
+pub const DEFAULT_MEMORY_BYTES: u64 = 64 << 20;
+/// Default of `limits.handlerTime`.
+pub const DEFAULT_HANDLER_TIME: Duration = Duration::from_secs(5);
+/// Default of `limits.handlerWall`.
+pub const DEFAULT_HANDLER_WALL: Duration = Duration::from_secs(60);
+
+impl Default for Sandbox {
+    fn default() -> Self {
+        Self {
+            memory_bytes: DEFAULT_MEMORY_BYTES,
+            handler_time: DEFAULT_HANDLER_TIME,
+            handler_wall: DEFAULT_HANDLER_WALL,
+            mounts: Vec::new(),
+            args: Vec::new(),
+        }
+    }
+}
+
+/// A folder of the device that a module may see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Absolute path on the device.
+    pub host: PathBuf,
+    /// Absolute path in the module.
+    pub guest: String,
+    /// Whether it may write there.
+    pub writable: bool,
+}
+
+/// A route and how it delivers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RouteSpec {
+    /// Its name in the document.
+    pub name: String,
+    /// From where to where.
+    pub route: Route,
+    /// 0 (most urgent) to 9, then [`DEFAULT_PRIORITY`].
+    pub priority: u8,
+    /// Time to live of its messages; none = the deployment's.
+    pub time_to_live: Option<Duration>,
+    /// Our additions (`marram`).
+    pub options: RouteOptions,
+}
+
+/// The priority of a route that names none: after 0 to 9.
+pub const DEFAULT_PRIORITY: u8 = 10;
+/// Number of priorities.
+pub const PRIORITIES: usize = DEFAULT_PRIORITY as usize + 1;
+
+/// The `marram` object of a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteOptions {
+    /// How long `send` waits for room before it answers `full`; zero = not at all.
+    pub send_timeout: Duration,
+    /// Deliveries of one message before it becomes a dead letter; none = no limit (always so for `$upstream`).
+    pub max_attempts: Option<u32>,
+}
+
+/// Default of `sendTimeout`.
+pub const DEFAULT_SEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// Default of `maxAttempts` for modules.
+pub const DEFAULT_MAX_ATTEMPTS: u32 = 20;
+
+impl Default for RouteOptions {
+    fn default() -> Self {
+        Self { send_timeout: DEFAULT_SEND_TIMEOUT, max_attempts: Some(DEFAULT_MAX_ATTEMPTS) }
+    }
+}
+
+/// One entry of `registryCredentials`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RegistryCredential {
+    /// Host and port of the registry.
+    pub address: String,
+    /// User name.
+    pub username: String,
+    /// Password or token; never printed.
+    pub password: String,
+}
+
+impl std::fmt::Debug for RegistryCredential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RegistryCredential({}@{})", self.username, self.address)
+    }
+}

@@ -1,0 +1,15 @@
+//! The decisions of Marram: manifests, routes, queues, twins, what to start and when.
+//!
+//! Pure: no IO, no clock, no task runtime. Time is an argument ([`time::Uptime`], [`time::UtcMillis`]); what must be
+//! done comes back as data, and the other crates do it. `clippy.toml` bans the rest.
+
+pub mod deployment;
+pub mod manifest;
+pub mod message;
+pub mod name;
+pub mod planner;
+pub mod ports;
+pub mod queue;
+pub mod route;
+pub mod time;
+pub mod twin;

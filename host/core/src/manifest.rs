@@ -1,0 +1,1 @@
+//! Reads IoT Edge deployment manifests.

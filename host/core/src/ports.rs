@@ -1,0 +1,376 @@
+//! The narrow traits between the agent and the worlds, with their promises in words.
+//!
+//! They stand in `core`, not beside the agent, because the boundary has two sides: the agent calls the engine, and a
+//! guest inside the engine calls back. Both sides depend on this page and on nothing of each other.
+
+use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+
+use crate::{
+    deployment::{ModuleSpec, PullPolicy, RegistryCredential},
+    message::{Accepted, Message},
+    name::ModuleName,
+};
+
+/// A future that a port returns; boxed once a batch or once a step, never once a message.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+// ---- artifacts ----
+
+/// Brings components to the device.
+pub trait Images: Send + Sync {
+    /// Resolves an image, downloads what is missing, verifies every digest and returns the component's file, which stays
+    /// valid and unchanged until the module is removed.
+    fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<Artifact, FetchError>>;
+}
+
+/// What to fetch.
+#[derive(Debug, Clone)]
+pub struct FetchRequest {
+    /// As in [`ModuleSpec::image`].
+    pub image: String,
+    /// Whether the network may be asked.
+    pub policy: PullPolicy,
+    /// True: a copy on the device is good enough and is not refreshed (start from the stored deployment, restart).
+    pub prefer_cached: bool,
+    /// From the manifest; the owner's own come first.
+    pub credentials: Vec<RegistryCredential>,
+}
+
+/// A verified component on this device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Artifact {
+    /// Digest of the manifest: `sha256:…`. What is pinned and shown.
+    pub manifest_digest: String,
+    /// Digest of the component's bytes: `sha256:…`. The key of the compiled cache.
+    pub component_digest: String,
+    /// The component's bytes, not to be changed.
+    pub path: PathBuf,
+    /// True: the source was out of reach, and this is the copy of an earlier fetch.
+    pub stale: bool,
+}
+
+/// Why a component could not be had. `message` is one line that says what, where and what to try.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct FetchError {
+    /// For people.
+    pub message: String,
+    /// True: trying again later may help (network, 5xx). False: only a change will (unknown image, digest mismatch).
+    pub transient: bool,
+}
+
+// ---- the engine, called by the agent ----
+
+/// Runs components.
+pub trait Engine: Send + Sync {
+    /// Compiles (in a child process) or takes the compiled form from the cache, and checks that every import can be met.
+    /// Does not run any of the component's code.
+    fn load(&self, artifact: &Artifact) -> BoxFuture<'_, Result<Arc<dyn Component>, LoadError>>;
+}
+
+/// Why a component cannot run here; one line that names the imports, the rule or the tool to use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct LoadError(pub String);
+
+/// A component that is ready to be instantiated, shared by the modules that use it.
+pub trait Component: Send + Sync {
+    /// What the host may call.
+    fn exports(&self) -> Exports;
+
+    /// Makes an isolated instance. Runs initialisers; an error of theirs is an [`Exit`].
+    fn instantiate(&self, spec: &ModuleSpec, host: Arc<dyn ModuleHost>) -> BoxFuture<'_, Result<Box<dyn Instance>, Exit>>;
+}
+
+/// Which exports a component has; each is optional, but not all of them may be missing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Exports {
+    /// `wasi:cli/run`: a program.
+    pub run: bool,
+    /// `marram:edge/start-handler`.
+    pub start: bool,
+    /// `marram:edge/input-handler`.
+    pub input: bool,
+    /// `marram:edge/twin-handler`.
+    pub twin: bool,
+    /// `marram:edge/timer-handler`.
+    pub timer: bool,
+}
+
+/// One running instance. One call at a time. After an `Err(Exit)` it is dead: it may only be dropped.
+pub trait Instance: Send {
+    /// Runs a program to its end.
+    fn run(&mut self) -> BoxFuture<'_, Exit>;
+
+    /// Calls `start-handler`. The inner error is the guest's.
+    fn start(&mut self) -> BoxFuture<'_, Result<Result<(), String>, Exit>>;
+
+    /// Takes deliveries from `inbox` and calls `input-handler` for each until `inbox` has no more. Each is settled
+    /// through `inbox` before the next is taken; the one during which the instance ended is not settled.
+    fn handle_batch<'a>(&'a mut self, inbox: &'a mut dyn Inbox) -> BoxFuture<'a, Result<(), Exit>>;
+
+    /// Calls `timer-handler`.
+    fn fire(&mut self, name: &str, missed: u64) -> BoxFuture<'_, Result<(), Exit>>;
+
+    /// Calls `twin-handler`.
+    fn desired_changed(&mut self, patch_json: &str, version: u64) -> BoxFuture<'_, Result<TwinAnswer, Exit>>;
+
+    /// Bytes that the instance's memories, tables and held messages take now, for `list`.
+    fn memory_bytes(&self) -> u64;
+}
+
+/// Answer of a `twin-handler`.
+pub type TwinAnswer = Result<Option<TwinAck>, TwinAck>;
+
+/// The guest's word on a change of its desired properties.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TwinAck {
+    /// In the manner of HTTP.
+    pub code: u16,
+    /// For people.
+    pub description: String,
+}
+
+/// Source of deliveries for one batch; synchronous, called between two guest calls.
+pub trait Inbox: Send {
+    /// The next delivery, or none: nothing is left, or something more urgent waits.
+    fn next(&mut self) -> Option<Delivery>;
+    /// The guest's result for the delivery taken last.
+    fn settle(&mut self, settlement: Settlement);
+}
+
+/// A message on its way to an input.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The input's name.
+    pub input: Arc<str>,
+    /// What was accepted.
+    pub accepted: Accepted,
+    /// 1 for the first time.
+    pub attempt: u32,
+}
+
+/// What becomes of a delivered message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settlement {
+    /// Handled.
+    Done,
+    /// Again, not before this delay; none = the host's back-off.
+    Retry(Option<Duration>),
+    /// Never: a dead letter with this reason.
+    Reject(String),
+}
+
+/// How an instance ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// 0 done, the program's own, 134 trap, 137 memory limit, 124 deadline, 143 stopped.
+    pub code: i32,
+    /// One line for people.
+    pub reason: String,
+    /// Symbolised guest frames, innermost first; empty when there are none.
+    pub backtrace: Vec<String>,
+}
+
+impl Exit {
+    /// A program that returned ok.
+    pub const DONE: i32 = 0;
+    /// A call or start exceeded its time.
+    pub const DEADLINE: i32 = 124;
+    /// The guest trapped (`unreachable`, a panic, an out-of-bounds access).
+    pub const TRAP: i32 = 134;
+    /// It asked for more memory or handles than its limit.
+    pub const MEMORY: i32 = 137;
+    /// The host stopped it.
+    pub const STOPPED: i32 = 143;
+
+    /// An exit without a backtrace.
+    #[must_use]
+    pub fn new(code: i32, reason: impl Into<String>) -> Self {
+        Self { code, reason: reason.into(), backtrace: Vec::new() }
+    }
+}
+
+// ---- the agent, called by a guest through the engine ----
+
+/// What one module's instance may ask of the host. Methods without a future never wait.
+pub trait ModuleHost: Send + Sync {
+    /// Sends if there is room now; the common case, without allocating a future. [`Sent::Wait`] says: a receiver
+    /// is full, call [`ModuleHost::send`].
+    fn try_send(&self, output: &str, message: &Arc<Message>) -> Sent;
+
+    /// Sends, waiting for room for at most the route's send time-out.
+    fn send(&self, output: String, message: Arc<Message>) -> BoxFuture<'static, Result<u64, SendError>>;
+
+    /// The desired properties now.
+    fn desired(&self) -> TwinDocument;
+    /// The reported properties now.
+    fn reported(&self) -> TwinDocument;
+    /// Merges a patch into the reported properties; returns the new version once it is stored.
+    fn report(&self, merge_patch_json: String) -> BoxFuture<'static, Result<u64, ReportError>>;
+
+    /// Sets or replaces a timer.
+    ///
+    /// # Errors
+    /// A name, an interval or the number of timers is out of its limits.
+    fn set_timer(&self, name: &str, interval: Duration, periodic: bool) -> Result<(), TimerError>;
+    /// Removes a timer; false when there was none.
+    fn cancel_timer(&self, name: &str) -> bool;
+
+    /// Who and where the module is.
+    fn info(&self) -> ModuleInfo;
+
+    /// One line of the module's output, without its end-of-line, already bounded in length.
+    fn log(&self, stream: LogStream, line: &str);
+}
+
+/// Result of [`ModuleHost::try_send`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sent {
+    /// In every receiver's queue, under this sequence.
+    Accepted(u64),
+    /// Refused; waiting would not help.
+    Refused(SendError),
+    /// A receiver is full: nothing was stored.
+    Wait,
+}
+
+/// Why a message was not accepted. Nothing was stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The largest size in bytes.
+    #[error("larger than {0} bytes")]
+    TooLarge(u64),
+    /// A receiver stayed full.
+    #[error("a receiver's queue is full")]
+    Full,
+    /// Bad output name or policy.
+    #[error("{0}")]
+    Denied(String),
+    /// The module is being stopped.
+    #[error("the host is stopping this module")]
+    ShuttingDown,
+    /// A store that failed, and the like.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// JSON text of a twin section and its version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TwinDocument {
+    /// A JSON object.
+    pub json: String,
+    /// Rises by one with each change.
+    pub version: u64,
+}
+
+/// Why a report was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReportError {
+    /// Breaks a rule; names the path.
+    #[error("{0}")]
+    Invalid(String),
+    /// Could not be stored.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Why a timer was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimerError {
+    /// Empty or longer than 64 bytes.
+    BadName,
+    /// Zero or above 31 days.
+    BadInterval,
+    /// 64 timers stand already.
+    TooMany,
+    /// The module does not export `timer-handler`.
+    NoHandler,
+}
+
+/// Who and where a module is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModuleInfo {
+    /// The device's id.
+    pub device_id: String,
+    /// The module's name.
+    pub module_id: ModuleName,
+    /// Version of the deployment at the instance's start.
+    pub deployment_version: u64,
+    /// Restarts since it was deployed.
+    pub restart_count: u32,
+}
+
+/// Standard output or standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogStream {
+    /// Standard output.
+    Out,
+    /// Standard error.
+    Err,
+}
+
+// ---- upstream ----
+
+/// The last hop of `$upstream`: a local journal, later the cloud session.
+pub trait Upstream: Send + Sync {
+    /// Takes messages in order and returns how many of the first are safe there; the rest is offered again. Returns at
+    /// least 1 or an error.
+    fn publish<'a>(&'a self, batch: &'a [Outgoing]) -> BoxFuture<'a, Result<usize, UpstreamError>>;
+
+    /// Makes all that was taken safe against loss of power. Called at a clean stop.
+    fn flush(&self) -> BoxFuture<'_, Result<(), UpstreamError>>;
+}
+
+/// A message for upstream.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// What was accepted.
+    pub accepted: Accepted,
+    /// 1 for the first time.
+    pub attempt: u32,
+}
+
+/// Why upstream did not take a message. It is tried again, with back-off, for ever.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct UpstreamError(pub String);
+
+// ---- documents ----
+
+/// Small documents that survive a crash: deployment and twins. Calls block on the disk; the agent makes them from
+/// blocking threads.
+pub trait Documents: Send + Sync {
+    /// Reads a document. A damaged one falls back to its previous generation, and `recovered` says so.
+    ///
+    /// # Errors
+    /// It exists, but neither generation can be read.
+    fn read(&self, name: &str) -> Result<Option<StoredDocument>, DocumentError>;
+
+    /// Replaces a document atomically; safe against loss of power when it returns.
+    ///
+    /// # Errors
+    /// It could not be written; the old one is still in force.
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), DocumentError>;
+
+    /// Removes a document and its previous generation; no error when there is none.
+    ///
+    /// # Errors
+    /// It could not be removed.
+    fn remove(&self, name: &str) -> Result<(), DocumentError>;
+}
+
+/// A document as read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredDocument {
+    /// Its bytes, as written.
+    pub bytes: Vec<u8>,
+    /// Some: the newest generation was damaged (this says how) and these are the bytes of the one before.
+    pub recovered: Option<String>,
+}
+
+/// What failed with a document, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DocumentError(pub String);

@@ -1,0 +1,1 @@
+//! Twins: merge patches, limits, versions.
