@@ -1,1 +1,449 @@
-//! Queues.
+//! One endpoint's queue: what waits for an input or for upstream, and the bookkeeping of its delivery.
+//!
+//! First in, first out within (source, priority); more urgent priorities first. A message that must be tried again
+//! blocks only later messages of its own source and priority. Bounded by bytes; what is out for delivery still counts.
+//! One consumer at a time. No clock, no lock, no waking: those are the agent's.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{deployment::PRIORITIES, message::Accepted, ports::Settlement, time::Uptime};
+
+/// Bytes that a queued message counts beside its own, so that empty ones are bounded too: about what its bookkeeping takes.
+pub const ITEM_OVERHEAD: usize = 128;
+
+/// A message in a queue.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// What was accepted.
+    pub accepted: Accepted,
+    /// Its bytes in the queue's account: the message's size and [`ITEM_OVERHEAD`].
+    pub size: usize,
+    /// 0 to 10.
+    pub priority: u8,
+    /// When it expires, in elapsed time; none = never.
+    pub deadline: Option<Uptime>,
+    /// Deliveries made so far.
+    pub attempts: u32,
+    /// Deliveries allowed; none = no limit.
+    pub max_attempts: Option<u32>,
+}
+
+/// A message that will not be delivered, and why.
+#[derive(Debug, Clone)]
+pub struct Dropped {
+    /// The message.
+    pub item: Item,
+    /// Why.
+    pub reason: DropReason,
+}
+
+/// Why a message left a queue without having been handled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DropReason {
+    /// Its time to live was over.
+    Expired,
+    /// The receiver rejected it, with these words.
+    Rejected(String),
+    /// It was delivered as often as its route allows.
+    TooManyAttempts,
+    /// No route leads to its endpoint any more.
+    EndpointRemoved,
+}
+
+impl DropReason {
+    /// The word in counters (`ttl_expiry` is IoT Edge's).
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            DropReason::Expired => "ttl_expiry",
+            DropReason::Rejected(_) => "rejected",
+            DropReason::TooManyAttempts => "max_attempts",
+            DropReason::EndpointRemoved => "endpoint_removed",
+        }
+    }
+}
+
+/// A source and a priority: the unit within which order is kept.
+type Stream = (u8, Arc<str>);
+
+/// The queue of one endpoint.
+#[derive(Debug, Default)]
+pub struct EndpointQueue {
+    max_bytes: usize,
+    bytes: usize,
+    len: usize,
+    ready: [VecDeque<Item>; PRIORITIES],
+    blocked: BTreeMap<Stream, Blocked>,
+    dropped: Vec<Dropped>,
+}
+
+/// A stream whose first message waits to be tried again.
+#[derive(Debug)]
+struct Blocked {
+    until: Uptime,
+    /// Its first message is out for delivery.
+    probing: bool,
+    items: VecDeque<Item>,
+}
+
+impl EndpointQueue {
+    /// An empty queue for at most `max_bytes` (messages and overhead, those out for delivery included).
+    #[must_use]
+    pub fn new(max_bytes: usize) -> Self {
+        Self { max_bytes, ..Self::default() }
+    }
+
+    /// Messages that wait or are out for delivery.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True when nothing waits and nothing is out.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes that wait or are out for delivery.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether `size` more bytes fit. When they do not, what has expired is dropped first.
+    pub fn has_room(&mut self, size: usize, now: Uptime) -> bool {
+        if self.bytes + size <= self.max_bytes || self.len == 0 {
+            return true;
+        }
+        self.drop_expired(now);
+        self.bytes + size <= self.max_bytes || self.len == 0
+    }
+
+    /// Adds a message at the end of its stream. The caller has asked [`EndpointQueue::has_room`].
+    pub fn push(&mut self, item: Item) {
+        self.bytes += item.size;
+        self.len += 1;
+        if !self.blocked.is_empty()
+            && let Some(blocked) = self.blocked.get_mut(&stream(&item))
+        {
+            blocked.items.push_back(item);
+            return;
+        }
+        self.ready[lane(&item)].push_back(item);
+    }
+
+    /// Priority of the message that [`EndpointQueue::take`] would give first.
+    #[must_use]
+    pub fn most_urgent(&self, now: Uptime) -> Option<u8> {
+        let ready =
+            self.ready.iter().position(|lane| !lane.is_empty()).map(|lane| u8::try_from(lane).unwrap_or(u8::MAX));
+        let due =
+            self.blocked.iter().filter(|(_, blocked)| blocked.is_due(now)).map(|((priority, _), _)| *priority).min();
+        [ready, due].into_iter().flatten().min()
+    }
+
+    /// Takes up to `max` messages for delivery, most urgent first. Those that have expired are dropped on the way.
+    /// The batch must come back through [`EndpointQueue::finish`] before the next one is taken.
+    pub fn take(&mut self, now: Uptime, max: usize) -> Batch {
+        let mut batch = Batch::default();
+        for priority in 0..PRIORITIES {
+            self.take_due(priority, now, max, &mut batch);
+            while batch.waiting.len() < max {
+                let Some(item) = self.ready[priority].pop_front() else { break };
+                self.keep_or_drop(item, now, &mut batch);
+            }
+        }
+        batch
+    }
+
+    /// The first message of each stream of this priority whose back-off is over.
+    fn take_due(&mut self, priority: usize, now: Uptime, max: usize, batch: &mut Batch) {
+        if self.blocked.is_empty() {
+            return;
+        }
+        let due: Vec<Stream> = self
+            .blocked
+            .iter()
+            .filter(|((p, _), blocked)| usize::from(*p) == priority && blocked.is_due(now))
+            .map(|(stream, _)| stream.clone())
+            .take(max.saturating_sub(batch.waiting.len()))
+            .collect();
+        for stream in due {
+            let Some(blocked) = self.blocked.get_mut(&stream) else { continue };
+            match blocked.items.pop_front() {
+                Some(item) if !is_expired(&item, now) => {
+                    blocked.probing = true;
+                    batch.waiting.push_back(item);
+                }
+                Some(item) => {
+                    // The one that held up the others is gone: they are free, in order.
+                    self.forget(item, DropReason::Expired);
+                    self.release(&stream);
+                }
+                None => self.release(&stream),
+            }
+        }
+    }
+
+    fn keep_or_drop(&mut self, item: Item, now: Uptime, batch: &mut Batch) {
+        if is_expired(&item, now) {
+            self.forget(item, DropReason::Expired);
+        } else {
+            batch.waiting.push_back(item);
+        }
+    }
+
+    /// Takes a batch back: what was settled leaves the account, what was not comes back to the front in its order.
+    /// A delivery that was taken from the batch but not settled (its instance ended) counts as an attempt.
+    pub fn finish(&mut self, mut batch: Batch, now: Uptime) {
+        batch.settle_unfinished(now);
+        self.bytes -= batch.done_bytes;
+        self.len -= batch.done;
+        for stream in &batch.succeeded_probes(&self.blocked) {
+            self.release(stream);
+        }
+        for (item, until) in &batch.failed {
+            self.block(stream(item), *until);
+        }
+        batch.skipped.extend(batch.waiting.drain(..));
+        for item in batch.skipped.drain(..).rev() {
+            self.put_back(item);
+        }
+        for (item, _) in batch.failed.drain(..) {
+            self.put_back(item);
+        }
+        for (item, reason) in batch.dead.drain(..) {
+            self.forget(item, reason);
+        }
+    }
+
+    /// Blocks a stream until then; what waits in the ready lane of it moves, in order.
+    fn block(&mut self, stream: Stream, until: Uptime) {
+        if let Some(blocked) = self.blocked.get_mut(&stream) {
+            blocked.until = until;
+            return;
+        }
+        let lane = &mut self.ready[usize::from(stream.0)];
+        let (same, others) = lane.drain(..).partition(|item| item.accepted.source == stream.1);
+        *lane = others;
+        self.blocked.insert(stream, Blocked { until, probing: false, items: same });
+    }
+
+    /// Puts an item before all others of its stream.
+    fn put_back(&mut self, item: Item) {
+        if !self.blocked.is_empty()
+            && let Some(blocked) = self.blocked.get_mut(&stream(&item))
+        {
+            blocked.probing = false;
+            blocked.items.push_front(item);
+            return;
+        }
+        self.ready[lane(&item)].push_front(item);
+    }
+
+    /// Ends the back-off of a stream: its messages go before the others of their priority.
+    fn release(&mut self, stream: &Stream) {
+        let Some(blocked) = self.blocked.remove(stream) else { return };
+        let lane = &mut self.ready[usize::from(stream.0)];
+        for item in blocked.items.into_iter().rev() {
+            lane.push_front(item);
+        }
+    }
+
+    fn forget(&mut self, item: Item, reason: DropReason) {
+        self.bytes -= item.size;
+        self.len -= 1;
+        self.dropped.push(Dropped { item, reason });
+    }
+
+    fn drop_expired(&mut self, now: Uptime) {
+        let mut expired = Vec::new();
+        for lane in &mut self.ready {
+            let (gone, kept) = lane.drain(..).partition(|item| is_expired(item, now));
+            *lane = kept;
+            let gone: VecDeque<Item> = gone;
+            expired.extend(gone);
+        }
+        for blocked in self.blocked.values_mut() {
+            let (gone, kept) = blocked.items.drain(..).partition(|item| is_expired(item, now));
+            blocked.items = kept;
+            let gone: VecDeque<Item> = gone;
+            expired.extend(gone);
+        }
+        for item in expired {
+            self.forget(item, DropReason::Expired);
+        }
+    }
+
+    /// When the next blocked stream may be tried again; none = nothing waits for time.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Uptime> {
+        self.blocked.values().filter(|blocked| !blocked.probing).map(|blocked| blocked.until).min()
+    }
+
+    /// What was dropped since the last call.
+    pub fn take_dropped(&mut self) -> Vec<Dropped> {
+        std::mem::take(&mut self.dropped)
+    }
+
+    /// Ends every back-off: the receiver was replaced or has come back.
+    pub fn retry_now(&mut self) {
+        for blocked in self.blocked.values_mut() {
+            blocked.until = Uptime(0);
+        }
+    }
+
+    /// Empties the queue because its endpoint is gone; everything becomes [`DropReason::EndpointRemoved`]. A batch that
+    /// is out comes back later and is dropped by the next call.
+    pub fn remove_all(&mut self) {
+        let mut items: Vec<Item> = self.ready.iter_mut().flat_map(|lane| lane.drain(..)).collect();
+        for blocked in std::mem::take(&mut self.blocked).into_values() {
+            items.extend(blocked.items);
+        }
+        for item in items {
+            self.forget(item, DropReason::EndpointRemoved);
+        }
+    }
+}
+
+impl Blocked {
+    fn is_due(&self, now: Uptime) -> bool {
+        !self.probing && self.until <= now
+    }
+}
+
+fn stream(item: &Item) -> Stream {
+    (item.priority, item.accepted.source.clone())
+}
+
+fn lane(item: &Item) -> usize {
+    usize::from(item.priority).min(PRIORITIES - 1)
+}
+
+fn is_expired(item: &Item, now: Uptime) -> bool {
+    item.deadline.is_some_and(|deadline| deadline <= now)
+}
+
+/// Messages that are out for delivery.
+#[derive(Debug, Default)]
+pub struct Batch {
+    waiting: VecDeque<Item>,
+    current: Option<Item>,
+    done: usize,
+    done_bytes: usize,
+    failed: Vec<(Item, Uptime)>,
+    skipped: Vec<Item>,
+    dead: Vec<(Item, DropReason)>,
+    settled_streams: Vec<Stream>,
+}
+
+impl Batch {
+    /// Messages not yet delivered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// True when none is left to deliver.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// The messages not yet delivered, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Item> {
+        self.waiting.iter()
+    }
+
+    /// The next to deliver. Those behind a failed one of their own stream are passed over; they return to the queue.
+    pub fn next(&mut self) -> Option<&Item> {
+        loop {
+            let item = self.waiting.pop_front()?;
+            if !self.failed.is_empty() && self.failed.iter().any(|(failed, _)| same_stream(failed, &item)) {
+                self.skipped.push(item);
+                continue;
+            }
+            return Some(self.current.insert(item));
+        }
+    }
+
+    /// Says what became of the one that [`Batch::next`] gave last. `jitter` in 0..1 spreads the back-off.
+    pub fn settle(&mut self, settlement: Settlement, now: Uptime, jitter: f64) {
+        let Some(mut item) = self.current.take() else { return };
+        item.attempts += 1;
+        match settlement {
+            Settlement::Done => {
+                self.done += 1;
+                self.done_bytes += item.size;
+                if item.attempts > 1 {
+                    self.settled_streams.push(stream(&item));
+                }
+            }
+            Settlement::Reject(reason) => self.give_up(item, DropReason::Rejected(reason)),
+            Settlement::Retry(_) if item.max_attempts.is_some_and(|max| item.attempts >= max) => {
+                self.give_up(item, DropReason::TooManyAttempts);
+            }
+            Settlement::Retry(delay) => {
+                let delay = delay.unwrap_or_else(|| retry_delay(item.attempts, jitter)).min(MAX_RETRY_AFTER);
+                self.failed.push((item, now.after(delay)));
+            }
+        }
+    }
+
+    /// The first `count` of those waiting are done (for receivers that take many at once).
+    pub fn settle_first(&mut self, count: usize) {
+        for item in self.waiting.drain(..count.min(self.waiting.len())) {
+            self.done += 1;
+            self.done_bytes += item.size;
+            if item.attempts > 0 {
+                self.settled_streams.push(stream(&item));
+            }
+        }
+    }
+
+    fn give_up(&mut self, item: Item, reason: DropReason) {
+        if item.attempts > 1 {
+            self.settled_streams.push(stream(&item));
+        }
+        self.dead.push((item, reason));
+    }
+
+    fn settle_unfinished(&mut self, now: Uptime) {
+        if self.current.is_some() {
+            self.settle(Settlement::Retry(None), now, 0.5);
+        }
+    }
+
+    /// Streams whose blocking message is settled for good.
+    fn succeeded_probes(&mut self, blocked: &BTreeMap<Stream, Blocked>) -> Vec<Stream> {
+        let mut streams = std::mem::take(&mut self.settled_streams);
+        streams.retain(|stream| blocked.get(stream).is_some_and(|blocked| blocked.probing));
+        streams
+    }
+}
+
+fn same_stream(a: &Item, b: &Item) -> bool {
+    a.priority == b.priority && a.accepted.source == b.accepted.source
+}
+
+/// First wait before a message is delivered again (IoT Edge's numbers here and below).
+pub const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// Longest wait of the host's own back-off.
+pub const MAX_RETRY: Duration = Duration::from_secs(60);
+/// Longest wait that a receiver may ask for: a day. Longer ones are typing errors in units.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(86_400);
+
+/// Back-off before the next delivery after `attempts` failed ones: 1, 2, 4 … 60 s, spread by ±20 % (`jitter` in 0..1).
+#[must_use]
+pub fn retry_delay(attempts: u32, jitter: f64) -> Duration {
+    let doubled = FIRST_RETRY.saturating_mul(1 << attempts.saturating_sub(1).min(6));
+    doubled.mul_f64(0.8 + 0.4 * jitter.clamp(0.0, 1.0)).min(MAX_RETRY)
+}
+
+#[cfg(test)]
+mod tests;

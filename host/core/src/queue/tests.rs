@@ -1,0 +1,261 @@
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    message::{Accepted, Message},
+    ports::Settlement,
+    time::{Uptime, UtcMillis},
+};
+
+fn item(source: &str, priority: u8, sequence: u64) -> Item {
+    Item {
+        accepted: Accepted {
+            message: Arc::new(Message::new(Bytes::new())),
+            source: source.into(),
+            sequence,
+            enqueued: UtcMillis(0),
+        },
+        size: 10,
+        priority,
+        deadline: None,
+        attempts: 0,
+        max_attempts: Some(3),
+    }
+}
+
+fn queue(items: impl IntoIterator<Item = Item>) -> EndpointQueue {
+    let mut queue = EndpointQueue::new(1000);
+    items.into_iter().for_each(|item| queue.push(item));
+    queue
+}
+
+/// Delivers a batch; `verdict` settles each message.
+fn deliver(queue: &mut EndpointQueue, now: Uptime, mut verdict: impl FnMut(&Item) -> Settlement) -> Vec<u64> {
+    let mut batch = queue.take(now, 64);
+    let mut seen = Vec::new();
+    while let Some(item) = batch.next() {
+        seen.push(item.accepted.sequence);
+        let settlement = verdict(item);
+        batch.settle(settlement, now, 0.5);
+    }
+    queue.finish(batch, now);
+    seen
+}
+
+fn done(_: &Item) -> Settlement {
+    Settlement::Done
+}
+
+#[test]
+fn more_urgent_priorities_go_first_and_order_holds_within() {
+    let mut queue = queue([item("a", 10, 1), item("a", 0, 2), item("b", 5, 3), item("a", 10, 4), item("a", 0, 5)]);
+    assert_eq!(queue.most_urgent(Uptime(0)), Some(0));
+    assert_eq!(deliver(&mut queue, Uptime(0), done), [2, 5, 3, 1, 4]);
+    assert!(queue.is_empty());
+    assert_eq!(queue.bytes(), 0);
+}
+
+#[test]
+fn a_failed_message_blocks_only_its_own_source_and_priority() {
+    let mut queue = queue([item("a", 10, 1), item("b", 10, 2), item("a", 10, 3), item("a", 9, 4)]);
+    let retry_one = |item: &Item| if item.accepted.sequence == 1 { Settlement::Retry(None) } else { Settlement::Done };
+    assert_eq!(deliver(&mut queue, Uptime(0), retry_one), [4, 1, 2]);
+    queue.push(item("a", 10, 5));
+    queue.push(item("b", 10, 6));
+    assert_eq!(deliver(&mut queue, Uptime(10), done), [6]);
+    let due = queue.next_due().unwrap();
+    assert_eq!(due, Uptime(1000));
+    assert_eq!(deliver(&mut queue, due, done), [1], "only the first, to see whether it works");
+    assert_eq!(deliver(&mut queue, due, done), [3, 5]);
+    assert_eq!(queue.next_due(), None);
+}
+
+#[test]
+fn a_message_is_given_up_after_its_attempts() {
+    let mut queue = queue([item("a", 10, 1), item("a", 10, 2)]);
+    let mut now = Uptime(0);
+    for _ in 0..3 {
+        assert_eq!(deliver(&mut queue, now, |_| Settlement::Retry(None)), [1]);
+        now = queue.next_due().unwrap_or(now);
+    }
+    let dropped = queue.take_dropped();
+    assert_eq!(dropped.len(), 1);
+    assert_eq!((dropped[0].item.accepted.sequence, &dropped[0].reason), (1, &DropReason::TooManyAttempts));
+    assert_eq!(deliver(&mut queue, now, done), [2]);
+}
+
+#[test]
+fn a_delivery_that_ended_its_instance_counts_as_an_attempt() {
+    let mut queue = queue([item("a", 10, 1), item("a", 10, 2)]);
+    let mut batch = queue.take(Uptime(0), 64);
+    assert_eq!(batch.next().map(|item| item.attempts), Some(0));
+    queue.finish(batch, Uptime(0));
+    assert_eq!(queue.len(), 2);
+    let due = queue.next_due().unwrap();
+    let mut batch = queue.take(due, 64);
+    assert_eq!(batch.next().map(|item| (item.accepted.sequence, item.attempts)), Some((1, 1)));
+}
+
+#[test]
+fn a_receiver_may_name_the_delay_but_not_a_year() {
+    let mut queue = queue([item("a", 10, 1), item("b", 10, 2)]);
+    deliver(&mut queue, Uptime(0), |item| {
+        Settlement::Retry(Some(Duration::from_secs(if item.accepted.sequence == 1 { 7 } else { 1 << 40 })))
+    });
+    assert_eq!(queue.next_due(), Some(Uptime(7000)));
+    assert_eq!(deliver(&mut queue, Uptime(7000), done), [1]);
+    assert_eq!(queue.next_due(), Some(Uptime(86_400_000)));
+}
+
+#[test]
+fn expired_messages_are_dropped_before_each_attempt_and_free_those_behind() {
+    let mut first = item("a", 10, 1);
+    first.deadline = Some(Uptime(1500));
+    let mut queue = queue([first, item("a", 10, 2)]);
+    assert_eq!(deliver(&mut queue, Uptime(0), |_| Settlement::Retry(Some(Duration::from_secs(2)))), [1]);
+    assert_eq!(deliver(&mut queue, Uptime(2000), done), [2]);
+    assert_eq!(queue.take_dropped()[0].reason, DropReason::Expired);
+    assert!(queue.is_empty());
+}
+
+#[test]
+fn a_full_queue_makes_room_by_dropping_what_has_expired() {
+    let mut queue = EndpointQueue::new(20);
+    let mut short = item("a", 10, 1);
+    short.deadline = Some(Uptime(5));
+    queue.push(short);
+    queue.push(item("a", 10, 2));
+    assert!(!queue.has_room(10, Uptime(4)));
+    assert!(queue.has_room(10, Uptime(5)));
+    assert_eq!(queue.len(), 1);
+}
+
+#[test]
+fn what_is_out_for_delivery_still_takes_room() {
+    let mut queue = EndpointQueue::new(20);
+    queue.push(item("a", 10, 1));
+    queue.push(item("a", 10, 2));
+    let mut batch = queue.take(Uptime(0), 64);
+    assert!(!queue.has_room(10, Uptime(0)));
+    batch.next();
+    batch.settle(Settlement::Done, Uptime(0), 0.5);
+    queue.finish(batch, Uptime(0));
+    assert!(queue.has_room(10, Uptime(0)));
+}
+
+#[test]
+fn the_first_of_a_batch_may_be_settled_together() {
+    let mut queue = queue([item("a", 10, 1), item("b", 10, 2), item("a", 10, 3)]);
+    let mut batch = queue.take(Uptime(0), 64);
+    batch.settle_first(2);
+    queue.finish(batch, Uptime(0));
+    assert_eq!(deliver(&mut queue, Uptime(0), done), [3]);
+}
+
+#[test]
+fn removing_an_endpoint_gives_up_everything() {
+    let mut queue = queue([item("a", 10, 1), item("b", 10, 2), item("a", 10, 3)]);
+    deliver(&mut queue, Uptime(0), |_| Settlement::Retry(None));
+    queue.remove_all();
+    assert_eq!(queue.take_dropped().len(), 3);
+    assert_eq!((queue.len(), queue.bytes()), (0, 0));
+}
+
+#[test]
+fn the_back_off_doubles_to_a_minute() {
+    let seconds: Vec<u64> = (1..9).map(|attempts| retry_delay(attempts, 0.5).as_secs()).collect();
+    assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60]);
+}
+
+/// What the queue must do, without its data structures: a list for each stream and who is in back-off.
+#[derive(Default)]
+struct Model {
+    streams: BTreeMap<(u8, &'static str), VecDeque<u64>>,
+    count: usize,
+}
+
+const SOURCES: [&str; 3] = ["a", "b", "c"];
+const LEVELS: [u8; 3] = [0, 4, 10];
+
+#[derive(Debug, Clone)]
+enum Op {
+    Push { source: usize, level: usize },
+    Deliver { max: usize, verdicts: Vec<u8>, crash: bool },
+    Wait(u64),
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        4 => (0..3usize, 0..3usize).prop_map(|(source, level)| Op::Push { source, level }),
+        2 => (1..6usize, prop::collection::vec(0..6u8, 0..6), any::<bool>())
+            .prop_map(|(max, verdicts, crash)| Op::Deliver { max, verdicts, crash }),
+        1 => (1..3000u64).prop_map(Op::Wait),
+    ];
+    prop::collection::vec(op, 0..120)
+}
+
+proptest! {
+    #[test]
+    fn order_holds_within_a_stream_and_nothing_is_lost(ops in ops()) {
+        let mut queue = EndpointQueue::new(1 << 20);
+        let mut model = Model::default();
+        let (mut now, mut next_sequence) = (Uptime(0), 0);
+        for op in ops {
+            match op {
+                Op::Push { source, level } => {
+                    next_sequence += 1;
+                    let mut new = item(SOURCES[source], LEVELS[level], next_sequence);
+                    new.max_attempts = None;
+                    queue.push(new);
+                    model.streams.entry((LEVELS[level], SOURCES[source])).or_default().push_back(next_sequence);
+                    model.count += 1;
+                }
+                Op::Wait(by) => now = Uptime(now.0 + by),
+                Op::Deliver { max, verdicts, crash } => {
+                    let mut batch = queue.take(now, max);
+                    let mut verdicts = verdicts.into_iter();
+                    let mut failed = Vec::new();
+                    // The consumer may stop early, as it does when something more urgent waits.
+                    for verdict in verdicts.by_ref() {
+                        let Some(item) = batch.next() else { break };
+                        let key = (item.priority, SOURCES[SOURCES.iter().position(|s| **s == *item.accepted.source).unwrap()]);
+                        let stream = model.streams.get_mut(&key).unwrap();
+                        prop_assert_eq!(stream.front(), Some(&item.accepted.sequence), "in order");
+                        prop_assert!(!failed.contains(&key), "nothing behind a failed one");
+                        if verdict == 0 {
+                            failed.push(key);
+                            batch.settle(Settlement::Retry(None), now, 0.5);
+                        } else {
+                            stream.pop_front();
+                            model.count -= 1;
+                            batch.settle(if verdict == 1 { Settlement::Reject("no".into()) } else { Settlement::Done }, now, 0.5);
+                        }
+                    }
+                    if crash {
+                        batch.next();
+                    }
+                    queue.finish(batch, now);
+                }
+            }
+            prop_assert_eq!(queue.len(), model.count);
+            prop_assert_eq!(queue.bytes(), model.count * 10);
+        }
+        // Everything that is left comes out in the end.
+        let mut left: Vec<u64> = Vec::new();
+        while !queue.is_empty() {
+            now = Uptime(now.0.max(queue.next_due().map_or(0, |due| due.0)));
+            left.extend(deliver(&mut queue, now, done));
+        }
+        left.sort_unstable();
+        let mut expected: Vec<u64> = model.streams.into_values().flatten().collect();
+        expected.sort_unstable();
+        prop_assert_eq!(left, expected);
+    }
+}
