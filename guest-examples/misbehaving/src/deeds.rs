@@ -1,0 +1,135 @@
+//! Carries commands out. Some never return, which is their purpose.
+
+use std::{
+    cell::RefCell,
+    hint::black_box,
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    command::Command,
+    marram::edge::{
+        messaging::{self, SendError},
+        twin,
+        types::{Message, Nack},
+    },
+};
+use serde_json::json;
+
+thread_local! {
+    /// Memory and handles that are never given back.
+    static EATEN: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static KEPT: RefCell<Vec<Message>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Carries a command out; `msg` is the message that brought it, if one did.
+pub(crate) fn carry_out(command: Command, msg: Option<Message>) -> Result<(), Nack> {
+    match command {
+        Command::Echo => return echo(msg),
+        Command::Trap => trap(),
+        Command::Panic => panic!("told to panic"),
+        Command::Recurse => println!("recursed to {}", recurse(u64::MAX)),
+        Command::Loop => run_for(None),
+        Command::Spin { ms } => run_for(Some(Duration::from_millis(ms))),
+        Command::Sleep { ms } => thread::sleep(Duration::from_millis(ms)),
+        Command::Eat { mib } => eat(mib),
+        Command::Keep { count, bytes } => keep(count, bytes),
+        Command::Oversize { bytes } => say("oversize", send_new("out", &vec![b'x'; bytes as usize])),
+        Command::Properties { count, bytes } => properties(count, bytes as usize),
+        Command::Flood { count, bytes, output } => flood(count, bytes as usize, &output),
+        Command::Log { lines, bytes } => (0..lines).for_each(|_| println!("{}", "x".repeat(bytes as usize))),
+        Command::Exit { code } => std::process::exit(code),
+        Command::Retry { ms } => return Err(Nack::RetryAfter(ms)),
+        Command::Reject => return Err(Nack::Reject("told to reject".into())),
+    }
+    Ok(())
+}
+
+fn echo(msg: Option<Message>) -> Result<(), Nack> {
+    let msg = msg.unwrap_or_else(|| Message::new(b"echo"));
+    messaging::send("out", &msg).map(drop).map_err(|_| Nack::RetryAfter(None))
+}
+
+#[cfg(target_arch = "wasm32")]
+fn trap() {
+    core::arch::wasm32::unreachable()
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn trap() {
+    std::process::abort()
+}
+
+/// Not a tail call: each level needs its frame after the deeper one returned.
+#[allow(unconditional_recursion)]
+#[inline(never)]
+fn recurse(depth: u64) -> u64 {
+    let frame = black_box([depth; 64]);
+    recurse(depth - 1).wrapping_add(frame[(depth % 64) as usize])
+}
+
+/// Runs without a host call but the clock's; for ever without a limit, and then without even that.
+fn run_for(limit: Option<Duration>) {
+    let start = Instant::now();
+    let mut turns = 0u64;
+    while limit.is_none_or(|limit| start.elapsed() < limit) {
+        turns = black_box(turns.wrapping_add(1));
+    }
+}
+
+fn eat(mib: u64) {
+    for eaten in 1..=mib {
+        EATEN.with_borrow_mut(|all| all.push(black_box(vec![1; 1 << 20])));
+        if eaten % 16 == 0 {
+            println!("ate {eaten} MiB");
+        }
+    }
+    println!("ate {mib} MiB and lives");
+}
+
+fn keep(count: u64, bytes: u64) {
+    let body = vec![b'x'; bytes as usize];
+    for _ in 0..count {
+        KEPT.with_borrow_mut(|all| all.push(Message::new(&body)));
+    }
+    println!("keeps {count} messages and lives");
+}
+
+fn properties(count: u64, bytes: usize) {
+    let value = "x".repeat(bytes);
+    let list: Vec<_> = (0..count).map(|n| (format!("p{n}"), value.clone())).collect();
+    let msg = Message::new(b"{}");
+    msg.set_properties(&list);
+    say("properties", messaging::send("out", &msg));
+}
+
+fn flood(count: u64, bytes: usize, output: &str) {
+    let body = vec![b'x'; bytes];
+    let (mut accepted, mut full, mut failed) = (0u64, 0u64, 0u64);
+    for n in 1..=count {
+        match messaging::send_bytes(output, &body, &[("n".into(), n.to_string())]) {
+            Ok(_) => accepted += 1,
+            Err(SendError::Full) => full += 1,
+            Err(_) => failed += 1,
+        }
+    }
+    let report = json!({ "flood": { "accepted": accepted, "full": full, "failed": failed } }).to_string();
+    println!("{report}");
+    if let Err(err) = twin::report(&report) {
+        eprintln!("cannot report: {err:?}");
+    }
+}
+
+fn send_new(output: &str, body: &[u8]) -> Result<u64, SendError> {
+    messaging::send(output, &Message::new(body))
+}
+
+/// The outcome of a send, in the log and in the reported twin.
+fn say(what: &str, outcome: Result<u64, SendError>) {
+    let report = json!({ what: format!("{outcome:?}") }).to_string();
+    println!("{report}");
+    if let Err(err) = twin::report(&report) {
+        eprintln!("cannot report: {err:?}");
+    }
+}
