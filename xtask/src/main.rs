@@ -1,1 +1,81 @@
-fn main() {}
+//! The chores of this repository: set-up, guests, tests, checks, demo, benches. `cargo xtask` lists them.
+//!
+//! Ships with nothing, is run by people and by `.ci/run`. Needs little more than the standard library, so that it
+//! compiles in seconds on a machine that has nothing yet.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool for a terminal: it prints")]
+
+mod bench;
+mod checks;
+mod debian;
+mod demo;
+mod guests;
+mod registry;
+mod setup;
+mod shell;
+mod test;
+
+use std::{env, process::ExitCode};
+
+/// The message is for a person: what, where, what to try.
+type Result<T> = std::result::Result<T, String>;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  demo [--release]        runs the main job on this machine: registry, host, two modules, a change, a summary
+  test [ARGS...]          sets up, builds guests and host, runs all tests; ARGS go to `cargo nextest run`
+  guests [NAME...]        builds the guests in guest-examples/ as WebAssembly components
+  bench [NAME...] [--json]  measures; NAME picks figures that contain it
+  setup                   installs what is missing: guest toolchain, registry, test runner, checkers
+  ci                      what .ci/run runs: format, lints, docs, licences, advisories, tests
+
+`--force-fallback` (demo, test, guests, setup, ci), or MARRAM_GUEST_TOOLCHAIN=debian in the environment, builds the
+guests with the toolchain for machines whose rustup cannot download.";
+
+fn main() -> ExitCode {
+    let mut args: Vec<String> = env::args().skip(1).collect();
+    let forced = take_flag(&mut args, "--force-fallback");
+    let guests = guests::Choice::new(forced);
+    let command = if args.is_empty() { "help".to_owned() } else { args.remove(0) };
+    let result = match command.as_str() {
+        "demo" => {
+            let release = take_flag(&mut args, "--release");
+            nothing_left(&args).and_then(|()| demo::demo(guests, release))
+        }
+        // `demo` starts itself so once it has built everything, see there.
+        demo::SHOW => demo::show(&args),
+        "test" => test::test(guests, &args),
+        "guests" => guests::build(guests, &args).map(drop),
+        "bench" => {
+            let json = take_flag(&mut args, "--json");
+            bench::bench(guests, &args, json)
+        }
+        "setup" => nothing_left(&args).and_then(|()| setup::setup(guests)),
+        "ci" => nothing_left(&args).and_then(|()| checks::ci(guests)),
+        "help" | "--help" | "-h" => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        other => Err(format!("unknown command `{other}`\n{USAGE}")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("error: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn take_flag(args: &mut Vec<String>, flag: &str) -> bool {
+    let before = args.len();
+    args.retain(|arg| arg != flag);
+    args.len() < before
+}
+
+fn nothing_left(args: &[String]) -> Result<()> {
+    match args.first() {
+        None => Ok(()),
+        Some(arg) => Err(format!("unexpected argument `{arg}`\n{USAGE}")),
+    }
+}

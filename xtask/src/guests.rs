@@ -1,0 +1,120 @@
+//! Builds the guests, with rustup's target where rustup has it and with Debian's compiler otherwise.
+
+use std::{env, fs, path::PathBuf, process::Command, time::Duration};
+
+use crate::{
+    Result, debian,
+    shell::{cargo, command, make_folder, output, root, run, run_quietly, run_within, say, tools, write},
+};
+
+/// What guests are compiled for: components of WASI 0.2.
+pub(crate) const TARGET: &str = "wasm32-wasip2";
+
+/// `rustup target add` takes seconds. One that has not finished by then has no network and would wait for long.
+const RUSTUP_LIMIT: Duration = Duration::from_secs(90);
+
+/// Which toolchain the caller wants.
+#[derive(Clone, Copy)]
+pub(crate) enum Choice {
+    /// rustup's where it works, the fallback otherwise.
+    Best,
+    /// The fallback, also where rustup works: so that it is tested.
+    Fallback,
+}
+
+impl Choice {
+    /// From the switch, or `MARRAM_GUEST_TOOLCHAIN=debian` in the environment.
+    pub(crate) fn new(force_fallback: bool) -> Self {
+        let asked = env::var_os("MARRAM_GUEST_TOOLCHAIN").is_some_and(|value| value == "debian");
+        if force_fallback || asked { Self::Fallback } else { Self::Best }
+    }
+}
+
+/// A toolchain that is ready.
+pub(crate) enum Toolchain {
+    /// The machine's own.
+    Rustup,
+    /// Another compiler under the machine's cargo.
+    Debian {
+        /// The compiler, for `RUSTC`.
+        rustc: PathBuf,
+    },
+}
+
+/// Makes a toolchain ready, or finds it so.
+pub(crate) fn toolchain(choice: Choice) -> Result<Toolchain> {
+    if let Choice::Best = choice {
+        match rustup() {
+            Ok(()) => return Ok(Toolchain::Rustup),
+            Err(why) => say(format!("setup: rustup has no {TARGET} ({}); taking Debian's", why.trim())),
+        }
+    }
+    debian::toolchain().map(|rustc| Toolchain::Debian { rustc })
+}
+
+/// Builds guests by folder name, or all; returns the folder of the components.
+pub(crate) fn build(choice: Choice, names: &[String]) -> Result<PathBuf> {
+    let mut cargo = build_command(&toolchain(choice)?);
+    cargo.args(["build", "--quiet", "--release", "--locked"]);
+    for name in names {
+        cargo.args(["--package", name]);
+    }
+    say("guests: building");
+    run(&mut cargo)?;
+    Ok(folder())
+}
+
+/// cargo in the guests' workspace, for the guests' target, with this toolchain.
+pub(crate) fn build_command(toolchain: &Toolchain) -> Command {
+    let mut cargo = cargo();
+    cargo.current_dir(root().join("guest-examples"));
+    // The host's own settings are not the guests'.
+    cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("RUSTC_WRAPPER");
+    cargo.env("CARGO_TARGET_DIR", target()).env("CARGO_BUILD_TARGET", TARGET);
+    if let Toolchain::Debian { rustc } = toolchain {
+        cargo.env("RUSTC", rustc);
+    }
+    cargo
+}
+
+/// Where the components are.
+pub(crate) fn folder() -> PathBuf {
+    target().join(TARGET).join("release")
+}
+
+fn target() -> PathBuf {
+    root().join("guest-examples/target")
+}
+
+/// rustup's target, added when it is missing. It counts when it compiles a program: a machine that cannot download may
+/// know the name of the target only.
+fn rustup() -> Result<()> {
+    let version = output(command("rustc").arg("-vV"))?;
+    let stamp = tools().join("rustup-wasi");
+    if installed().is_ok() && fs::read_to_string(&stamp).is_ok_and(|text| text == version) {
+        return Ok(());
+    }
+    if installed().is_err() {
+        say(format!("setup: rustup target add {TARGET}"));
+        run_within(command("rustup").args(["target", "add", TARGET]), RUSTUP_LIMIT)?;
+    }
+    compiles()?;
+    write(&stamp, &version)
+}
+
+/// Whether the standard library for the target lies where rustc looks for it.
+fn installed() -> Result<()> {
+    let folder = output(command("rustc").args(["--print", "target-libdir", "--target", TARGET]))?;
+    let mut entries = fs::read_dir(folder.trim()).map_err(|err| err.to_string())?;
+    let found =
+        entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("libstd-")));
+    if found { Ok(()) } else { Err("its standard library is missing".into()) }
+}
+
+fn compiles() -> Result<()> {
+    let folder = tools().join("probe");
+    make_folder(&folder)?;
+    let source = folder.join("probe.rs");
+    write(&source, "fn main() { println!(\"{:?}\", std::env::args()); }")?;
+    run_quietly(command("rustc").args(["--target", TARGET, "-o"]).arg(folder.join("probe.wasm")).arg(&source))
+}

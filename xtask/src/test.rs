@@ -1,0 +1,42 @@
+//! `cargo xtask test`: everything a test needs, then all tests. The test runner's summary is the last that is printed.
+
+use std::path::PathBuf;
+
+use crate::{
+    Result, guests, setup,
+    shell::{cargo, run, say, target},
+};
+
+/// The cargo profile of tests and checks.
+pub(crate) const PROFILE: &str = "ci";
+
+/// Sets up, builds guests and host, runs the tests. `args` go to the test runner; with some, doc tests are left out.
+pub(crate) fn test(choice: guests::Choice, args: &[String]) -> Result<()> {
+    setup::for_tests(choice)?;
+    let guests = guests::build(choice, &[])?;
+    let marram = build_marram(false)?;
+    if args.is_empty() {
+        doc_tests()?;
+    }
+    say("test: cargo nextest run");
+    // cargo names the profile of its own output, nextest that of `.config/nextest.toml`.
+    let mut nextest = cargo();
+    nextest.args(["nextest", "run", "--workspace", "--cargo-profile", PROFILE]);
+    if std::env::var_os("CI").is_some_and(|value| !value.is_empty()) {
+        nextest.args(["--profile", "ci"]);
+    }
+    run(nextest.args(args).env("MARRAM_BIN", marram).env("MARRAM_GUESTS", guests))
+}
+
+/// Builds the `marram` binary: quickly, or as devices get it. Returns its path.
+pub(crate) fn build_marram(release: bool) -> Result<PathBuf> {
+    let profile = if release { "release" } else { PROFILE };
+    say(format!("building marram (profile {profile})"));
+    run(cargo().args(["build", "--quiet", "--package", "marram-cli", "--bin", "marram", "--profile", profile]))?;
+    Ok(target().join(profile).join("marram"))
+}
+
+fn doc_tests() -> Result<()> {
+    say("test: doc tests");
+    run(cargo().args(["test", "--quiet", "--workspace", "--doc", "--profile", PROFILE]))
+}
