@@ -370,3 +370,25 @@ fn writing_the_same_document_again_writes_no_file() {
     open(&disk).write(NAME, OLD).unwrap();
     assert_eq!(disk.state().files.len(), files);
 }
+
+#[test]
+fn a_write_that_succeeds_after_a_dead_spell_is_safe_even_if_nothing_seems_to_change() {
+    for (case, start, _) in starts() {
+        at_every_operation(
+            &start,
+            |at| Fault::Dead { at },
+            |folder, disk, at| {
+                let _ = folder.write(NAME, NEW);
+                // The same process goes on: nothing is opened again.
+                let healed = MemoryDisk { state: disk.state.clone(), fault: Fault::None };
+                let operations = disk.state().operations;
+                let folder = Folder { path: folder.path, disk: Box::new(healed.clone()), turn: Mutex::new(()) };
+                folder.write(NAME, NEW).unwrap();
+                for left in after_power_cut(&healed.state()) {
+                    assert_eq!(in_force(&left).as_deref(), Some(NEW), "{case}, operation {at}");
+                }
+                disk.state().operations = operations;
+            },
+        );
+    }
+}
