@@ -1,10 +1,19 @@
 //! Decides what to do next for each module. Reads no clock, touches no disk, starts nothing: it answers with a [`Plan`],
 //! which `agent::supervisor` carries out and whose results come back as [`Observed`].
+//!
+//! Departures from IoT Edge, all towards fewer surprises: no restart without back-off, exit 0 is done under `on-failure`
+//! and `on-unhealthy`, no limit of restarts, a change of policy or order alone does not touch the instance, and an old
+//! version runs until its update is ready.
 
-use std::{collections::BTreeMap, time::Duration};
+mod observed;
+#[cfg(test)]
+mod tests;
 
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
+
+pub use self::observed::{Event, ModuleState, NextState, NextVersion, Observed, ObservedModule};
 use crate::{
-    deployment::{Deployment, ModuleSpec},
+    deployment::{Deployment, DesiredStatus, ModuleSpec, RestartPolicy},
     name::ModuleName,
     time::Uptime,
 };
@@ -17,98 +26,22 @@ pub const MAX_BACKOFF: Duration = Duration::from_secs(300);
 /// A module that ran this long is healthy: its next back-off starts at [`FIRST_BACKOFF`] again (IoT Edge's number).
 pub const HEALTHY_AFTER: Duration = Duration::from_secs(600);
 
-/// What the supervisor knows of each module that it has or had.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Observed {
-    /// By name; a module that is only desired is missing.
-    pub modules: BTreeMap<ModuleName, ObservedModule>,
-}
-
-/// One module as it is.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ObservedModule {
-    /// The spec that `state` is about: what was prepared, runs or ran. The desired one may differ: then it is updated.
-    pub spec: ModuleSpec,
-    /// What it is doing.
-    pub state: ModuleState,
-    /// Failures in a row, of preparing or running; sets the next back-off. Zero after [`HEALTHY_AFTER`] of running.
-    pub failures: u32,
-    /// What the supervisor has been asked to prepare meanwhile (an update): the spec, and how it stands.
-    pub next: Option<NextVersion>,
-}
-
-/// States of a module; each carries only the data that it needs.
-#[derive(Debug, Clone, PartialEq)]
-pub enum ModuleState {
-    /// Being fetched, verified and compiled.
-    Preparing,
-    /// Could not be prepared; may be tried again.
-    PrepareFailed {
-        /// When.
-        at: Uptime,
-    },
-    /// Ready to be started; has not run with this spec yet.
-    Prepared,
-    /// Being instantiated.
-    Starting,
-    /// Runs.
-    Running {
-        /// Since when.
-        since: Uptime,
-    },
-    /// Asked to stop.
-    Stopping,
-    /// Not running because it was asked to stop or has not been asked to start.
-    Stopped,
-    /// Ended by itself.
-    Exited {
-        /// Exit code; 0 is done.
-        code: i32,
-        /// When.
-        at: Uptime,
-        /// How long it had run.
-        ran: Duration,
-    },
-}
-
-/// The version that is prepared while the old one still runs.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NextVersion {
-    /// What is prepared.
-    pub spec: ModuleSpec,
-    /// How it stands.
-    pub state: NextState,
-    /// Failures in a row of preparing it.
-    pub failures: u32,
-}
-
-/// How the preparation of an update stands.
-#[derive(Debug, Clone, PartialEq)]
-pub enum NextState {
-    /// Under way.
-    Preparing,
-    /// Failed; the old version runs on.
-    Failed {
-        /// When.
-        at: Uptime,
-    },
-    /// Ready: the old version may be stopped and the new one started.
-    Ready,
-}
-
-/// What to do now and when to ask again.
+/// What to do now and when to ask again. [`Observed::issued`] says what each step changes at once; after that, and after
+/// every event, it is time for a new plan.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
     /// At most one a module, in the order in which they are to be issued.
     pub steps: Vec<Step>,
-    /// When something becomes due by itself; none = only an event changes anything.
+    /// When something becomes due by itself; none = only an event changes anything. `now` itself when a step of this
+    /// plan brings no event and another step waits for it.
     pub wake_at: Option<Uptime>,
 }
 
 /// One thing to do for one module.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
-    /// Fetch, verify, compile this spec. Becomes the module's spec (or its `next` while an old one runs).
+    /// Fetch, verify, compile this spec. Becomes the module's spec (or its `next` while an old instance exists: starting,
+    /// running or stopping).
     Prepare(ModuleSpec),
     /// Start what is prepared.
     Start(ModuleName),
@@ -118,11 +51,259 @@ pub enum Step {
     Remove(ModuleName),
     /// The update is ready and the old instance is down: put `next` in place of `spec`.
     Promote(ModuleName),
+    /// Put this spec in place of the old one and leave the instance alone: they differ only in what the planner reads
+    /// (see [`needs_new_instance`]).
+    Adopt(ModuleSpec),
 }
 
 /// Says what is to be done.
+///
+/// Every module is treated by itself, but for one rule: what has not been started yet waits until each module with a lower
+/// `startup_order` has been started or has failed; so does the change-over to an update. Restarts do not wait.
+///
+/// A module that is desired stopped is not fetched: `stopped` costs neither network nor disk until it is wanted.
 #[must_use]
 pub fn plan(desired: &Deployment, observed: &Observed, now: Uptime) -> Plan {
-    let _ = (desired, observed, now);
-    Plan::default()
+    let mut plan = Plan::default();
+    for (name, module) in &observed.modules {
+        if !desired.modules.contains_key(name) {
+            plan.add(leave(name, module), now);
+        }
+    }
+    let mut waiting_order = None;
+    for spec in by_startup_order(desired) {
+        let module = observed.modules.get(&spec.name);
+        let may_start = waiting_order.is_none_or(|order| spec.startup_order <= order);
+        let decision = decide(spec, module, may_start, now);
+        if waiting_order.is_none() && is_awaited(spec, module, &decision) {
+            waiting_order = Some(spec.startup_order);
+        }
+        plan.add(decision, now);
+    }
+    plan
+}
+
+/// Whether a change from `old` to `new` takes a new instance. Status, restart policy and startup order do not: nobody but
+/// the planner reads them.
+#[must_use]
+pub fn needs_new_instance(old: &ModuleSpec, new: &ModuleSpec) -> bool {
+    // Taken apart so that a new field cannot be forgotten here.
+    let ModuleSpec {
+        name,
+        version,
+        image,
+        desired_status: _,
+        restart_policy: _,
+        pull_policy,
+        startup_order: _,
+        env,
+        sandbox,
+    } = old;
+    *name != new.name
+        || *version != new.version
+        || *image != new.image
+        || *pull_policy != new.pull_policy
+        || *env != new.env
+        || *sandbox != new.sandbox
+}
+
+/// The wait after so many failures in a row: 10 s, 20 s, 40 s … 300 s. Zero counts as one: no restart is without a wait.
+#[must_use]
+pub fn backoff(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    FIRST_BACKOFF.saturating_mul(1 << doublings).min(MAX_BACKOFF)
+}
+
+/// Failures in a row after an exit of an instance that `ran` so long. Every exit by itself counts, one with code 0 too:
+/// it matters only where the restart policy starts the module again. After [`HEALTHY_AFTER`] the count begins anew.
+#[must_use]
+pub fn after_exit(previous_failures: u32, ran: Duration) -> u32 {
+    if ran >= HEALTHY_AFTER { 1 } else { previous_failures.saturating_add(1) }
+}
+
+/// The modules that have an instance, in the order in which to stop them: the last started group first; the modules of a
+/// group may be stopped at the same time.
+#[must_use]
+pub fn shutdown_order(observed: &Observed) -> Vec<Vec<ModuleName>> {
+    let mut groups: BTreeMap<Reverse<u32>, Vec<ModuleName>> = BTreeMap::new();
+    for (name, module) in observed.modules.iter().filter(|(_, module)| module.state.has_instance()) {
+        groups.entry(Reverse(module.spec.startup_order)).or_default().push(name.clone());
+    }
+    groups.into_values().collect()
+}
+
+impl Plan {
+    fn add(&mut self, decision: Decision, now: Uptime) {
+        let promotes = matches!(decision.step, Some(Step::Promote(_)));
+        let due = if promotes { Some(now) } else { decision.due };
+        self.wake_at = match (self.wake_at, due) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        self.steps.extend(decision.step);
+    }
+}
+
+/// What to do for one module now, and when it becomes due otherwise.
+#[derive(Default)]
+struct Decision {
+    step: Option<Step>,
+    due: Option<Uptime>,
+}
+
+impl Decision {
+    const WAIT: Self = Self { step: None, due: None };
+
+    fn act(step: Step) -> Self {
+        Self { step: Some(step), due: None }
+    }
+
+    fn act_if(condition: bool, step: impl FnOnce() -> Step) -> Self {
+        Self { step: condition.then(step), due: None }
+    }
+
+    fn act_at(due: Uptime, now: Uptime, step: impl FnOnce() -> Step) -> Self {
+        if due <= now { Self::act(step()) } else { Self { step: None, due: Some(due) } }
+    }
+}
+
+fn by_startup_order(desired: &Deployment) -> Vec<&ModuleSpec> {
+    let mut specs: Vec<&ModuleSpec> = desired.modules.values().collect();
+    specs.sort_by_key(|spec| spec.startup_order); // stable: by name within an order
+    specs
+}
+
+/// Whether higher startup orders must wait for this module: it is wanted, and its first start is still to come.
+fn is_awaited(spec: &ModuleSpec, module: Option<&ObservedModule>, decision: &Decision) -> bool {
+    let begins_anew = match (&decision.step, module) {
+        (Some(Step::Prepare(new)), Some(module)) => needs_new_instance(&module.spec, new),
+        (Some(Step::Promote(_)), _) => true,
+        _ => false,
+    };
+    spec.desired_status == DesiredStatus::Running
+        && match module.map(|m| &m.state) {
+            None => true,
+            Some(ModuleState::Preparing) => module.is_some_and(|m| m.failures == 0),
+            Some(ModuleState::Prepared) => !matches!(decision.step, Some(Step::Start(_))),
+            Some(ModuleState::PrepareFailed { .. } | ModuleState::Stopped | ModuleState::Exited { .. }) => begins_anew,
+            Some(ModuleState::Starting | ModuleState::Running { .. } | ModuleState::Stopping) => false,
+        }
+}
+
+/// For a module that is not desired any more. What is under way comes back as an event first, or the event would tell of a
+/// module that nobody knows.
+fn leave(name: &ModuleName, module: &ObservedModule) -> Decision {
+    let next_under_way = module.next.as_ref().is_some_and(|next| next.state == NextState::Preparing);
+    match module.state {
+        ModuleState::Preparing | ModuleState::Starting | ModuleState::Stopping => Decision::WAIT,
+        ModuleState::Running { .. } => Decision::act(Step::Stop(name.clone())),
+        ModuleState::PrepareFailed { .. }
+        | ModuleState::Prepared
+        | ModuleState::Stopped
+        | ModuleState::Exited { .. } => Decision::act_if(!next_under_way, || Step::Remove(name.clone())),
+    }
+}
+
+fn decide(spec: &ModuleSpec, module: Option<&ObservedModule>, may_start: bool, now: Uptime) -> Decision {
+    let Some(module) = module else {
+        return Decision::act_if(spec.desired_status == DesiredStatus::Running, || Step::Prepare(spec.clone()));
+    };
+    let differs = needs_new_instance(&module.spec, spec);
+    let mut decision = match spec.desired_status {
+        DesiredStatus::Stopped => keep_stopped(spec, module),
+        DesiredStatus::Running if differs => update(spec, module, may_start, now),
+        DesiredStatus::Running => keep_running(spec, module, may_start, now),
+    };
+    // Last, because it can wait: decisions are taken by the desired spec anyway. Not while it is prepared: the event that
+    // ends the preparation is about the spec that was asked for.
+    let adoptable = module.spec != *spec && !differs && module.state != ModuleState::Preparing;
+    if decision.step.is_none() && adoptable {
+        decision.step = Some(Step::Adopt(spec.clone()));
+    }
+    decision
+}
+
+fn keep_stopped(spec: &ModuleSpec, module: &ObservedModule) -> Decision {
+    let runs = matches!(module.state, ModuleState::Running { .. });
+    Decision::act_if(runs, || Step::Stop(spec.name.clone()))
+}
+
+/// The spec in place is the wanted one; its state is to become running and to stay so.
+fn keep_running(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, now: Uptime) -> Decision {
+    match module.state {
+        ModuleState::Preparing | ModuleState::Starting | ModuleState::Running { .. } | ModuleState::Stopping => {
+            Decision::WAIT
+        }
+        ModuleState::PrepareFailed { at } => {
+            Decision::act_at(at.after(backoff(module.failures)), now, || Step::Prepare(spec.clone()))
+        }
+        ModuleState::Prepared | ModuleState::Stopped => Decision::act_if(may_start, || Step::Start(spec.name.clone())),
+        ModuleState::Exited { code, .. } if !restarts(spec.restart_policy, code) => Decision::WAIT,
+        ModuleState::Exited { at, .. } => {
+            Decision::act_at(at.after(backoff(module.failures)), now, || Step::Start(spec.name.clone()))
+        }
+    }
+}
+
+fn restarts(policy: RestartPolicy, code: i32) -> bool {
+    match policy {
+        RestartPolicy::Never => false,
+        RestartPolicy::OnFailure | RestartPolicy::OnUnhealthy => code != 0,
+        RestartPolicy::Always => true,
+    }
+}
+
+/// The spec in place is an old one that takes a new instance to replace.
+fn update(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, now: Uptime) -> Decision {
+    match module.state {
+        ModuleState::Preparing | ModuleState::Stopping => Decision::WAIT,
+        ModuleState::Starting | ModuleState::Running { .. } => update_beside(spec, module, may_start, now),
+        ModuleState::PrepareFailed { .. }
+        | ModuleState::Prepared
+        | ModuleState::Stopped
+        | ModuleState::Exited { .. } => update_in_place(spec, module, may_start, now),
+    }
+}
+
+/// The old instance is up: it runs on until the new version is ready.
+fn update_beside(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, now: Uptime) -> Decision {
+    let prepare = || Step::Prepare(spec.clone());
+    match &module.next {
+        None => Decision::act(prepare()),
+        Some(NextVersion { state: NextState::Preparing, .. }) => Decision::WAIT,
+        Some(next) if needs_new_instance(&next.spec, spec) => Decision::act(prepare()),
+        Some(NextVersion { state: NextState::Failed { at }, failures, .. }) => {
+            Decision::act_at(at.after(backoff(*failures)), now, prepare)
+        }
+        Some(NextVersion { state: NextState::Ready, .. }) => {
+            let is_up = matches!(module.state, ModuleState::Running { .. });
+            Decision::act_if(is_up && may_start, || Step::Stop(spec.name.clone()))
+        }
+    }
+}
+
+/// Nothing runs. A ready update takes its place; one that is still under way or has failed does not keep the old version
+/// down that ran when the update came: a bad image must not turn a crash into an outage.
+fn update_in_place(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, now: Uptime) -> Decision {
+    let prepare = || Step::Prepare(spec.clone());
+    let old_stands_in = match module.state {
+        ModuleState::Stopped => true,
+        ModuleState::Exited { code, .. } => restarts(spec.restart_policy, code),
+        _ => false,
+    };
+    match &module.next {
+        Some(NextVersion { state: NextState::Preparing, .. }) if old_stands_in => {
+            keep_running(spec, module, may_start, now)
+        }
+        Some(NextVersion { state: NextState::Preparing, .. }) => Decision::WAIT,
+        Some(next) if needs_new_instance(&next.spec, spec) => Decision::act(prepare()),
+        Some(NextVersion { state: NextState::Ready, .. }) => Decision::act(Step::Promote(spec.name.clone())),
+        Some(NextVersion { state: NextState::Failed { .. }, .. }) if old_stands_in => {
+            keep_running(spec, module, may_start, now)
+        }
+        Some(NextVersion { state: NextState::Failed { at }, failures, .. }) => {
+            Decision::act_at(at.after(backoff(*failures)), now, prepare)
+        }
+        None => Decision::act(prepare()),
+    }
 }

@@ -1,1 +1,217 @@
-//! Twins: merge patches, limits, versions.
+//! Twins: the desired and reported properties of a module, their patches and their limits. Stores nothing: the agent
+//! writes [`Twin`] as a document after each change.
+
+mod limits;
+mod patch;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+
+pub use self::{
+    limits::{
+        MAX_DEPTH, MAX_INTEGER, MAX_KEY_BYTES, MAX_SECTION_BYTES, MAX_STRING_BYTES, MIN_INTEGER, TwinFault, TwinRule,
+        twin_faults, validate_desired, validate_patch,
+    },
+    patch::{diff, merge_patch},
+};
+use crate::ports::TwinAck;
+
+/// Key of the reported properties under which a module's answer to its desired properties stands.
+pub const DESIRED_ACK: &str = "desiredAck";
+
+/// The stored twin of one module. Versions start at 1 and rise by one with each change; a write that changes nothing
+/// makes no new version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Twin {
+    format: Format,
+    desired: Map<String, Value>,
+    desired_version: u64,
+    desired_origin: Origin,
+    manifest_section: Option<Map<String, Value>>,
+    reported: Map<String, Value>,
+    reported_version: u64,
+}
+
+/// Who wrote the present desired properties.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Origin {
+    /// The module's section of a deployment manifest.
+    Manifest {
+        /// Which deployment.
+        deployment_version: u64,
+    },
+    /// Somebody at the device (`twin set`); also a twin that nobody has written to.
+    Local,
+}
+
+impl Default for Twin {
+    fn default() -> Self {
+        Self {
+            format: Format,
+            desired: Map::new(),
+            desired_version: 1,
+            desired_origin: Origin::Local,
+            manifest_section: None,
+            reported: Map::new(),
+            reported_version: 1,
+        }
+    }
+}
+
+impl Twin {
+    /// An empty twin; both versions are 1.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The desired properties.
+    #[must_use]
+    pub fn desired(&self) -> &Map<String, Value> {
+        &self.desired
+    }
+
+    /// Version of the desired properties.
+    #[must_use]
+    pub fn desired_version(&self) -> u64 {
+        self.desired_version
+    }
+
+    /// Who wrote them.
+    #[must_use]
+    pub fn desired_origin(&self) -> Origin {
+        self.desired_origin
+    }
+
+    /// The section of the manifest that was applied last, if any was.
+    #[must_use]
+    pub fn manifest_section(&self) -> Option<&Map<String, Value>> {
+        self.manifest_section.as_ref()
+    }
+
+    /// The reported properties.
+    #[must_use]
+    pub fn reported(&self) -> &Map<String, Value> {
+        &self.reported
+    }
+
+    /// Version of the reported properties.
+    #[must_use]
+    pub fn reported_version(&self) -> u64 {
+        self.reported_version
+    }
+
+    /// Applies the module's section of a deployment, already validated ([`validate_desired`]). It replaces all desired
+    /// properties, but only if it differs from the section applied last: what `twin set` wrote survives a reboot and a
+    /// re-apply of the same manifest. A manifest without a section leaves the twin alone, as in IoT Edge.
+    ///
+    /// Returns the patch for the module; none when the desired properties stay as they are. The twin may have to be
+    /// stored even then: the remembered section may be a new one.
+    pub fn apply_manifest_section(
+        &mut self,
+        section: Option<&Map<String, Value>>,
+        deployment_version: u64,
+    ) -> Option<Map<String, Value>> {
+        let section = section?;
+        if self.manifest_section.as_ref() == Some(section) {
+            return None;
+        }
+        self.manifest_section = Some(section.clone());
+        let mut wanted = Map::new();
+        merge_patch(&mut wanted, section); // a null in a section means "not there"
+        let patch = self.replace_desired(wanted, Origin::Manifest { deployment_version });
+        (!patch.is_empty()).then_some(patch)
+    }
+
+    /// Merges a patch into the desired properties (`twin set`). Returns the patch for the module: what has really
+    /// changed, empty when nothing has.
+    ///
+    /// # Errors
+    /// The patch or its result breaks a limit; nothing has changed.
+    pub fn set_desired(&mut self, patch: &Map<String, Value>) -> Result<Map<String, Value>, TwinFault> {
+        validate_patch(patch)?;
+        let mut wanted = self.desired.clone();
+        merge_patch(&mut wanted, patch);
+        validate_desired(&wanted)?;
+        Ok(self.replace_desired(wanted, Origin::Local))
+    }
+
+    /// Merges a patch into the reported properties and returns their version.
+    ///
+    /// # Errors
+    /// The patch or its result breaks a limit; nothing has changed.
+    pub fn report(&mut self, patch: &Map<String, Value>) -> Result<u64, TwinFault> {
+        validate_patch(patch)?;
+        let mut reported = self.reported.clone();
+        merge_patch(&mut reported, patch);
+        validate_desired(&reported)?;
+        if reported != self.reported {
+            self.reported = reported;
+            self.reported_version = self.reported_version.saturating_add(1);
+        }
+        Ok(self.reported_version)
+    }
+
+    /// The document to store.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        // A tree of strings and numbers always has a JSON text.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Reads a stored document.
+    ///
+    /// # Errors
+    /// It is damaged, or of a newer format than this version knows.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+
+    fn replace_desired(&mut self, wanted: Map<String, Value>, origin: Origin) -> Map<String, Value> {
+        let patch = diff(&self.desired, &wanted);
+        if !patch.is_empty() {
+            self.desired = wanted;
+            self.desired_version = self.desired_version.saturating_add(1);
+            self.desired_origin = origin;
+        }
+        patch
+    }
+}
+
+/// The patch of the reported properties that carries a module's answer to version `version` of its desired ones. A
+/// description that is too long for a twin is cut.
+#[must_use]
+pub fn desired_ack(ack: &TwinAck, version: u64) -> Map<String, Value> {
+    let mut end = ack.description.len().min(MAX_STRING_BYTES);
+    while !ack.description.is_char_boundary(end) {
+        end -= 1;
+    }
+    let answer = serde_json::json!({ "version": version, "code": ack.code, "description": &ack.description[..end] });
+    Map::from_iter([(DESIRED_ACK.to_owned(), answer)])
+}
+
+/// The number of the stored layout, checked before all else.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Format;
+
+const FORMAT: u64 = 1;
+
+impl Serialize for Format {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(FORMAT)
+    }
+}
+
+impl<'de> Deserialize<'de> for Format {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match u64::deserialize(deserializer)? {
+            FORMAT => Ok(Self),
+            other => Err(serde::de::Error::custom(format!(
+                "stored twin has format {other}, this version of marram knows {FORMAT}; use the version that wrote it"
+            ))),
+        }
+    }
+}

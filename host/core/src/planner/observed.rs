@@ -1,0 +1,227 @@
+//! What is known of each module, and how steps and events change it. Decides nothing; [`super::plan`] does.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{Step, after_exit, needs_new_instance};
+use crate::{
+    deployment::{DesiredStatus, ModuleSpec},
+    name::ModuleName,
+    time::Uptime,
+};
+
+/// What the supervisor knows of each module that it has or had.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Observed {
+    /// By name; a module that is only desired is missing.
+    pub modules: BTreeMap<ModuleName, ObservedModule>,
+}
+
+/// One module as it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ObservedModule {
+    /// The spec that `state` is about: what was prepared, runs or ran. The desired one may differ: then it is updated.
+    pub spec: ModuleSpec,
+    /// What it is doing.
+    pub state: ModuleState,
+    /// Failures in a row, of preparing or running; sets the next back-off. See [`after_exit`].
+    pub failures: u32,
+    /// What the supervisor has been asked to prepare meanwhile (an update): the spec, and how it stands.
+    pub next: Option<NextVersion>,
+}
+
+/// States of a module; each carries only the data that it needs.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ModuleState {
+    /// Being fetched, verified and compiled.
+    Preparing,
+    /// Could not be prepared; may be tried again.
+    PrepareFailed {
+        /// When.
+        at: Uptime,
+    },
+    /// Ready to be started; has not run with this spec yet.
+    Prepared,
+    /// Being instantiated.
+    Starting,
+    /// Runs.
+    Running {
+        /// Since when.
+        since: Uptime,
+    },
+    /// Asked to stop.
+    Stopping,
+    /// Not running because it was asked to stop or has not been asked to start.
+    Stopped,
+    /// Ended by itself.
+    Exited {
+        /// Exit code; 0 is done.
+        code: i32,
+        /// When.
+        at: Uptime,
+        /// How long it had run.
+        ran: Duration,
+    },
+}
+
+/// The version that is prepared while the old one still runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NextVersion {
+    /// What is prepared.
+    pub spec: ModuleSpec,
+    /// How it stands.
+    pub state: NextState,
+    /// Failures in a row of preparing it.
+    pub failures: u32,
+}
+
+/// How the preparation of an update stands.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NextState {
+    /// Under way.
+    Preparing,
+    /// Failed; the old version runs on.
+    Failed {
+        /// When.
+        at: Uptime,
+    },
+    /// Ready: the old version may be stopped and the new one started.
+    Ready,
+}
+
+/// What became of a step, or what a module did by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The spec asked for last by [`Step::Prepare`] is fetched and compiled.
+    Prepared,
+    /// It could not be had.
+    PrepareFailed,
+    /// The instance is up.
+    Started,
+    /// The instance ended with this code, before or after it was up. While [`ModuleState::Stopping`] that is the stop.
+    Exited(i32),
+    /// The instance was stopped, as asked.
+    Stopped,
+}
+
+impl ModuleState {
+    /// Whether an instance exists or is being made or ended.
+    #[must_use]
+    pub fn has_instance(&self) -> bool {
+        matches!(self, Self::Starting | Self::Running { .. } | Self::Stopping)
+    }
+}
+
+impl Observed {
+    /// Notes that a step has been issued. Steps about unknown modules (other than [`Step::Prepare`]) change nothing.
+    pub fn issued(&mut self, step: &Step) {
+        match step {
+            Step::Prepare(spec) => match self.modules.get_mut(&spec.name) {
+                Some(module) => module.prepare(spec),
+                None => {
+                    let module =
+                        ObservedModule { spec: spec.clone(), state: ModuleState::Preparing, failures: 0, next: None };
+                    self.modules.insert(spec.name.clone(), module);
+                }
+            },
+            Step::Start(name) => self.set(name, ModuleState::Starting),
+            Step::Stop(name) => self.set(name, ModuleState::Stopping),
+            Step::Remove(name) => {
+                self.modules.remove(name);
+            }
+            Step::Promote(name) => {
+                if let Some(module) = self.modules.get_mut(name) {
+                    module.promote();
+                }
+            }
+            Step::Adopt(spec) => {
+                if let Some(module) = self.modules.get_mut(&spec.name) {
+                    module.adopt(spec);
+                }
+            }
+        }
+    }
+
+    /// Notes what happened to a module at `now`. Events of unknown modules change nothing.
+    pub fn happened(&mut self, name: &ModuleName, event: Event, now: Uptime) {
+        let Some(module) = self.modules.get_mut(name) else { return };
+        match event {
+            Event::Prepared => module.prepared(),
+            Event::PrepareFailed => module.prepare_failed(now),
+            Event::Started => module.state = ModuleState::Running { since: now },
+            Event::Exited(_) if module.state == ModuleState::Stopping => module.state = ModuleState::Stopped,
+            Event::Exited(code) => module.exited(code, now),
+            Event::Stopped => module.state = ModuleState::Stopped,
+        }
+    }
+
+    fn set(&mut self, name: &ModuleName, state: ModuleState) {
+        if let Some(module) = self.modules.get_mut(name) {
+            module.state = state;
+        }
+    }
+}
+
+impl ObservedModule {
+    /// Beside a running instance the spec becomes `next`; otherwise it takes the place of the old one. Failures of
+    /// another spec do not count against this one: a repaired module starts at once.
+    fn prepare(&mut self, spec: &ModuleSpec) {
+        let next = self.next.take().filter(|next| !needs_new_instance(&next.spec, spec));
+        let failures = match next {
+            Some(next) => next.failures,
+            None if needs_new_instance(&self.spec, spec) => 0,
+            None => self.failures,
+        };
+        if self.state.has_instance() {
+            self.next = Some(NextVersion { spec: spec.clone(), state: NextState::Preparing, failures });
+        } else {
+            self.spec = spec.clone();
+            self.state = ModuleState::Preparing;
+            self.failures = failures;
+        }
+    }
+
+    fn prepared(&mut self) {
+        if self.state == ModuleState::Preparing {
+            self.state = ModuleState::Prepared;
+            self.failures = 0; // those were of preparing; it has not run yet
+        } else if let Some(next) = &mut self.next {
+            next.state = NextState::Ready;
+            next.failures = 0;
+        }
+    }
+
+    fn prepare_failed(&mut self, at: Uptime) {
+        if self.state == ModuleState::Preparing {
+            self.state = ModuleState::PrepareFailed { at };
+            self.failures = self.failures.saturating_add(1);
+        } else if let Some(next) = &mut self.next {
+            next.state = NextState::Failed { at };
+            next.failures = next.failures.saturating_add(1);
+        }
+    }
+
+    fn exited(&mut self, code: i32, at: Uptime) {
+        let ran = match self.state {
+            ModuleState::Running { since } => at.since(since),
+            _ => Duration::ZERO,
+        };
+        self.failures = after_exit(self.failures, ran);
+        self.state = ModuleState::Exited { code, at, ran };
+    }
+
+    fn promote(&mut self) {
+        if let Some(next) = self.next.take() {
+            *self = Self { spec: next.spec, state: ModuleState::Prepared, failures: 0, next: None };
+        }
+    }
+
+    /// A module that had ended by itself and is now wanted stopped counts as stopped, so that wanting it running again
+    /// starts it, whatever its restart policy thought of the exit.
+    fn adopt(&mut self, spec: &ModuleSpec) {
+        self.spec = spec.clone();
+        if spec.desired_status == DesiredStatus::Stopped && matches!(self.state, ModuleState::Exited { .. }) {
+            self.state = ModuleState::Stopped;
+            self.failures = 0;
+        }
+    }
+}

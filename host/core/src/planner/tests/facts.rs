@@ -1,0 +1,449 @@
+//! One small picture each.
+
+use super::*;
+
+/// A supervisor by hand: says what happened, sees what is planned.
+struct Scene {
+    desired: Deployment,
+    observed: Observed,
+    now: Uptime,
+}
+
+impl Scene {
+    fn new(specs: impl IntoIterator<Item = ModuleSpec>) -> Self {
+        Self { desired: deployment(specs), observed: Observed::default(), now: secs(0) }
+    }
+
+    /// All of `specs` up and running since second 0.
+    fn running(specs: impl IntoIterator<Item = ModuleSpec> + Clone) -> Self {
+        let mut scene = Self::new(specs.clone());
+        for spec in specs {
+            scene.observed.issued(&Step::Prepare(spec.clone()));
+            scene.observed.happened(&spec.name, Event::Prepared, secs(0));
+            scene.observed.happened(&spec.name, Event::Started, secs(0));
+        }
+        scene
+    }
+
+    fn want(&mut self, specs: impl IntoIterator<Item = ModuleSpec>) {
+        self.desired = deployment(specs);
+    }
+
+    fn at(&mut self, seconds: u64) {
+        self.now = secs(seconds);
+    }
+
+    fn event(&mut self, module: &str, event: Event) {
+        self.observed.happened(&name(module), event, self.now);
+    }
+
+    /// Plans, issues the steps and returns them in short form.
+    fn step(&mut self) -> Vec<String> {
+        let plan = plan(&self.desired, &self.observed, self.now);
+        plan.steps.iter().for_each(|step| self.observed.issued(step));
+        plan.steps.iter().map(short).collect()
+    }
+
+    fn wake_at(&self) -> Option<Uptime> {
+        plan(&self.desired, &self.observed, self.now).wake_at
+    }
+
+    /// Nothing until this second, then `expected`.
+    fn check_due(&mut self, seconds: u64, expected: &str) {
+        assert_eq!(self.wake_at(), Some(secs(seconds)));
+        self.now = Uptime(seconds * 1000 - 1);
+        assert_eq!(self.step(), NOTHING);
+        self.at(seconds);
+        assert_eq!(self.step(), [expected]);
+    }
+
+    fn check_stays_down(&mut self) {
+        assert_eq!(self.step(), NOTHING);
+        assert_eq!(self.wake_at(), None);
+    }
+}
+
+fn short(step: &Step) -> String {
+    match step {
+        Step::Prepare(spec) => format!("prepare {} {}", spec.name, spec.version).trim_end().to_owned(),
+        Step::Start(name) => format!("start {name}"),
+        Step::Stop(name) => format!("stop {name}"),
+        Step::Remove(name) => format!("remove {name}"),
+        Step::Promote(name) => format!("promote {name}"),
+        Step::Adopt(spec) => format!("adopt {}", spec.name),
+    }
+}
+
+const NOTHING: [&str; 0] = [];
+
+fn version(name: &str, version: &str) -> ModuleSpec {
+    with(name, |spec| spec.version = version.into())
+}
+
+fn policy(restart_policy: RestartPolicy) -> ModuleSpec {
+    with("a", |spec| spec.restart_policy = restart_policy)
+}
+
+fn order(name: &str, startup_order: u32) -> ModuleSpec {
+    with(name, |spec| spec.startup_order = startup_order)
+}
+
+fn stopped(name: &str) -> ModuleSpec {
+    with(name, |spec| spec.desired_status = DesiredStatus::Stopped)
+}
+
+#[test]
+fn a_new_module_is_prepared_then_started_then_left_alone() {
+    let mut scene = Scene::new([spec("a")]);
+    assert_eq!(scene.step(), ["prepare a"]);
+    assert_eq!(scene.step(), NOTHING);
+    scene.event("a", Event::Prepared);
+    assert_eq!(scene.step(), ["start a"]);
+    assert_eq!(scene.step(), NOTHING);
+    scene.event("a", Event::Started);
+    scene.check_stays_down();
+}
+
+#[test]
+fn what_cannot_be_prepared_is_tried_again_after_a_back_off() {
+    let mut scene = Scene::new([spec("a")]);
+    scene.step();
+    scene.event("a", Event::PrepareFailed);
+    scene.check_due(10, "prepare a");
+    scene.event("a", Event::PrepareFailed);
+    scene.check_due(30, "prepare a");
+    scene.event("a", Event::Prepared);
+    assert_eq!(scene.observed.modules["a"].failures, 0);
+}
+
+#[test]
+fn the_back_off_doubles_from_10_to_300_seconds_and_zero_counts_as_one() {
+    let seconds = [0, 1, 2, 3, 4, 5, 6, 7, 100, u32::MAX].map(|failures| backoff(failures).as_secs());
+    assert_eq!(seconds, [10, 10, 20, 40, 80, 160, 300, 300, 300, 300]);
+}
+
+#[test]
+fn ten_minutes_of_health_begin_the_count_anew() {
+    assert_eq!(after_exit(4, HEALTHY_AFTER - Duration::from_millis(1)), 5);
+    assert_eq!(after_exit(4, HEALTHY_AFTER), 1);
+    assert_eq!(after_exit(u32::MAX, Duration::ZERO), u32::MAX);
+}
+
+#[test]
+fn a_failure_restarts_after_the_back_off_unless_the_policy_is_never() {
+    for restart_policy in [RestartPolicy::OnFailure, RestartPolicy::OnUnhealthy, RestartPolicy::Always] {
+        let mut scene = Scene::running([policy(restart_policy)]);
+        scene.at(5);
+        scene.event("a", Event::Exited(134));
+        scene.check_due(15, "start a");
+    }
+    let mut scene = Scene::running([policy(RestartPolicy::Never)]);
+    scene.event("a", Event::Exited(134));
+    scene.check_stays_down();
+}
+
+#[test]
+fn exit_0_is_done_unless_the_policy_is_always() {
+    for restart_policy in [RestartPolicy::Never, RestartPolicy::OnFailure, RestartPolicy::OnUnhealthy] {
+        let mut scene = Scene::running([policy(restart_policy)]);
+        scene.event("a", Event::Exited(0));
+        scene.check_stays_down();
+    }
+    let mut scene = Scene::running([policy(RestartPolicy::Always)]);
+    scene.event("a", Event::Exited(0));
+    scene.check_due(10, "start a");
+}
+
+#[test]
+fn an_exit_before_it_was_up_is_a_failure_too() {
+    let mut scene = Scene::running([spec("a")]);
+    scene.event("a", Event::Exited(1));
+    scene.check_due(10, "start a");
+    scene.event("a", Event::Exited(1));
+    scene.check_due(30, "start a");
+}
+
+#[test]
+fn a_higher_startup_order_waits_for_the_first_start_of_a_lower_one() {
+    let mut scene = Scene::new([order("late", 2), order("early", 1)]);
+    assert_eq!(scene.step(), ["prepare early", "prepare late"]);
+    scene.event("late", Event::Prepared);
+    assert_eq!(scene.step(), NOTHING);
+    scene.event("early", Event::Prepared);
+    assert_eq!(scene.step(), ["start early", "start late"]);
+}
+
+#[test]
+fn a_failed_module_blocks_no_higher_order_not_even_while_it_is_tried_again() {
+    let mut scene = Scene::new([order("late", 2), order("early", 1)]);
+    scene.step();
+    scene.event("late", Event::Prepared);
+    scene.event("early", Event::PrepareFailed);
+    assert_eq!(scene.step(), ["start late"]);
+
+    let mut scene = Scene::new([order("late", 2), order("early", 1)]);
+    scene.step();
+    scene.event("early", Event::PrepareFailed);
+    scene.at(10);
+    assert_eq!(scene.step(), ["prepare early"]);
+    scene.event("late", Event::Prepared);
+    assert_eq!(scene.step(), ["start late"]);
+}
+
+#[test]
+fn a_module_that_is_desired_stopped_blocks_no_higher_order() {
+    let early = with("early", |spec| (spec.startup_order, spec.desired_status) = (1, DesiredStatus::Stopped));
+    let mut scene = Scene::new([order("late", 2), early]);
+    assert_eq!(scene.step(), ["prepare late"]);
+    scene.event("late", Event::Prepared);
+    assert_eq!(scene.step(), ["start late"]);
+}
+
+#[test]
+fn restarts_do_not_wait_for_a_lower_order() {
+    let mut scene = Scene::running([order("late", 2)]);
+    scene.want([order("late", 2), order("early", 1)]);
+    assert_eq!(scene.step(), ["prepare early"]);
+    scene.event("late", Event::Exited(1));
+    scene.at(10);
+    assert_eq!(scene.step(), ["start late"]);
+}
+
+#[test]
+fn an_update_does_not_take_over_before_a_new_module_of_lower_order_was_started() {
+    let mut scene = Scene::running([order("late", 2)]);
+    let late = with("late", |spec| (spec.startup_order, spec.version) = (2, "v2".into()));
+    scene.want([late, order("early", 1)]);
+    assert_eq!(scene.step(), ["prepare early", "prepare late v2"]);
+    scene.event("late", Event::Prepared);
+    assert_eq!(scene.step(), NOTHING, "the old version runs on");
+    scene.event("early", Event::Prepared);
+    assert_eq!(scene.step(), ["start early", "stop late"]);
+}
+
+#[test]
+fn a_module_desired_stopped_is_stopped_and_costs_no_fetch() {
+    let mut scene = Scene::running([spec("a")]);
+    scene.want([stopped("a"), stopped("b")]);
+    assert_eq!(scene.step(), ["stop a"]);
+    assert_eq!(scene.step(), ["adopt a"]);
+    scene.event("a", Event::Stopped);
+    scene.check_stays_down();
+}
+
+#[test]
+fn a_starting_module_is_stopped_once_it_is_up() {
+    let mut scene = Scene::new([spec("a")]);
+    scene.step();
+    scene.event("a", Event::Prepared);
+    scene.step();
+    scene.want([stopped("a")]);
+    assert_eq!(scene.step(), ["adopt a"]);
+    scene.event("a", Event::Started);
+    assert_eq!(scene.step(), ["stop a"]);
+    scene.event("a", Event::Exited(143));
+    assert_eq!(scene.observed.modules["a"].state, ModuleState::Stopped);
+    scene.want([spec("a")]);
+    assert_eq!(scene.step(), ["start a"]);
+}
+
+#[test]
+fn stopped_and_running_again_starts_even_what_was_done() {
+    let mut scene = Scene::running([spec("a")]);
+    scene.event("a", Event::Exited(0));
+    assert_eq!(scene.step(), NOTHING);
+    scene.want([stopped("a")]);
+    assert_eq!(scene.step(), ["adopt a"]);
+    scene.want([spec("a")]);
+    assert_eq!(scene.step(), ["start a"]);
+}
+
+#[test]
+fn a_change_of_policy_status_or_order_alone_leaves_the_instance_running() {
+    let mut scene = Scene::running([spec("a")]);
+    scene.want([with("a", |spec| (spec.startup_order, spec.restart_policy) = (7, RestartPolicy::Never))]);
+    assert_eq!(scene.step(), ["adopt a"]);
+    assert_eq!(scene.step(), NOTHING);
+    scene.event("a", Event::Exited(1));
+    scene.check_stays_down();
+}
+
+#[test]
+fn every_other_field_needs_a_new_instance() {
+    let old = spec("a");
+    let changes: [fn(&mut ModuleSpec); 5] = [
+        |spec| spec.version = "2".into(),
+        |spec| spec.image.push('0'),
+        |spec| spec.pull_policy = PullPolicy::Never,
+        |spec| drop(spec.env.insert("A".into(), "1".into())),
+        |spec| spec.sandbox.args.push("-v".into()),
+    ];
+    for change in changes {
+        let new = with("a", change);
+        assert!(needs_new_instance(&old, &new), "{new:?}");
+    }
+    assert!(!needs_new_instance(&old, &stopped("a")));
+    assert!(!needs_new_instance(&old, &order("a", 1)));
+    assert!(!needs_new_instance(&old, &policy(RestartPolicy::Always)));
+}
+
+#[test]
+fn an_update_is_prepared_beside_the_old_version_and_starts_without_back_off() {
+    let mut scene = Scene::running([spec("a")]);
+    scene.event("a", Event::Exited(1));
+    scene.at(10);
+    scene.step();
+    scene.event("a", Event::Started);
+    scene.want([version("a", "v2")]);
+    assert_eq!(scene.step(), ["prepare a v2"]);
+    assert!(matches!(scene.observed.modules["a"].state, ModuleState::Running { .. }));
+    assert_eq!(scene.step(), NOTHING);
+    scene.event("a", Event::Prepared);
+    assert_eq!(scene.step(), ["stop a"]);
+    scene.event("a", Event::Stopped);
+    assert_eq!(scene.wake_at(), Some(scene.now), "promoting brings no event");
+    assert_eq!(scene.step(), ["promote a"]);
+    assert_eq!(scene.step(), ["start a"]);
+    scene.event("a", Event::Started);
+    let module = &scene.observed.modules["a"];
+    assert_eq!((module.spec.version.as_str(), module.failures, &module.next), ("v2", 0, &None));
+}
+
+#[test]
+fn an_update_that_changes_while_it_is_prepared_is_waited_for_and_then_replaced() {
+    let mut scene = Scene::running([spec("a")]);
+    scene.want([version("a", "v2")]);
+    scene.step();
+    scene.want([version("a", "v3")]);
+    assert_eq!(scene.step(), NOTHING);
+    scene.event("a", Event::PrepareFailed);
+    assert_eq!(scene.step(), ["prepare a v3"], "failures of v2 do not count against v3");
+    scene.event("a", Event::Prepared);
+    assert_eq!(scene.step(), ["stop a"]);
+}
+
+#[test]
+fn an_update_that_is_taken_back_leaves_the_old_version_running() {
+    let mut scene = Scene::running([spec("a")]);
+    scene.want([version("a", "v2")]);
+    scene.step();
+    scene.want([spec("a")]);
+    scene.event("a", Event::Prepared);
+    assert_eq!(scene.step(), NOTHING);
+}
+
+#[test]
+fn the_old_version_runs_on_while_a_failed_update_is_tried_again() {
+    let mut scene = Scene::running([spec("a")]);
+    scene.want([version("a", "v2")]);
+    scene.step();
+    scene.event("a", Event::PrepareFailed);
+    scene.check_due(10, "prepare a v2");
+    scene.event("a", Event::PrepareFailed);
+    scene.check_due(30, "prepare a v2");
+}
+
+#[test]
+fn the_old_version_is_restarted_while_its_update_is_not_ready() {
+    for outcome in [None, Some(Event::PrepareFailed)] {
+        let mut scene = Scene::running([spec("a")]);
+        scene.want([version("a", "v2")]);
+        scene.step();
+        outcome.into_iter().for_each(|event| scene.event("a", event));
+        scene.event("a", Event::Exited(134));
+        scene.check_due(10, "start a");
+        assert_eq!(scene.observed.modules["a"].spec.version, "");
+    }
+}
+
+#[test]
+fn an_old_version_that_is_done_does_not_come_back_for_its_update() {
+    let mut scene = Scene::running([spec("a")]);
+    scene.want([version("a", "v2")]);
+    scene.step();
+    scene.event("a", Event::Exited(0));
+    assert_eq!(scene.step(), NOTHING);
+    scene.event("a", Event::PrepareFailed);
+    scene.check_due(10, "prepare a v2");
+    assert_eq!(scene.observed.modules["a"].state, ModuleState::Preparing);
+    scene.event("a", Event::Prepared);
+    assert_eq!(scene.step(), ["start a"]);
+}
+
+#[test]
+fn a_repaired_module_starts_at_once() {
+    let mut scene = Scene::running([spec("a")]);
+    scene.event("a", Event::Exited(1));
+    scene.want([version("a", "fixed")]);
+    assert_eq!(scene.step(), ["prepare a fixed"]);
+    assert_eq!(scene.observed.modules["a"].failures, 0);
+    scene.event("a", Event::Prepared);
+    assert_eq!(scene.step(), ["start a"]);
+
+    let mut scene = Scene::new([spec("a")]);
+    scene.step();
+    scene.event("a", Event::PrepareFailed);
+    scene.want([version("a", "fixed")]);
+    assert_eq!(scene.step(), ["prepare a fixed"]);
+}
+
+#[test]
+fn what_was_prepared_but_is_outdated_is_prepared_anew_not_started() {
+    let mut scene = Scene::new([spec("a")]);
+    scene.step();
+    scene.want([version("a", "v2")]);
+    assert_eq!(scene.step(), NOTHING);
+    scene.event("a", Event::Prepared);
+    assert_eq!(scene.step(), ["prepare a v2"]);
+}
+
+#[test]
+fn a_removed_module_is_stopped_and_then_forgotten() {
+    let mut scene = Scene::running([spec("a"), spec("b")]);
+    scene.want([spec("b")]);
+    assert_eq!(scene.step(), ["stop a"]);
+    assert_eq!(scene.step(), NOTHING);
+    scene.event("a", Event::Stopped);
+    assert_eq!(scene.step(), ["remove a"]);
+    assert_eq!(scene.step(), NOTHING);
+    assert_eq!(scene.observed.modules.len(), 1);
+}
+
+#[test]
+fn a_module_removed_while_it_is_prepared_is_forgotten_when_that_ends() {
+    let mut scene = Scene::new([spec("a")]);
+    scene.step();
+    scene.want([]);
+    assert_eq!(scene.step(), NOTHING);
+    scene.event("a", Event::PrepareFailed);
+    assert_eq!(scene.step(), ["remove a"]);
+
+    let mut scene = Scene::running([spec("a")]);
+    scene.want([version("a", "v2")]);
+    scene.step();
+    scene.want([]);
+    assert_eq!(scene.step(), ["stop a"]);
+    scene.event("a", Event::Stopped);
+    assert_eq!(scene.step(), NOTHING, "the update is still under way");
+    scene.event("a", Event::Prepared);
+    assert_eq!(scene.step(), ["remove a"]);
+}
+
+#[test]
+fn one_broken_module_does_not_hold_up_another() {
+    let mut scene = Scene::running([spec("a"), spec("b")]);
+    scene.event("a", Event::Exited(134));
+    scene.at(3);
+    scene.event("b", Event::Exited(134));
+    assert_eq!(scene.wake_at(), Some(secs(10)));
+    scene.at(10);
+    assert_eq!(scene.step(), ["start a"]);
+    assert_eq!(scene.wake_at(), Some(secs(13)));
+}
+
+#[test]
+fn shutdown_goes_from_the_last_started_to_the_first_and_skips_what_is_down() {
+    let mut scene = Scene::running([order("a", 1), order("b", 2), order("c", 2), order("d", 3)]);
+    scene.event("d", Event::Exited(0));
+    assert_eq!(shutdown_order(&scene.observed), [vec![name("b"), name("c")], vec![name("a")]]);
+}

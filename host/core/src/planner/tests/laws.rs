@@ -1,0 +1,295 @@
+//! Laws, attacked by chance: a tiny supervisor carries out the plans, with instances and preparations that fail as chance
+//! will have it, and a deployment that changes under its hands.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// How long the model's work takes, in ms; much less than a back-off.
+const WORK: u64 = 700;
+
+/// Carries out plans. Work that was issued comes back [`WORK`] later.
+struct Model {
+    desired: Deployment,
+    observed: Observed,
+    now: Uptime,
+    pending: Vec<(Uptime, ModuleName, Work)>,
+    exits: Vec<(Uptime, ModuleName, i32)>,
+    /// When each start was issued.
+    starts: Vec<Uptime>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Work {
+    Prepare,
+    Start,
+    Stop,
+}
+
+/// What becomes of work.
+enum Fate {
+    Healthy,
+    /// Every instance crashes after 50 ms.
+    Crashing,
+    /// Chance from a list, cycled.
+    Dice(Vec<u8>, usize),
+}
+
+impl Fate {
+    fn roll(&mut self) -> Option<u8> {
+        let Self::Dice(dice, at) = self else { return None };
+        *at += 1;
+        Some(dice[*at % dice.len()])
+    }
+
+    fn prepare_fails(&mut self) -> bool {
+        self.roll().is_some_and(|roll| roll % 3 == 0)
+    }
+
+    /// After how many ms an instance exits with which code; none = it stays up.
+    fn life(&mut self) -> Option<(u64, i32)> {
+        match self.roll().map(u64::from) {
+            Some(roll) => (roll % 4 != 0).then_some((1 + roll * roll * 20, i32::from(roll % 3 == 0))),
+            None => matches!(self, Self::Crashing).then_some((50, 134)),
+        }
+    }
+}
+
+impl Model {
+    fn new(desired: Deployment) -> Self {
+        Self {
+            desired,
+            observed: Observed::default(),
+            now: Uptime::default(),
+            pending: Vec::new(),
+            exits: Vec::new(),
+            starts: Vec::new(),
+        }
+    }
+
+    /// Lets time pass until `end`, from one happening to the next.
+    fn run(&mut self, end: Uptime, fate: &mut Fate) {
+        self.settle();
+        while let Some(next) = self.next_happening().filter(|at| *at <= end) {
+            self.now = next;
+            for (_, name, work) in extract(&mut self.pending, |(at, ..)| *at <= next) {
+                self.complete(&name, work, fate);
+            }
+            for (_, name, code) in extract(&mut self.exits, |(at, ..)| *at <= next) {
+                let running = matches!(self.observed.modules[&name].state, ModuleState::Running { .. });
+                if running {
+                    self.observed.happened(&name, Event::Exited(code), next);
+                }
+            }
+            self.settle();
+        }
+        self.now = end;
+    }
+
+    /// Plans until nothing is to be done now, checking the laws of each plan.
+    fn settle(&mut self) {
+        for _ in 0..20 {
+            let plan = plan(&self.desired, &self.observed, self.now);
+            check_laws(&plan, self);
+            if plan.steps.is_empty() {
+                return;
+            }
+            plan.steps.iter().for_each(|step| self.issue(step));
+        }
+        panic!("plans never come to rest: {:?}", self.observed);
+    }
+
+    fn issue(&mut self, step: &Step) {
+        let work = match step {
+            Step::Prepare(_) => Some(Work::Prepare),
+            Step::Start(_) => Some(Work::Start),
+            Step::Stop(_) => Some(Work::Stop),
+            Step::Remove(_) | Step::Promote(_) | Step::Adopt(_) => None,
+        };
+        if let Some(work) = work {
+            self.pending.push((self.now.after(Duration::from_millis(WORK)), subject(step).clone(), work));
+        }
+        if work == Some(Work::Start) {
+            self.starts.push(self.now);
+        }
+        self.observed.issued(step);
+    }
+
+    fn next_happening(&self) -> Option<Uptime> {
+        let wake = plan(&self.desired, &self.observed, self.now).wake_at;
+        let pending = self.pending.iter().map(|(at, ..)| *at);
+        pending.chain(self.exits.iter().map(|(at, ..)| *at)).chain(wake).min()
+    }
+
+    fn complete(&mut self, name: &ModuleName, work: Work, fate: &mut Fate) {
+        let event = match work {
+            Work::Prepare if fate.prepare_fails() => Event::PrepareFailed,
+            Work::Prepare => Event::Prepared,
+            Work::Start => {
+                let exit =
+                    fate.life().map(|(ms, code)| (self.now.after(Duration::from_millis(ms)), name.clone(), code));
+                self.exits.extend(exit);
+                Event::Started
+            }
+            Work::Stop => {
+                self.exits.retain(|(_, other, _)| other != name);
+                // An instance that ended by itself before it could be stopped.
+                if !self.observed.modules[name].state.has_instance() {
+                    return;
+                }
+                Event::Stopped
+            }
+        };
+        self.observed.happened(name, event, self.now);
+    }
+}
+
+fn extract<T>(from: &mut Vec<T>, take: impl FnMut(&T) -> bool) -> Vec<T> {
+    let (taken, kept) = std::mem::take(from).into_iter().partition(take);
+    *from = kept;
+    taken
+}
+
+fn subject(step: &Step) -> &ModuleName {
+    match step {
+        Step::Prepare(spec) | Step::Adopt(spec) => &spec.name,
+        Step::Start(name) | Step::Stop(name) | Step::Remove(name) | Step::Promote(name) => name,
+    }
+}
+
+fn check_laws(plan: &Plan, model: &Model) {
+    let mut seen = std::collections::BTreeSet::new();
+    for step in &plan.steps {
+        let name = subject(step);
+        assert!(seen.insert(name), "two steps for {name}: {plan:?}");
+        match step {
+            Step::Start(name) => check_start(name, model),
+            Step::Stop(name) => assert!(matches!(model.observed.modules[name].state, ModuleState::Running { .. })),
+            Step::Remove(name) => assert!(!model.observed.modules[name].state.has_instance()),
+            Step::Prepare(spec) => {
+                assert_eq!(spec.desired_status, DesiredStatus::Running, "fetches what is desired stopped");
+                let busy = model.pending.iter().any(|(_, other, work)| (other, *work) == (name, Work::Prepare));
+                assert!(!busy, "two preparations of {name} at once");
+            }
+            Step::Promote(_) | Step::Adopt(_) => {}
+        }
+    }
+    assert!(plan.wake_at.is_none_or(|at| at >= model.now), "a wake-up in the past: {plan:?}");
+}
+
+fn check_start(name: &ModuleName, model: &Model) {
+    let wanted = &model.desired.modules[name];
+    assert_eq!(wanted.desired_status, DesiredStatus::Running);
+    let module = &model.observed.modules[name];
+    match module.state {
+        ModuleState::Prepared => assert!(!needs_new_instance(&module.spec, wanted), "starts an outdated version"),
+        ModuleState::Stopped => {}
+        ModuleState::Exited { at, code, .. } => {
+            assert!(model.now >= at.after(backoff(module.failures)), "starts before the back-off is over");
+            assert_ne!(wanted.restart_policy, RestartPolicy::Never);
+            assert!(code != 0 || wanted.restart_policy == RestartPolicy::Always);
+        }
+        ref other => panic!("starts {name} which is {other:?}"),
+    }
+}
+
+/// After a long time of health every module is as it is desired.
+fn check_final(model: &Model) {
+    for name in model.observed.modules.keys() {
+        assert!(model.desired.modules.contains_key(name), "{name} was not forgotten");
+    }
+    for wanted in model.desired.modules.values() {
+        let module = model.observed.modules.get(&wanted.name);
+        let runs = module.is_some_and(|module| matches!(module.state, ModuleState::Running { .. }));
+        if wanted.desired_status == DesiredStatus::Stopped {
+            assert!(!runs, "{module:?}");
+            continue;
+        }
+        let module = module.unwrap();
+        assert!(!needs_new_instance(&module.spec, wanted), "{module:?}");
+        // Only its own policy keeps it down, after an exit under this very spec.
+        let done = match module.state {
+            ModuleState::Exited { code, .. } => !restarts(wanted.restart_policy, code),
+            _ => false,
+        };
+        assert!(runs || done, "{module:?}");
+    }
+}
+
+fn any_spec(name: &'static str) -> impl Strategy<Value = ModuleSpec> {
+    let policies = [RestartPolicy::Never, RestartPolicy::OnFailure, RestartPolicy::OnUnhealthy, RestartPolicy::Always];
+    (0..3u32, 0..3u32, prop::bool::weighted(0.8), prop::sample::select(policies.to_vec())).prop_map(
+        move |(order, version, runs, policy)| {
+            with(name, |spec| {
+                spec.startup_order = order;
+                spec.version = version.to_string();
+                spec.restart_policy = policy;
+                spec.desired_status = if runs { DesiredStatus::Running } else { DesiredStatus::Stopped };
+            })
+        },
+    )
+}
+
+fn any_deployment() -> impl Strategy<Value = Deployment> {
+    let maybe = |name| prop::option::weighted(0.8, any_spec(name));
+    (maybe("a"), maybe("b"), maybe("c")).prop_map(|(a, b, c)| deployment([a, b, c].into_iter().flatten()))
+}
+
+/// Deployments and for how many ms each is in force.
+fn any_history() -> impl Strategy<Value = Vec<(Deployment, u64)>> {
+    // Often so short that work is under way when the deployment changes.
+    let pause = prop_oneof![0..3_000u64, 0..900_000u64];
+    prop::collection::vec((any_deployment(), pause), 1..8)
+}
+
+fn run_history(model: &mut Model, history: Vec<(Deployment, u64)>, dice: Vec<u8>) {
+    let mut fate = Fate::Dice(dice, 0);
+    for (desired, pause) in history {
+        model.desired = desired;
+        model.run(model.now.after(Duration::from_millis(pause)), &mut fate);
+    }
+}
+
+proptest! {
+    #[test]
+    fn plans_keep_the_laws_and_healthy_modules_end_as_they_are_desired(
+        history in any_history(),
+        dice in prop::collection::vec(any::<u8>(), 1..40),
+        last in any_deployment(),
+    ) {
+        let mut model = Model::new(Deployment::default());
+        run_history(&mut model, history, dice);
+        model.desired = last;
+        model.exits.clear();
+        model.run(model.now.after(MAX_BACKOFF * 4), &mut Fate::Healthy);
+        check_final(&model);
+    }
+
+    #[test]
+    fn starts_of_a_crashing_module_get_rarer_up_to_the_longest_back_off_but_never_end(hours in 1..5u64) {
+        let mut model = Model::new(deployment([spec("a")]));
+        model.run(secs(hours * 3600), &mut Fate::Crashing);
+        let gaps: Vec<Duration> = model.starts.windows(2).map(|pair| pair[1].since(pair[0])).collect();
+        prop_assert!(gaps.is_sorted(), "{:?}", gaps);
+        prop_assert!(gaps[0] >= FIRST_BACKOFF);
+        let longest = MAX_BACKOFF + Duration::from_millis(WORK + 50);
+        prop_assert_eq!(gaps.last(), Some(&longest));
+        prop_assert!(secs(hours * 3600).since(*model.starts.last().unwrap()) <= longest);
+    }
+
+    #[test]
+    fn the_back_off_never_falls_with_more_failures(failures in any::<u32>()) {
+        let (now, then) = (backoff(failures), backoff(failures.saturating_add(1)));
+        prop_assert!(FIRST_BACKOFF <= now && now <= then && then <= MAX_BACKOFF);
+    }
+
+    #[test]
+    fn the_same_picture_gives_the_same_plan(history in any_history(), dice in prop::collection::vec(any::<u8>(), 1..9)) {
+        let mut model = Model::new(Deployment::default());
+        run_history(&mut model, history, dice);
+        prop_assert_eq!(
+            plan(&model.desired, &model.observed.clone(), model.now),
+            plan(&model.desired.clone(), &model.observed, model.now)
+        );
+    }
+}

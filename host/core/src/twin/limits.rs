@@ -1,0 +1,149 @@
+//! The limits of twin documents, IoT Edge's and IoT Hub's numbers: what passes here passes there.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+/// Deepest level of an object or array; the document itself is level 0, and an array counts like an object.
+pub const MAX_DEPTH: usize = 10;
+/// Longest string in bytes of UTF-8.
+pub const MAX_STRING_BYTES: usize = 4096;
+/// Longest key in bytes of UTF-8.
+pub const MAX_KEY_BYTES: usize = 1024;
+/// Least integer.
+pub const MIN_INTEGER: i64 = -(1 << 52);
+/// Greatest integer.
+pub const MAX_INTEGER: i64 = (1 << 52) - 1;
+/// Largest section, and largest patch, in bytes of JSON text without white space.
+pub const MAX_SECTION_BYTES: usize = 32_768;
+
+/// A place in a document that breaks a limit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct TwinFault {
+    /// JSON path: `a.b[2].c`; empty for the whole document.
+    pub path: String,
+    /// The limit.
+    pub rule: TwinRule,
+}
+
+/// The limits, with what was found.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TwinRule {
+    /// Level of an object or array.
+    #[error("nested deeper than {MAX_DEPTH} levels")]
+    Depth,
+    /// Bytes of a string.
+    #[error("a string of {0} bytes, at most {MAX_STRING_BYTES} are allowed")]
+    StringLength(usize),
+    /// Bytes of a key.
+    #[error("a key of {0} bytes, at most {MAX_KEY_BYTES} are allowed")]
+    KeyLength(usize),
+    /// A character in a key.
+    #[error("a key may not contain {0:?} (nor any of `.`, `$`, `#`, white space and control characters)")]
+    KeyCharacter(char),
+    /// An integer.
+    #[error("{0} is outside of the range of integers, {MIN_INTEGER} to {MAX_INTEGER}")]
+    Integer(String),
+    /// Null inside of an array.
+    #[error("null may not stand inside an array")]
+    NullInArray,
+    /// Bytes of the whole.
+    #[error("{0} bytes of JSON, at most {MAX_SECTION_BYTES} are allowed")]
+    Size(usize),
+}
+
+impl fmt::Display for TwinFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.path.is_empty() { self.rule.fmt(f) } else { write!(f, "{}: {}", self.path, self.rule) }
+    }
+}
+
+/// Checks a patch; null (delete this key) is allowed outside of arrays.
+///
+/// # Errors
+/// The first limit that it breaks, and where.
+pub fn validate_patch(patch: &Map<String, Value>) -> Result<(), TwinFault> {
+    twin_faults(patch).into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Checks a whole document: the result of a patch, or a section of a manifest. Its limits are those of a patch; a null in
+/// it means that the key is not there.
+///
+/// # Errors
+/// The first limit that it breaks, and where.
+pub fn validate_desired(document: &Map<String, Value>) -> Result<(), TwinFault> {
+    validate_patch(document)
+}
+
+/// Every place of a document that breaks a limit, in the order of the document; the size of the whole comes last.
+#[must_use]
+pub fn twin_faults(document: &Map<String, Value>) -> Vec<TwinFault> {
+    let mut check = Check { path: String::new(), faults: Vec::new() };
+    check.object(document, 0, false);
+    let size = serde_json::to_vec(document).map_or(usize::MAX, |text| text.len());
+    if size > MAX_SECTION_BYTES {
+        check.faults.push(TwinFault { path: String::new(), rule: TwinRule::Size(size) });
+    }
+    check.faults
+}
+
+struct Check {
+    path: String,
+    faults: Vec<TwinFault>,
+}
+
+impl Check {
+    fn object(&mut self, object: &Map<String, Value>, level: usize, in_array: bool) {
+        for (key, value) in object {
+            let dot = if self.path.is_empty() { "" } else { "." };
+            // A key of a megabyte does not belong into an error message.
+            let shown: String = key.chars().take(64).flat_map(char::escape_debug).collect();
+            self.inside(&format!("{dot}{shown}"), |check| {
+                check.key(key);
+                check.value(value, level + 1, in_array);
+            });
+        }
+    }
+
+    fn value(&mut self, value: &Value, level: usize, in_array: bool) {
+        match value {
+            Value::Null if in_array => self.fault(TwinRule::NullInArray),
+            Value::Null | Value::Bool(_) => {}
+            Value::Number(number) => {
+                let fits = number.as_i64().is_some_and(|n| (MIN_INTEGER..=MAX_INTEGER).contains(&n));
+                if !number.is_f64() && !fits {
+                    self.fault(TwinRule::Integer(number.to_string()));
+                }
+            }
+            Value::String(text) if text.len() > MAX_STRING_BYTES => self.fault(TwinRule::StringLength(text.len())),
+            Value::String(_) => {}
+            Value::Array(_) | Value::Object(_) if level > MAX_DEPTH => self.fault(TwinRule::Depth),
+            Value::Object(object) => self.object(object, level, in_array),
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    self.inside(&format!("[{index}]"), |check| check.value(item, level + 1, true));
+                }
+            }
+        }
+    }
+
+    fn key(&mut self, key: &str) {
+        if key.len() > MAX_KEY_BYTES {
+            self.fault(TwinRule::KeyLength(key.len()));
+        }
+        if let Some(c) = key.chars().find(|c| c.is_control() || c.is_whitespace() || ".$#".contains(*c)) {
+            self.fault(TwinRule::KeyCharacter(c));
+        }
+    }
+
+    fn inside(&mut self, step: &str, check: impl FnOnce(&mut Self)) {
+        let length = self.path.len();
+        self.path.push_str(step);
+        check(self);
+        self.path.truncate(length);
+    }
+
+    fn fault(&mut self, rule: TwinRule) {
+        self.faults.push(TwinFault { path: self.path.clone(), rule });
+    }
+}

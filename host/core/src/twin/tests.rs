@@ -1,0 +1,275 @@
+//! Facts about twins.
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+fn map(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        other => panic!("not an object: {other}"),
+    }
+}
+
+fn check_merge(target: Value, patch: Value, expected: Value) {
+    let mut document = map(target);
+    merge_patch(&mut document, &map(patch));
+    assert_eq!(Value::Object(document), expected);
+}
+
+#[test]
+fn a_patch_merges_objects_deletes_by_null_and_replaces_the_rest() {
+    check_merge(json!({"a": 1, "b": 2}), json!({"a": null}), json!({"b": 2}));
+    check_merge(json!({"a": {"b": 1, "c": 2}}), json!({"a": {"b": 9}}), json!({"a": {"b": 9, "c": 2}}));
+    check_merge(json!({"a": [1, 2]}), json!({"a": [3]}), json!({"a": [3]}));
+    check_merge(json!({"a": 1}), json!({"a": {"b": 2}}), json!({"a": {"b": 2}}));
+    check_merge(json!({"a": {"b": 2}}), json!({"a": 1}), json!({"a": 1}));
+    check_merge(json!({}), json!({"missing": null}), json!({}));
+    check_merge(json!({"a": {"b": 1}}), json!({"a": {}}), json!({"a": {"b": 1}}));
+}
+
+#[test]
+fn nulls_nested_under_a_new_key_are_dropped_as_the_rfc_says() {
+    check_merge(json!({}), json!({"a": {"b": null, "c": {"d": null}}}), json!({"a": {"c": {}}}));
+    check_merge(json!({"a": 1}), json!({"a": {"b": null}}), json!({"a": {}}));
+}
+
+#[test]
+fn a_difference_names_only_what_changed() {
+    let from = map(json!({"same": 1, "gone": 2, "in": {"same": 1, "gone": 2, "new": 3}, "list": [1]}));
+    let to = map(json!({"same": 1, "in": {"same": 1, "new": 4}, "list": [1, 2], "added": {}}));
+    let patch = json!({"gone": null, "in": {"gone": null, "new": 4}, "list": [1, 2], "added": {}});
+    assert_eq!(Value::Object(diff(&from, &to)), patch);
+}
+
+fn nested(levels: usize) -> Value {
+    (0..levels).fold(json!(1), |inner, _| json!({ "k": inner }))
+}
+
+#[test]
+fn every_limit_names_its_place() {
+    let long = "x".repeat(MAX_STRING_BYTES + 1);
+    let cases = [
+        (json!({"a": {"b": long}}), "a.b: a string of 4097 bytes, at most 4096 are allowed"),
+        (json!({"a": [1, {"b.c": 2}]}), "a[1].b.c: a key may not contain '.'"),
+        (json!({"$version": 1}), "$version: a key may not contain '$'"),
+        (json!({"a#": 1}), "a#: a key may not contain '#'"),
+        (json!({"a b": 1}), "a b: a key may not contain ' '"),
+        (json!({"a\u{1}": 1}), "a\\u{1}: a key may not contain '\\u{1}'"),
+        (json!({"a": MAX_INTEGER + 1}), "a: 4503599627370496 is outside of the range of integers"),
+        (json!({"a": MIN_INTEGER - 1}), "a: -4503599627370497 is outside of the range of integers"),
+        (json!({"a": u64::MAX}), "a: 18446744073709551615 is outside of the range of integers"),
+        (json!({"a": [[null]]}), "a[0][0]: null may not stand inside an array"),
+        (json!({"a": [{"b": null}]}), "a[0].b: null may not stand inside an array"),
+        (nested(12), "k.k.k.k.k.k.k.k.k.k.k: nested deeper than 10 levels"),
+    ];
+    for (document, expected) in cases {
+        let fault = validate_patch(&map(document)).unwrap_err().to_string();
+        assert!(fault.starts_with(expected), "{fault}");
+    }
+}
+
+#[test]
+fn a_long_key_is_a_fault_and_is_shown_cut() {
+    let fault = validate_patch(&map(json!({ "k".repeat(MAX_KEY_BYTES + 1): 1 }))).unwrap_err();
+    assert_eq!(fault.to_string(), format!("{}: a key of 1025 bytes, at most 1024 are allowed", "k".repeat(64)));
+}
+
+#[test]
+fn what_is_just_within_the_limits_passes() {
+    let document = json!({
+        "k".repeat(MAX_KEY_BYTES): "x".repeat(MAX_STRING_BYTES),
+        "int": [MAX_INTEGER, MIN_INTEGER],
+        "float": 1e300,
+        "gone": null,
+        "deep": nested(10),
+    });
+    assert_eq!(validate_patch(&map(document)), Ok(()));
+}
+
+#[test]
+fn the_size_of_the_whole_is_that_of_its_json_text() {
+    let filled = |bytes: usize| {
+        let keys = (0..8).map(|i| (format!("k{i}"), json!("x".repeat(4000))));
+        let mut document: Map<String, Value> = keys.collect();
+        let rest = bytes - serde_json::to_vec(&document).unwrap().len() - r#","z":"""#.len();
+        document.insert("z".into(), json!("x".repeat(rest)));
+        document
+    };
+    assert_eq!(validate_desired(&filled(MAX_SECTION_BYTES)), Ok(()));
+    let fault = validate_desired(&filled(MAX_SECTION_BYTES + 1)).unwrap_err();
+    assert_eq!(fault.to_string(), "32769 bytes of JSON, at most 32768 are allowed");
+}
+
+#[test]
+fn all_faults_of_a_document_are_found() {
+    let document = map(json!({"a.b": {"c d": null}, "list": [null], "n": i64::MAX}));
+    let places: Vec<String> = twin_faults(&document).into_iter().map(|fault| fault.path).collect();
+    assert_eq!(places, ["a.b", "a.b.c d", "list[0]", "n"]);
+}
+
+#[test]
+fn a_manifest_section_replaces_the_desired_properties_once() {
+    let mut twin = Twin::new();
+    let section = map(json!({"limit": 30, "unit": "C"}));
+    assert_eq!(twin.apply_manifest_section(Some(&section), 4), Some(section.clone()));
+    assert_eq!((twin.desired(), twin.desired_version()), (&section, 2));
+    assert_eq!(twin.desired_origin(), Origin::Manifest { deployment_version: 4 });
+
+    twin.set_desired(&map(json!({"limit": 35}))).unwrap();
+    assert_eq!(twin.apply_manifest_section(Some(&section), 5), None, "`twin set` survives a re-apply");
+    assert_eq!(twin.apply_manifest_section(None, 6), None, "a manifest without a section leaves the twin alone");
+    assert_eq!((&twin.desired()["limit"], twin.desired_origin()), (&json!(35), Origin::Local));
+
+    let changed = map(json!({"limit": 40}));
+    let patch = twin.apply_manifest_section(Some(&changed), 7);
+    assert_eq!(patch, Some(map(json!({"limit": 40, "unit": null}))));
+    assert_eq!((twin.desired(), twin.desired_version()), (&changed, 4));
+}
+
+#[test]
+fn a_new_section_that_says_what_is_already_so_makes_no_new_version() {
+    let mut twin = Twin::new();
+    twin.set_desired(&map(json!({"limit": 35}))).unwrap();
+    let section = map(json!({"limit": 35, "gone": null}));
+    assert_eq!(twin.apply_manifest_section(Some(&section), 1), None);
+    assert_eq!((twin.desired_version(), twin.desired_origin()), (2, Origin::Local));
+    assert_eq!(twin.manifest_section(), Some(&section));
+}
+
+#[test]
+fn setting_returns_what_really_changed() {
+    let mut twin = Twin::new();
+    twin.set_desired(&map(json!({"a": 1, "b": {"c": 2}}))).unwrap();
+    let patch = twin.set_desired(&map(json!({"a": 1, "b": {"c": 3}, "missing": null}))).unwrap();
+    assert_eq!((patch, twin.desired_version()), (map(json!({"b": {"c": 3}})), 3));
+    let patch = twin.set_desired(&map(json!({"a": 1}))).unwrap();
+    assert_eq!((patch, twin.desired_version()), (Map::new(), 3));
+}
+
+#[test]
+fn a_refused_patch_changes_nothing() {
+    let mut twin = Twin::new();
+    twin.report(&map(json!({"a": 1}))).unwrap();
+    twin.set_desired(&map(json!({"a": 1}))).unwrap();
+    let before = twin.clone();
+    assert!(twin.report(&map(json!({"b": 1, "c d": 2}))).is_err());
+    assert!(twin.set_desired(&map(json!({"b": [null]}))).is_err());
+    assert_eq!(twin, before);
+}
+
+#[test]
+fn patches_that_are_small_each_cannot_grow_a_section_beyond_its_limit() {
+    let mut twin = Twin::new();
+    let mut patch_of = |key: usize| twin.report(&map(json!({ format!("k{key}"): "x".repeat(4096) })));
+    let refused = (0..20).map(&mut patch_of).find_map(Result::err).unwrap();
+    assert!(matches!(refused.rule, TwinRule::Size(_)));
+    assert!(serde_json::to_vec(twin.reported()).unwrap().len() <= MAX_SECTION_BYTES);
+}
+
+#[test]
+fn reported_versions_rise_by_one_with_each_change() {
+    let mut twin = Twin::new();
+    assert_eq!(twin.reported_version(), 1);
+    assert_eq!(twin.report(&map(json!({"a": 1}))), Ok(2));
+    assert_eq!(twin.report(&map(json!({"a": 1}))), Ok(2));
+    assert_eq!(twin.report(&map(json!({"a": null}))), Ok(3));
+}
+
+#[test]
+fn an_answer_to_desired_properties_always_fits_into_a_report() {
+    let ack = TwinAck { code: 200, description: format!("{}é", "x".repeat(4095)) };
+    let patch = desired_ack(&ack, 7);
+    assert_eq!(patch["desiredAck"]["version"], json!(7));
+    assert_eq!(patch["desiredAck"]["code"], json!(200));
+    assert_eq!(patch["desiredAck"]["description"].as_str().unwrap().len(), 4095);
+    assert!(Twin::new().report(&patch).is_ok());
+}
+
+#[test]
+fn a_stored_twin_comes_back_as_it_was_and_says_its_format() {
+    let mut twin = Twin::new();
+    twin.apply_manifest_section(Some(&map(json!({"limit": 30}))), 3);
+    twin.report(&map(json!({"ok": true}))).unwrap();
+    let bytes = twin.to_bytes();
+    assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap()["format"], json!(1));
+    assert_eq!(Twin::from_bytes(&bytes).unwrap(), twin);
+}
+
+#[test]
+fn a_newer_format_is_refused_before_anything_else_is_read() {
+    let fault = Twin::from_bytes(br#"{"format":2,"desired":"of another kind"}"#).unwrap_err();
+    assert!(fault.to_string().contains("format 2"), "{fault}");
+    assert!(Twin::from_bytes(br#"{"desired":{}}"#).is_err());
+    assert!(Twin::from_bytes(b"").is_err());
+}
+
+/// Documents without null, with few keys so that they meet.
+fn any_document() -> impl Strategy<Value = Map<String, Value>> {
+    let leaf = prop_oneof![
+        any::<bool>().prop_map(Value::from),
+        (-5i64..5).prop_map(Value::from),
+        "[a-c]{0,2}".prop_map(Value::from),
+    ];
+    let tree = leaf.prop_recursive(4, 24, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            prop::collection::btree_map("[a-d]", inner, 0..4).prop_map(|map| map.into_iter().collect()),
+        ]
+    });
+    prop::collection::btree_map("[a-d]", tree, 0..4).prop_map(|map| map.into_iter().collect())
+}
+
+/// Patches: documents with nulls put in for some of the values.
+fn any_patch() -> impl Strategy<Value = Map<String, Value>> {
+    (any_document(), any_document()).prop_map(|(from, to)| diff(&from, &to))
+}
+
+fn merged(target: &Map<String, Value>, patch: &Map<String, Value>) -> Map<String, Value> {
+    let mut result = target.clone();
+    merge_patch(&mut result, patch);
+    result
+}
+
+proptest! {
+    #[test]
+    fn a_difference_turns_one_document_into_the_other(from in any_document(), to in any_document()) {
+        prop_assert_eq!(merged(&from, &diff(&from, &to)), to);
+    }
+
+    #[test]
+    fn equal_documents_differ_by_nothing_and_nothing_changes_nothing(document in any_document()) {
+        prop_assert!(diff(&document, &document).is_empty());
+        prop_assert_eq!(merged(&document, &Map::new()), document);
+    }
+
+    #[test]
+    fn a_patch_applied_twice_is_a_patch_applied_once(document in any_document(), patch in any_patch()) {
+        let once = merged(&document, &patch);
+        prop_assert_eq!(merged(&once, &patch), once);
+    }
+
+    #[test]
+    fn no_null_survives_a_merge(document in any_document(), patch in any_patch()) {
+        let text = serde_json::to_string(&merged(&document, &patch)).unwrap();
+        prop_assert!(!text.contains("null"), "{}", text);
+    }
+
+    #[test]
+    fn a_module_that_merges_the_patches_it_is_sent_holds_the_desired_properties(
+        writes in prop::collection::vec((any::<bool>(), any_patch()), 0..8),
+    ) {
+        let (mut twin, mut module, mut version) = (Twin::new(), Map::new(), 1);
+        for (number, (from_manifest, patch)) in (0u64..).zip(writes) {
+            let sent = match from_manifest {
+                true => twin.apply_manifest_section(Some(&patch), number).unwrap_or_default(),
+                false => twin.set_desired(&patch).unwrap(),
+            };
+            version += u64::from(!sent.is_empty());
+            merge_patch(&mut module, &sent);
+            prop_assert_eq!(&module, twin.desired());
+            prop_assert_eq!(version, twin.desired_version());
+        }
+    }
+}
