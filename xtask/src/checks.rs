@@ -1,10 +1,10 @@
 //! `cargo xtask ci`: every check that a change must pass, tests last. `.ci/run` is this and nothing else.
 
-use std::{fs, path::PathBuf, time::Instant};
+use std::{path::PathBuf, time::Instant};
 
 use crate::{
     Result, guests, setup,
-    shell::{cargo, command, output, root, run, run_quietly, say, target},
+    shell::{cargo, output, root, run, say},
     test,
 };
 
@@ -22,11 +22,18 @@ const SECTIONS: [Section; 8] = [
     ("tests", |choice| test::test(choice, &[])),
 ];
 
-/// Runs the sections in order and stops at the first that fails. Nothing is printed after the tests' own summary.
-pub(crate) fn ci(choice: guests::Choice) -> Result<()> {
+/// Runs the sections in order, or those whose heading contains one of `names`, and stops at the first that fails.
+/// Nothing is printed after the tests' own summary.
+pub(crate) fn ci(choice: guests::Choice, names: &[String]) -> Result<()> {
+    let wanted = |heading: &str| names.is_empty() || names.iter().any(|name| heading.contains(name.as_str()));
+    let sections: Vec<&Section> = SECTIONS.iter().filter(|(heading, _)| wanted(heading)).collect();
+    if sections.is_empty() {
+        let headings: Vec<&str> = SECTIONS.iter().map(|(heading, _)| *heading).collect();
+        return Err(format!("no such section; there are: {}", headings.join("; ")));
+    }
     let start = Instant::now();
-    for (number, (heading, check)) in SECTIONS.iter().enumerate() {
-        eprintln!("\n== {}/{} {heading} (at {} s)", number + 1, SECTIONS.len(), start.elapsed().as_secs());
+    for (number, (heading, check)) in sections.iter().enumerate() {
+        eprintln!("\n== {}/{} {heading} (at {} s)", number + 1, sections.len(), start.elapsed().as_secs());
         check(choice).map_err(|err| format!("{heading}: {err}"))?;
     }
     Ok(())
@@ -46,36 +53,37 @@ fn core_is_pure(_: guests::Choice) -> Result<()> {
     found.map_or(Ok(()), |name| Err(format!("marram-core depends on {name}; see host/ARCHITECTURE.md")))
 }
 
+/// The two workspaces: the host's and the guests'.
+fn workspaces() -> [PathBuf; 2] {
+    [root(), root().join("guest-examples")]
+}
+
 fn deny() -> Result<()> {
-    run(cargo().args(["deny", "--locked", "--log-level", "error", "check", "bans", "licenses", "sources"]))
+    for workspace in workspaces() {
+        let manifest = workspace.join("Cargo.toml");
+        let mut deny = cargo();
+        deny.args(["deny", "--locked", "--log-level", "error", "--manifest-path"]).arg(manifest);
+        run(deny.args(["check", "--config"]).arg(root().join("deny.toml")).args(["bans", "licenses", "sources"]))?;
+    }
+    Ok(())
 }
 
 /// The advisories come as a snapshot that stands beside the checkout, because CI cannot clone them; a machine without
 /// the snapshot fetches them itself.
 fn audit() -> Result<()> {
     let snapshot = root().join("../shared/advisory-db");
-    let mut audit = cargo();
-    audit.args(["audit", "--quiet"]);
-    if snapshot.is_dir() {
-        audit.args(["--no-fetch", "--stale", "--db"]).arg(as_repository(&snapshot)?);
-    } else {
+    if !snapshot.is_dir() {
         say("advisories: no snapshot beside the checkout; cargo-audit fetches them");
     }
-    run(&mut audit)
-}
-
-/// A copy of the snapshot in a git repository of its own: cargo-audit reads nothing else.
-fn as_repository(snapshot: &std::path::Path) -> Result<PathBuf> {
-    let copy = target().join("advisory-db");
-    crate::shell::remove_folder(&copy)?;
-    run_quietly(command("cp").arg("-r").arg(snapshot).arg(&copy))?;
-    run_quietly(command("chmod").args(["-R", "u+w"]).arg(&copy))?;
-    let git = |args: &[&str]| run_quietly(command("git").current_dir(&copy).args(args));
-    git(&["init", "--quiet"])?;
-    git(&["add", "--all", "--force"])?;
-    let who = ["-c", "user.name=xtask", "-c", "user.email=xtask@localhost", "-c", "commit.gpgsign=false"];
-    git(&[&who[..], &["commit", "--quiet", "--message", "snapshot"]].concat())?;
-    fs::canonicalize(&copy).map_err(|err| format!("cannot find {}: {err}", copy.display()))
+    for workspace in workspaces() {
+        let mut audit = cargo();
+        audit.args(["audit", "--quiet", "--deny", "warnings", "--file"]).arg(workspace.join("Cargo.lock"));
+        if snapshot.is_dir() {
+            audit.args(["--no-fetch", "--stale", "--db"]).arg(&snapshot);
+        }
+        run(&mut audit)?;
+    }
+    Ok(())
 }
 
 fn lints(choice: guests::Choice) -> Result<()> {
@@ -94,7 +102,10 @@ fn lints(choice: guests::Choice) -> Result<()> {
             "warnings",
         ])),
         // clippy is tied to the compiler that it came with.
-        guests::Toolchain::Debian { .. } => Ok(say("lints: the guests' are left out under the fallback toolchain")),
+        guests::Toolchain::Debian { .. } => {
+            say("lints: the guests' are left out under the fallback toolchain");
+            Ok(())
+        }
     }
 }
 

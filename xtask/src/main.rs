@@ -25,9 +25,9 @@ usage: cargo xtask COMMAND
   demo [--release]        runs the main job on this machine: registry, host, two modules, a change, a summary
   test [ARGS...]          sets up, builds guests and host, runs all tests; ARGS go to `cargo nextest run`
   guests [NAME...]        builds the guests in guest-examples/ as WebAssembly components
-  bench [NAME...] [--json]  measures; NAME picks figures that contain it
+  bench [--json] [NAME...] measures; NAME picks the figures that contain it
   setup                   installs what is missing: guest toolchain, registry, test runner, checkers
-  ci                      what .ci/run runs: format, lints, docs, licences, advisories, tests
+  ci [SECTION...]         what .ci/run runs: format, licences, advisories, lints, documentation, tests
 
 `--force-fallback` (demo, test, guests, setup, ci), or MARRAM_GUEST_TOOLCHAIN=debian in the environment, builds the
 guests with the toolchain for machines whose rustup cannot download.";
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
             bench::bench(guests, &args, json)
         }
         "setup" => nothing_left(&args).and_then(|()| setup::setup(guests)),
-        "ci" => nothing_left(&args).and_then(|()| checks::ci(guests)),
+        "ci" => checks::ci(guests, &args),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
             Ok(())

@@ -1,0 +1,67 @@
+//! Reads the journal of the embedded upstream as it grows: one JSON line a message, in files that follow each other.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+/// Where we are in the journal.
+pub(crate) struct Journal {
+    folder: PathBuf,
+    /// The file that is being read, and how many bytes of it were.
+    at: (PathBuf, usize),
+}
+
+/// A message that went upstream.
+pub(crate) struct Entry {
+    /// For a person, on one line.
+    pub(crate) shown: String,
+    /// Its property `alert`.
+    pub(crate) alert: String,
+}
+
+impl Journal {
+    /// The journal in the folder `upstream` of a data folder; it need not exist yet.
+    pub(crate) fn new(data: &Path) -> Self {
+        Self { folder: data.join("upstream"), at: Default::default() }
+    }
+
+    /// What was written since the last call. A line without its end is left for the next one.
+    pub(crate) fn read_on(&mut self) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        for file in self.files_from_here() {
+            if file != self.at.0 {
+                self.at = (file, 0);
+            }
+            // A file that was rotated away meanwhile has been read to its end, or will not be.
+            let text = fs::read(&self.at.0).unwrap_or_default();
+            let fresh = text.get(self.at.1..).unwrap_or_default();
+            let whole = fresh.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            entries.extend(String::from_utf8_lossy(&fresh[..whole]).lines().map(Entry::read));
+            self.at.1 += whole;
+        }
+        entries
+    }
+
+    /// Names sort by age.
+    fn files_from_here(&self) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return Vec::new() };
+        let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl") && *path >= self.at.0);
+        files.sort();
+        files
+    }
+}
+
+impl Entry {
+    fn read(line: &str) -> Self {
+        let message: Value = serde_json::from_str(line).unwrap_or_default();
+        let alert = message.pointer("/properties/alert").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let source = message.get("source").and_then(Value::as_str).unwrap_or("?");
+        let body = message.get("body").map(Value::to_string).unwrap_or_default();
+        let body: String = body.chars().take(120).collect();
+        Self { shown: format!("  {source}  [{alert}]  {body}"), alert }
+    }
+}
