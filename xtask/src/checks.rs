@@ -60,10 +60,10 @@ fn workspaces() -> [PathBuf; 2] {
 
 fn deny() -> Result<()> {
     for workspace in workspaces() {
-        let manifest = workspace.join("Cargo.toml");
         let mut deny = cargo();
-        deny.args(["deny", "--locked", "--log-level", "error", "--manifest-path"]).arg(manifest);
-        run(deny.args(["check", "--config"]).arg(root().join("deny.toml")).args(["bans", "licenses", "sources"]))?;
+        deny.args(["deny", "--locked", "--log-level", "error"]);
+        deny.arg("--manifest-path").arg(workspace.join("Cargo.toml")).arg("--config").arg(root().join("deny.toml"));
+        run(deny.args(["check", "bans", "licenses", "sources"]))?;
     }
     Ok(())
 }
