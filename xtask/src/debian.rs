@@ -73,11 +73,12 @@ pub(crate) fn download(packages: &[&str], folder: &Path) -> Result<()> {
     remove_folder(&debs)
 }
 
-/// No lock and a cache of our own: another apt may run, and the packages are not installed.
+/// No lock and a cache of our own: another apt may run, and the packages are not installed. `--reinstall` brings also
+/// those that the system has.
 fn fetch(packages: &[&str], debs: &Path) -> Result<()> {
     run_quietly(
         command("apt-get")
-            .args(["install", "-y", "-qq", "--no-install-recommends", "--download-only"])
+            .args(["install", "-y", "-qq", "--no-install-recommends", "--download-only", "--reinstall"])
             .args(["-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=root", "-o"])
             .arg(format!("Dir::Cache::archives={}", debs.display()))
             .args(packages),
