@@ -1,1 +1,28 @@
-//! Placeholder.
+//! Joins the worlds: supervises modules, routes and delivers messages, keeps twins, answers the control API.
+//!
+//! Does, and holds no policy: what to do is decided in `marram-core`. Knows the engine, the registry, the disk and the
+//! cloud only through [`marram_core::ports`].
+
+mod agent;
+mod clock;
+pub mod control;
+mod delivery;
+mod doorbell;
+mod endpoint;
+mod link;
+mod logs;
+mod router;
+mod status;
+mod supervisor;
+mod twins;
+mod upstream;
+
+pub use agent::{Agent, Applied, ApplyError, Config, ModuleError, StartError, TwinView};
+pub use clock::Clock;
+pub use control::{SocketError, serve};
+pub use endpoint::{Endpoint, EndpointStats, INPUT_QUEUE_BYTES, UPSTREAM_QUEUE_BYTES};
+pub use link::ModuleLink;
+pub use logs::LogLine;
+pub use router::Router;
+pub use status::{ModuleStatus, QueueStatus, Status};
+pub use twins::TwinError;

@@ -12,4 +12,5 @@ pub mod ports;
 pub mod queue;
 pub mod route;
 pub mod time;
+pub mod timers;
 pub mod twin;

@@ -245,7 +245,9 @@ fn keep_running(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, now
     }
 }
 
-fn restarts(policy: RestartPolicy, code: i32) -> bool {
+/// Whether a module with this policy is started again after an exit with this code.
+#[must_use]
+pub fn restarts(policy: RestartPolicy, code: i32) -> bool {
     match policy {
         RestartPolicy::Never => false,
         RestartPolicy::OnFailure | RestartPolicy::OnUnhealthy => code != 0,

@@ -115,13 +115,18 @@ impl EndpointQueue {
         self.bytes
     }
 
+    /// Whether `size` more bytes fit without dropping anything; a message always fits into an empty queue.
+    #[must_use]
+    pub fn fits(&self, size: usize) -> bool {
+        self.bytes + size <= self.max_bytes || self.len == 0
+    }
+
     /// Whether `size` more bytes fit. When they do not, what has expired is dropped first.
     pub fn has_room(&mut self, size: usize, now: Uptime) -> bool {
-        if self.bytes + size <= self.max_bytes || self.len == 0 {
-            return true;
+        if !self.fits(size) {
+            self.drop_expired(now);
         }
-        self.drop_expired(now);
-        self.bytes + size <= self.max_bytes || self.len == 0
+        self.fits(size)
     }
 
     /// Adds a message at the end of its stream. The caller has asked [`EndpointQueue::has_room`].
@@ -278,6 +283,14 @@ impl EndpointQueue {
         for item in expired {
             self.forget(item, DropReason::Expired);
         }
+    }
+
+    /// Messages that are out for delivery.
+    #[must_use]
+    pub fn out(&self) -> usize {
+        let ready: usize = self.ready.iter().map(VecDeque::len).sum();
+        let blocked: usize = self.blocked.values().map(|blocked| blocked.items.len()).sum();
+        self.len - ready - blocked
     }
 
     /// When the next blocked stream may be tried again; none = nothing waits for time.

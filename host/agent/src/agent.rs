@@ -1,0 +1,408 @@
+//! The agent as the outside sees it: start, apply, ask, shut down.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use marram_core::{
+    deployment::Deployment,
+    manifest::{self, Faults, Finding},
+    name::ModuleName,
+    ports::{DocumentError, Documents, Engine, Images, Upstream},
+    twin::Origin,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    clock::Clock,
+    logs::LogLine,
+    router::Router,
+    status::Status,
+    supervisor::{Deployed, EVENTS, Event, Supervisor, Worlds},
+    twins::{TwinError, Twins, blocking},
+    upstream::{DRAIN, UpstreamTask},
+};
+
+/// The name of the stored deployment.
+const DEPLOYMENT: &str = "deployment";
+
+/// What an agent is made of.
+pub struct Config {
+    /// The device's id.
+    pub device_id: String,
+    /// Runs components.
+    pub engine: Arc<dyn Engine>,
+    /// Brings components.
+    pub images: Arc<dyn Images>,
+    /// The last hop of `$upstream`.
+    pub upstream: Arc<dyn Upstream>,
+    /// Keeps deployment and twins.
+    pub documents: Arc<dyn Documents>,
+    /// Checks an image reference while a manifest is read.
+    pub check_image: fn(&str) -> Result<(), String>,
+}
+
+/// The running agent. Dropping it does not stop it; [`Agent::shut_down`] does.
+pub struct Agent {
+    clock: Clock,
+    router: Arc<Router>,
+    twins: Arc<Twins>,
+    documents: Arc<dyn Documents>,
+    check_image: fn(&str) -> Result<(), String>,
+    events: mpsc::Sender<Event>,
+    /// One deployment at a time, from its text to the supervisor.
+    in_force: tokio::sync::Mutex<Option<Stored>>,
+    deployment_version: AtomicU64,
+    upstream_task: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+    stopped: watch::Sender<bool>,
+}
+
+/// The stored deployment.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Stored {
+    format: u32,
+    version: u64,
+    accepted_ms: u64,
+    manifest: serde_json::Value,
+}
+
+const FORMAT: u32 = 1;
+
+/// What became of a manifest that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Applied {
+    /// Version of the deployment in force.
+    pub version: u64,
+    /// False: it is the one that was in force already.
+    pub changed: bool,
+    /// Oddities that do not stop it.
+    pub warnings: Vec<String>,
+}
+
+/// Why a manifest was not accepted. The deployment in force stays.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The document is bad.
+    #[error("{0}")]
+    Bad(Faults),
+    /// It could not be stored.
+    #[error("cannot store the deployment: {0}")]
+    Store(DocumentError),
+    /// It is in force, but a module's desired properties could not be stored.
+    #[error("the deployment is in force, but the twin of `{module}` could not be changed: {source}")]
+    Twin {
+        /// Whose.
+        module: ModuleName,
+        /// Why.
+        source: TwinError,
+    },
+    /// The host is ending.
+    #[error("the host is stopping")]
+    Stopping,
+}
+
+/// Why an agent could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data folder cannot be read.
+    #[error("cannot read the stored deployment: {0}")]
+    Documents(#[from] DocumentError),
+}
+
+/// A module's twin as the operator sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TwinView {
+    /// The desired properties.
+    pub desired: serde_json::Value,
+    /// Their version.
+    pub desired_version: u64,
+    /// Who wrote them: `manifest` (with the deployment's version) or `local`.
+    pub desired_origin: String,
+    /// The reported properties.
+    pub reported: serde_json::Value,
+    /// Their version.
+    pub reported_version: u64,
+}
+
+/// Why a question about a module has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ModuleError {
+    /// No such module.
+    #[error("there is no module `{0}` in the deployment; `marram list` shows the names")]
+    Unknown(String),
+    /// Its state does not allow it.
+    #[error("{0}")]
+    Refused(String),
+    /// Its twin cannot be read or written.
+    #[error(transparent)]
+    Twin(#[from] TwinError),
+    /// The host is ending.
+    #[error("the host is stopping")]
+    Stopping,
+}
+
+impl Agent {
+    /// Starts the agent with the deployment that is stored, without asking any network.
+    ///
+    /// # Errors
+    /// The data folder cannot be read.
+    pub async fn start(config: Config) -> Result<Arc<Self>, StartError> {
+        let clock = Clock::start();
+        let router = Arc::new(Router::new(clock));
+        let twins = Arc::new(Twins::new(config.documents.clone()));
+        let (events, receiver) = mpsc::channel(EVENTS);
+        let (upstream_closing, closing) = watch::channel(false);
+        let upstream = UpstreamTask { clock, router: router.clone(), upstream: config.upstream, closing };
+        let worlds = Worlds {
+            clock,
+            device_id: config.device_id,
+            router: router.clone(),
+            twins: twins.clone(),
+            engine: config.engine,
+            images: config.images,
+            upstream_closing,
+        };
+        let agent = Arc::new(Self {
+            clock,
+            router,
+            twins,
+            documents: config.documents,
+            check_image: config.check_image,
+            events: events.clone(),
+            in_force: tokio::sync::Mutex::new(None),
+            deployment_version: AtomicU64::new(0),
+            upstream_task: tokio::sync::Mutex::new(Some(tokio::spawn(upstream.run()))),
+            stopped: watch::channel(false).0,
+        });
+        tokio::spawn(Supervisor::new(worlds, receiver, events).run());
+        agent.resume().await?;
+        Ok(agent)
+    }
+
+    /// Puts the stored deployment in force.
+    async fn resume(&self) -> Result<(), StartError> {
+        let mut in_force = self.in_force.lock().await;
+        let documents = self.documents.clone();
+        let Some(document) = blocking(move || documents.read(DEPLOYMENT)).await? else { return Ok(()) };
+        if let Some(reason) = document.recovered {
+            tracing::warn!(reason, "the stored deployment was damaged; going on with the one before");
+        }
+        let stored = match serde_json::from_slice::<Stored>(&document.bytes) {
+            Ok(stored) if stored.format == FORMAT => stored,
+            Ok(stored) => {
+                tracing::error!(
+                    format = stored.format,
+                    "the stored deployment was written by a newer version of Marram; it is left alone, apply a manifest to replace it"
+                );
+                return Ok(());
+            }
+            Err(error) => {
+                tracing::error!(%error, "the stored deployment cannot be read; apply a manifest to replace it");
+                return Ok(());
+            }
+        };
+        // Later deployments count on from here, whether or not this one can be read.
+        self.deployment_version.store(stored.version, SeqCst);
+        match self.read(&stored.manifest.to_string()) {
+            Ok((deployment, _)) => {
+                tracing::info!(
+                    version = stored.version,
+                    modules = deployment.modules.len(),
+                    "resuming the stored deployment"
+                );
+                let deployment = Arc::new(deployment);
+                if let Err(error) = self.put_in_force(deployment, stored.version, true).await {
+                    tracing::error!(%error, "the stored deployment is not wholly in force");
+                }
+                *in_force = Some(stored);
+            }
+            Err(faults) => tracing::error!(%faults, "the stored deployment is not valid for this version of Marram"),
+        }
+        Ok(())
+    }
+
+    fn read(&self, text: &str) -> Result<(Deployment, Vec<Finding>), Faults> {
+        let context = manifest::Context { check_image: &self.check_image };
+        manifest::read(text, &context).map(|reading| (reading.deployment, reading.warnings))
+    }
+
+    /// Checks a manifest, stores it and puts it in force. A bad one changes nothing.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; only [`ApplyError::Twin`] leaves the new deployment in force.
+    pub async fn apply(&self, text: &str) -> Result<Applied, ApplyError> {
+        let mut in_force = self.in_force.lock().await;
+        let (deployment, warnings) = self.read(text).map_err(ApplyError::Bad)?;
+        let warnings = warnings.iter().map(ToString::to_string).collect();
+        // It was read a moment ago, so it is JSON.
+        let manifest: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+        if let Some(stored) = in_force.as_ref()
+            && stored.manifest == manifest
+        {
+            return Ok(Applied { version: stored.version, changed: false, warnings });
+        }
+        let version = self.deployment_version.load(SeqCst) + 1;
+        let stored = Stored { format: FORMAT, version, accepted_ms: self.clock.utc().0, manifest };
+        let (documents, bytes) = (self.documents.clone(), serde_json::to_vec(&stored).unwrap_or_default());
+        blocking(move || documents.write(DEPLOYMENT, &bytes)).await.map_err(ApplyError::Store)?;
+        self.deployment_version.store(version, SeqCst);
+        *in_force = Some(stored);
+        tracing::info!(
+            version,
+            modules = deployment.modules.len(),
+            routes = deployment.routes.len(),
+            "deployment accepted"
+        );
+        self.put_in_force(Arc::new(deployment), version, false).await?;
+        Ok(Applied { version, changed: true, warnings })
+    }
+
+    /// Twins first, so that a module that starts sees its section; then routes, so that its first message finds them.
+    async fn put_in_force(
+        &self,
+        deployment: Arc<Deployment>,
+        version: u64,
+        prefer_cached: bool,
+    ) -> Result<(), ApplyError> {
+        let mut failed = None;
+        for (module, section) in &deployment.twins {
+            if let Err(source) = self.apply_section(module, section.clone(), version).await {
+                failed = Some(ApplyError::Twin { module: module.clone(), source });
+            }
+        }
+        self.router.apply(deployment.clone());
+        let deployed = Deployed { deployment, version, prefer_cached };
+        self.events.send(Event::Deployed(deployed)).await.map_err(|_| ApplyError::Stopping)?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    async fn apply_section(
+        &self,
+        module: &ModuleName,
+        section: serde_json::Map<String, serde_json::Value>,
+        version: u64,
+    ) -> Result<(), TwinError> {
+        self.twins.cell(module).await?.apply_section(section, version).await
+    }
+
+    /// What everything is doing.
+    ///
+    /// # Errors
+    /// The host is ending.
+    pub async fn status(&self) -> Result<Status, ModuleError> {
+        self.ask(|reply| Event::Status { reply }).await
+    }
+
+    /// The last lines of a module's log; `tail` none = all that are kept.
+    ///
+    /// # Errors
+    /// No such module, or the host is ending.
+    pub async fn logs(&self, module: &str, tail: Option<usize>) -> Result<Vec<LogLine>, ModuleError> {
+        let name = known_name(module)?;
+        let buffer = self.ask(|reply| Event::Logs { name: name.clone(), reply }).await?;
+        match buffer {
+            Some(buffer) => Ok(buffer.tail(tail)),
+            // Deployed, but never prepared (it is desired stopped): it has printed nothing.
+            None if self.is_deployed(&name).await? => Ok(Vec::new()),
+            None => Err(ModuleError::Unknown(module.into())),
+        }
+    }
+
+    /// Replaces a module's instance by a new one.
+    ///
+    /// # Errors
+    /// No such module, it is desired stopped, or the host is ending.
+    pub async fn restart(&self, module: &str) -> Result<(), ModuleError> {
+        let name = known_name(module)?;
+        if !self.is_deployed(&name).await? {
+            return Err(ModuleError::Unknown(module.into()));
+        }
+        self.ask(|reply| Event::Restart { name, reply }).await?.map_err(ModuleError::Refused)
+    }
+
+    /// A module's twin.
+    ///
+    /// # Errors
+    /// No such module, or its twin cannot be read.
+    pub async fn twin(&self, module: &str) -> Result<TwinView, ModuleError> {
+        let cell = self.deployed_twin(module).await?;
+        let twin = cell.twin();
+        Ok(TwinView {
+            desired: twin.desired().clone().into(),
+            desired_version: twin.desired_version(),
+            desired_origin: match twin.desired_origin() {
+                Origin::Manifest { deployment_version } => format!("manifest (deployment {deployment_version})"),
+                Origin::Local => "local".into(),
+            },
+            reported: twin.reported().clone().into(),
+            reported_version: twin.reported_version(),
+        })
+    }
+
+    /// Merges a patch into a module's desired properties; returns their version.
+    ///
+    /// # Errors
+    /// No such module, a patch that breaks a rule, or a disk that fails.
+    pub async fn set_twin(&self, module: &str, merge_patch_json: &str) -> Result<u64, ModuleError> {
+        let cell = self.deployed_twin(module).await?;
+        Ok(cell.set_desired(merge_patch_json).await?)
+    }
+
+    async fn deployed_twin(&self, module: &str) -> Result<Arc<crate::twins::TwinCell>, ModuleError> {
+        let name = known_name(module)?;
+        if !self.is_deployed(&name).await? {
+            return Err(ModuleError::Unknown(module.into()));
+        }
+        Ok(self.twins.cell(&name).await.map_err(TwinError::from)?)
+    }
+
+    async fn is_deployed(&self, name: &ModuleName) -> Result<bool, ModuleError> {
+        Ok(self.status().await?.modules.iter().any(|module| module.name == *name))
+    }
+
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T, ModuleError> {
+        let (reply, answer) = oneshot::channel();
+        self.events.send(question(reply)).await.map_err(|_| ModuleError::Stopping)?;
+        answer.await.map_err(|_| ModuleError::Stopping)
+    }
+
+    /// Stops the modules in order, hands what is accepted for upstream over, and ends. Takes `grace` for the modules and
+    /// some seconds more for upstream at the most. What was accepted for upstream but not taken in that time is counted in
+    /// the log.
+    pub async fn shut_down(&self, grace: Duration) {
+        let (reply, done) = oneshot::channel();
+        if self.events.send(Event::Shutdown { grace, reply }).await.is_ok() {
+            let _ = done.await;
+        }
+        if let Some(mut task) = self.upstream_task.lock().await.take()
+            && tokio::time::timeout(DRAIN, &mut task).await.is_err()
+        {
+            task.abort();
+            let left = self.router.upstream().map_or(0, |endpoint| endpoint.stats().len);
+            tracing::error!(
+                messages = left,
+                "upstream did not take all messages before the stop; they were in memory and are lost"
+            );
+        }
+        self.stopped.send_replace(true);
+    }
+
+    /// Ends when [`Agent::shut_down`] has.
+    pub async fn stopped(&self) {
+        let mut stopped = self.stopped.subscribe();
+        // The sender lives in self: this cannot fail while we are borrowed.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    }
+}
+
+fn known_name(module: &str) -> Result<ModuleName, ModuleError> {
+    ModuleName::new(module).map_err(|_| ModuleError::Unknown(module.into()))
+}

@@ -1,0 +1,250 @@
+//! The control API: HTTP and JSON over a Unix socket that only its owner may open. `docs/control-api.md` describes it.
+
+use std::{
+    convert::Infallible,
+    io,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, header::CONTENT_TYPE, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use serde_json::json;
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+};
+
+use crate::agent::{Agent, ApplyError, ModuleError};
+
+/// Largest request body: a manifest of 1 MiB and its envelope.
+const MAX_BODY: usize = 1 << 20;
+/// Connections at once. An operator and a few scripts; more is a mistake.
+const MAX_CONNECTIONS: usize = 32;
+/// How long a client may take to send its request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why the socket could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Something that is not a socket stands there.
+    #[error("{0} exists and is not a socket; remove it or choose another data folder")]
+    NotASocket(String),
+    /// The system refused.
+    #[error("cannot open the control socket {path}: {source}")]
+    Io {
+        /// Where.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Opens the socket and answers until the agent has stopped. A socket left by a killed host is replaced: the lock on the
+/// data folder says that nobody else lives there.
+///
+/// # Errors
+/// The socket cannot be opened.
+pub fn serve(agent: Arc<Agent>, path: &Path) -> Result<tokio::task::JoinHandle<()>, SocketError> {
+    let failed = |source| SocketError::Io { path: path.display().to_string(), source };
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.file_type().is_socket() => std::fs::remove_file(path).map_err(failed)?,
+        Ok(_) => return Err(SocketError::NotASocket(path.display().to_string())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    let path = path.to_owned();
+    Ok(tokio::spawn(async move {
+        tokio::select! {
+            () = accept(&agent, &listener) => {}
+            () = agent.stopped() => {}
+        }
+        let _ = std::fs::remove_file(path);
+    }))
+}
+
+async fn accept(agent: &Arc<Agent>, listener: &UnixListener) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, mostly: it passes.
+                tracing::warn!(%error, "control socket");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        if !is_owner(&stream) {
+            tracing::warn!("refused a control connection of another user");
+            continue;
+        }
+        let agent = agent.clone();
+        tokio::spawn(async move {
+            let _slot = slot;
+            let service = service_fn(|request| answer(agent.clone(), request));
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "control connection");
+            }
+        });
+    }
+}
+
+/// The mode of the socket says so too; this holds where a file system ignores modes.
+fn is_owner(stream: &UnixStream) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
+}
+
+type Answer = Response<Full<Bytes>>;
+
+async fn answer(agent: Arc<Agent>, request: Request<Incoming>) -> Result<Answer, Infallible> {
+    Ok(route(&agent, request).await.unwrap_or_else(|failure| failure.into_answer()))
+}
+
+async fn route(agent: &Agent, request: Request<Incoming>) -> Result<Answer, Failure> {
+    let path = request.uri().path().to_owned();
+    let segments: Vec<String> = path.trim_start_matches('/').split('/').map(percent_decode).collect();
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    match (request.method(), segments.as_slice()) {
+        (&Method::GET, ["v1", "status"]) => ok(&agent.status().await?),
+        (&Method::GET, ["v1", "modules", module, "logs"]) => {
+            let tail = tail(request.uri().query())?;
+            ok(&agent.logs(module, tail).await?)
+        }
+        (&Method::POST, ["v1", "modules", module, "restart"]) => {
+            agent.restart(module).await?;
+            ok(&json!({}))
+        }
+        (&Method::GET, ["v1", "modules", module, "twin"]) => ok(&agent.twin(module).await?),
+        (&Method::PATCH, ["v1", "modules", module, "twin", "desired"]) => {
+            let body = body(request).await?;
+            ok(&json!({ "version": agent.set_twin(module, &body).await? }))
+        }
+        (&Method::PUT, ["v1", "deployment"]) => {
+            let body = body(request).await?;
+            ok(&agent.apply(&body).await?)
+        }
+        _ => {
+            Err(Failure::new(StatusCode::NOT_FOUND, "not-found", format!("no such call: {} {path}", request.method())))
+        }
+    }
+}
+
+fn ok(value: &impl Serialize) -> Result<Answer, Failure> {
+    let text = serde_json::to_vec(value)
+        .map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string()))?;
+    Ok(json_answer(StatusCode::OK, text))
+}
+
+fn json_answer(status: StatusCode, text: Vec<u8>) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(text)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+    answer
+}
+
+async fn body(request: Request<Incoming>) -> Result<String, Failure> {
+    let bad = |message: String| Failure::new(StatusCode::BAD_REQUEST, "bad-request", message);
+    let bytes = Limited::new(request.into_body(), MAX_BODY)
+        .collect()
+        .await
+        .map_err(|error| bad(format!("cannot read the request's body (at most {MAX_BODY} bytes): {error}")))?
+        .to_bytes();
+    String::from_utf8(bytes.to_vec()).map_err(|_| bad("the request's body is not UTF-8".into()))
+}
+
+fn tail(query: Option<&str>) -> Result<Option<usize>, Failure> {
+    let Some(text) = query.unwrap_or("").split('&').find_map(|pair| pair.strip_prefix("tail=")) else {
+        return Ok(None);
+    };
+    text.parse().map(Some).map_err(|_| {
+        Failure::new(StatusCode::BAD_REQUEST, "bad-request", format!("tail={text}: expected a number of lines"))
+    })
+}
+
+/// `%41` is `A`; anything that is not a well-formed escape stays as it is.
+fn percent_decode(segment: &str) -> String {
+    let bytes = segment.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let escape = (bytes[at] == b'%').then(|| segment.get(at + 1..at + 3)).flatten();
+        match escape.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                at += 3;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// An error as the API tells it: `{"error": {"code", "message", "faults"?}}`.
+struct Failure {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    faults: Vec<serde_json::Value>,
+}
+
+impl Failure {
+    fn new(status: StatusCode, code: &'static str, message: String) -> Self {
+        Self { status, code, message, faults: Vec::new() }
+    }
+
+    fn into_answer(self) -> Answer {
+        let mut error = json!({ "code": self.code, "message": self.message });
+        if !self.faults.is_empty() {
+            error["faults"] = self.faults.into();
+        }
+        json_answer(self.status, json!({ "error": error }).to_string().into_bytes())
+    }
+}
+
+impl From<ModuleError> for Failure {
+    fn from(error: ModuleError) -> Self {
+        let (status, code) = match &error {
+            ModuleError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown-module"),
+            ModuleError::Refused(_) => (StatusCode::CONFLICT, "refused"),
+            ModuleError::Twin(crate::twins::TwinError::Store(_)) => (StatusCode::INTERNAL_SERVER_ERROR, "store"),
+            ModuleError::Twin(_) => (StatusCode::BAD_REQUEST, "bad-patch"),
+            ModuleError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<ApplyError> for Failure {
+    fn from(error: ApplyError) -> Self {
+        let (status, code) = match &error {
+            ApplyError::Bad(_) => (StatusCode::BAD_REQUEST, "bad-manifest"),
+            ApplyError::Store(_) | ApplyError::Twin { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "store"),
+            ApplyError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+        };
+        let mut failure = Self::new(status, code, error.to_string());
+        if let ApplyError::Bad(faults) = &error {
+            failure.message =
+                format!("the manifest has {} fault(s); the deployment in force is unchanged", faults.0.len());
+            let as_json = |fault: &marram_core::manifest::Finding| json!({ "at": fault.at, "message": fault.message, "hint": fault.hint });
+            failure.faults = faults.0.iter().map(as_json).collect();
+        }
+        failure
+    }
+}

@@ -1,0 +1,220 @@
+//! What one instance may ask of the host: the agent's side of [`ModuleHost`].
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use marram_core::{
+    message::Message,
+    name::check_port_name,
+    ports::{BoxFuture, LogStream, ModuleHost, ModuleInfo, ReportError, SendError, Sent, TimerError, TwinDocument},
+    route::module_source,
+    time::Uptime,
+    timers::Timers,
+};
+
+use crate::{
+    clock::Clock,
+    doorbell::Doorbell,
+    logs::LogBuffer,
+    router::{Refusal, Resolved, Router},
+    twins::TwinCell,
+};
+
+/// Outputs whose receivers are remembered. A module has a handful; one that makes up names only pays for look-ups.
+const MAX_CACHED_OUTPUTS: usize = 32;
+
+/// The host as one instance sees it.
+pub struct ModuleLink {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    info: ModuleInfo,
+    clock: Clock,
+    router: Arc<Router>,
+    /// Of the module, over its instances.
+    sequence: Arc<AtomicU64>,
+    outputs: Mutex<Vec<(Box<str>, Resolved)>>,
+    closed: AtomicBool,
+    twin: Arc<TwinCell>,
+    timers: Mutex<Timers>,
+    hears_timers: bool,
+    bell: Arc<Doorbell>,
+    logs: Arc<LogBuffer>,
+}
+
+/// What a link is made of.
+pub(crate) struct LinkParts {
+    pub(crate) info: ModuleInfo,
+    pub(crate) clock: Clock,
+    pub(crate) router: Arc<Router>,
+    pub(crate) sequence: Arc<AtomicU64>,
+    pub(crate) twin: Arc<TwinCell>,
+    pub(crate) hears_timers: bool,
+    pub(crate) logs: Arc<LogBuffer>,
+}
+
+impl ModuleLink {
+    pub(crate) fn new(parts: LinkParts) -> Self {
+        let LinkParts { info, clock, router, sequence, twin, hears_timers, logs } = parts;
+        let bell = router.doorbell(info.module_id.as_str());
+        let inner = Inner {
+            info,
+            clock,
+            router,
+            sequence,
+            outputs: Mutex::default(),
+            closed: AtomicBool::new(false),
+            twin,
+            timers: Mutex::default(),
+            hears_timers,
+            bell,
+            logs,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// From now on nothing is accepted from this instance.
+    pub(crate) fn close(&self) {
+        self.inner.closed.store(true, SeqCst);
+    }
+
+    /// The timer that is due, if any.
+    pub(crate) fn pop_timer(&self) -> Option<(Box<str>, u64)> {
+        let mut timers = self.inner.timers();
+        // Without timers the clock is not read.
+        timers.next_due()?;
+        timers.pop_due(self.inner.clock.uptime())
+    }
+
+    pub(crate) fn next_timer(&self) -> Option<Uptime> {
+        self.inner.timers().next_due()
+    }
+}
+
+impl Inner {
+    fn timers(&self) -> std::sync::MutexGuard<'_, Timers> {
+        self.timers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn try_accept(&self, output: &str, message: &Arc<Message>) -> Result<u64, Attempt> {
+        if self.closed.load(SeqCst) {
+            return Err(Attempt::Refused(SendError::ShuttingDown));
+        }
+        Router::check_size(message).map_err(Attempt::Refused)?;
+        let mut outputs = self.outputs.lock().unwrap_or_else(PoisonError::into_inner);
+        // A change of the routes between look-up and lock shows as `Stale`; the next round sees the new ones.
+        loop {
+            let resolved = self.resolve(&mut outputs, output).map_err(Attempt::Refused)?;
+            match self.router.accept(resolved, message, &self.sequence) {
+                Ok(sequence) => return Ok(sequence),
+                Err(Refusal::Stale) => outputs.clear(),
+                Err(Refusal::Full(endpoint, patience)) => return Err(Attempt::Full(endpoint, patience)),
+            }
+        }
+    }
+
+    fn resolve<'c>(&self, outputs: &'c mut Vec<(Box<str>, Resolved)>, output: &str) -> Result<&'c Resolved, SendError> {
+        let found = outputs.iter().position(|(name, _)| **name == *output);
+        let index = match found {
+            Some(index) if self.router.is_current(&outputs[index].1) => index,
+            stale => {
+                check_port_name(output).map_err(|error| SendError::Denied(format!("output {output:?}: {error}")))?;
+                let resolved = self.router.resolve(&module_source(self.info.module_id.as_str(), output));
+                if let Some(index) = stale {
+                    outputs.swap_remove(index);
+                } else if outputs.len() >= MAX_CACHED_OUTPUTS {
+                    outputs.clear();
+                }
+                outputs.push((output.into(), resolved));
+                outputs.len() - 1
+            }
+        };
+        Ok(&outputs[index].1)
+    }
+
+    async fn send(&self, output: String, message: Arc<Message>) -> Result<u64, SendError> {
+        let mut deadline = None;
+        loop {
+            let (endpoint, patience) = match self.try_accept(&output, &message) {
+                Ok(sequence) => return Ok(sequence),
+                Err(Attempt::Refused(error)) => return Err(error),
+                Err(Attempt::Full(endpoint, patience)) => (endpoint, patience),
+            };
+            let until = *deadline.get_or_insert_with(|| tokio::time::Instant::now() + patience);
+            let mut room = std::pin::pin!(endpoint.room());
+            // Listen first, then look once more: room made in between is not missed.
+            room.as_mut().enable();
+            match self.try_accept(&output, &message) {
+                Ok(sequence) => return Ok(sequence),
+                Err(Attempt::Refused(error)) => return Err(error),
+                Err(Attempt::Full(..)) => {}
+            }
+            if tokio::time::timeout_at(until, room).await.is_err() {
+                return Err(SendError::Full);
+            }
+        }
+    }
+}
+
+enum Attempt {
+    Refused(SendError),
+    Full(Arc<crate::endpoint::Endpoint>, Duration),
+}
+
+impl ModuleHost for ModuleLink {
+    fn try_send(&self, output: &str, message: &Arc<Message>) -> Sent {
+        match self.inner.try_accept(output, message) {
+            Ok(sequence) => Sent::Accepted(sequence),
+            Err(Attempt::Refused(error)) => Sent::Refused(error),
+            Err(Attempt::Full(_, patience)) if patience.is_zero() => Sent::Refused(SendError::Full),
+            Err(Attempt::Full(..)) => Sent::Wait,
+        }
+    }
+
+    fn send(&self, output: String, message: Arc<Message>) -> BoxFuture<'static, Result<u64, SendError>> {
+        let inner = self.inner.clone();
+        Box::pin(async move { inner.send(output, message).await })
+    }
+
+    fn desired(&self) -> TwinDocument {
+        self.inner.twin.desired()
+    }
+
+    fn reported(&self) -> TwinDocument {
+        self.inner.twin.reported()
+    }
+
+    fn report(&self, merge_patch_json: String) -> BoxFuture<'static, Result<u64, ReportError>> {
+        let twin = self.inner.twin.clone();
+        Box::pin(async move { twin.report(merge_patch_json).await })
+    }
+
+    fn set_timer(&self, name: &str, interval: Duration, periodic: bool) -> Result<(), TimerError> {
+        if !self.inner.hears_timers {
+            return Err(TimerError::NoHandler);
+        }
+        let now = self.inner.clock.uptime();
+        let result = self.inner.timers().set(name, interval, periodic, now);
+        // A program may set it while its task waits elsewhere.
+        self.inner.bell.ring();
+        result
+    }
+
+    fn cancel_timer(&self, name: &str) -> bool {
+        self.inner.timers().cancel(name)
+    }
+
+    fn info(&self) -> ModuleInfo {
+        self.inner.info.clone()
+    }
+
+    fn log(&self, stream: LogStream, line: &str) {
+        self.inner.logs.push(stream, line);
+    }
+}

@@ -1,0 +1,272 @@
+//! Finds the receivers of a message and puts it into their queues: all of them or none.
+//!
+//! Which routes match is `core::route`'s; this keeps the tables and the locks.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst},
+    },
+};
+
+use marram_core::{
+    deployment::Deployment,
+    message::{Accepted, MAX_MESSAGE_BYTES, Message},
+    ports::SendError,
+    queue::{ITEM_OVERHEAD, Item},
+    route::{Sink, Target, targets},
+};
+
+use crate::{
+    clock::Clock,
+    doorbell::Doorbell,
+    endpoint::{Endpoint, INPUT_QUEUE_BYTES, Inner, UPSTREAM_QUEUE_BYTES},
+};
+
+/// The routes in force and the queues behind them.
+#[derive(Debug)]
+pub struct Router {
+    clock: Clock,
+    table: RwLock<Arc<Table>>,
+    /// Rises with each change of the routes, so that senders know that what they resolved is stale.
+    generation: AtomicU64,
+    /// By module name; a module's queues ring its bell, whether it runs or not. Key "" is upstream.
+    doorbells: Mutex<BTreeMap<Box<str>, Arc<Doorbell>>>,
+    no_route: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    deployment: Arc<Deployment>,
+    endpoints: BTreeMap<Sink, Arc<Endpoint>>,
+}
+
+/// The receivers of one source, found once and used until the routes change.
+#[derive(Debug, Clone)]
+pub(crate) struct Resolved {
+    generation: u64,
+    source: Arc<str>,
+    /// In the order of their sinks, which is the order of locking.
+    receivers: Arc<[Receiver]>,
+}
+
+#[derive(Debug)]
+struct Receiver {
+    endpoint: Arc<Endpoint>,
+    target: Target,
+}
+
+/// Why a message was not accepted at once.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// This endpoint is full, for senders that wait at most this long.
+    Full(Arc<Endpoint>, std::time::Duration),
+    /// Resolve again: the routes have changed.
+    Stale,
+}
+
+impl Router {
+    /// A router without routes: everything is dropped and counted.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            table: RwLock::default(),
+            generation: AtomicU64::new(0),
+            doorbells: Mutex::default(),
+            no_route: AtomicU64::new(0),
+        }
+    }
+
+    /// Puts the routes of a deployment in force. Queues of sinks that are still in use stay as they are; what waits for
+    /// one that is not is given up, counted and logged.
+    pub fn apply(&self, deployment: Arc<Deployment>) {
+        let old = self.table();
+        let mut endpoints = BTreeMap::new();
+        for spec in &deployment.routes {
+            let sink = &spec.route.sink;
+            if !endpoints.contains_key(sink) {
+                let endpoint = old.endpoints.get(sink).cloned().unwrap_or_else(|| self.open(sink.clone()));
+                endpoints.insert(sink.clone(), endpoint);
+            }
+        }
+        let gone: Vec<_> = old.endpoints.iter().filter(|(sink, _)| !endpoints.contains_key(*sink)).collect();
+        let table = Arc::new(Table { deployment, endpoints });
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+        self.generation.fetch_add(1, SeqCst);
+        for (_, endpoint) in gone {
+            endpoint.close();
+        }
+        for bell in self.doorbells.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            bell.ring();
+        }
+    }
+
+    fn open(&self, sink: Sink) -> Arc<Endpoint> {
+        let (bytes, bell) = match &sink {
+            Sink::Upstream => (UPSTREAM_QUEUE_BYTES, self.doorbell("")),
+            Sink::Input { module, .. } => (INPUT_QUEUE_BYTES, self.doorbell(module)),
+        };
+        Arc::new(Endpoint::new(sink, bytes, bell))
+    }
+
+    /// The bell of a module's queues; `""` is upstream's.
+    pub(crate) fn doorbell(&self, module: &str) -> Arc<Doorbell> {
+        let mut bells = self.doorbells.lock().unwrap_or_else(PoisonError::into_inner);
+        bells.entry(module.into()).or_default().clone()
+    }
+
+    fn table(&self) -> Arc<Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(SeqCst)
+    }
+
+    /// The queues that feed a module, by input name.
+    #[must_use]
+    pub fn inputs_of(&self, module: &str) -> Vec<Arc<Endpoint>> {
+        let table = self.table();
+        let of_module = |sink: &Sink| matches!(sink, Sink::Input { module: m, .. } if **m == *module);
+        table.endpoints.iter().filter(|(sink, _)| of_module(sink)).map(|(_, endpoint)| endpoint.clone()).collect()
+    }
+
+    /// Upstream's queue, if a route leads there.
+    #[must_use]
+    pub fn upstream(&self) -> Option<Arc<Endpoint>> {
+        self.table().endpoints.get(&Sink::Upstream).cloned()
+    }
+
+    /// All queues.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.table().endpoints.values().cloned().collect()
+    }
+
+    /// Messages that no route wanted, since the host started.
+    #[must_use]
+    pub fn no_route(&self) -> u64 {
+        self.no_route.load(Relaxed)
+    }
+
+    /// Finds the receivers of a source.
+    pub(crate) fn resolve(&self, source: &str) -> Resolved {
+        // Read first: a change between the two makes the result stale, never wrong.
+        let generation = self.generation();
+        let table = self.table();
+        let receivers = targets(&table.deployment, source)
+            .into_iter()
+            .filter_map(|target| Some(Receiver { endpoint: table.endpoints.get(&target.sink)?.clone(), target }))
+            .collect();
+        Resolved { generation, source: source.into(), receivers }
+    }
+
+    pub(crate) fn is_current(&self, resolved: &Resolved) -> bool {
+        resolved.generation == self.generation()
+    }
+
+    /// Accepts a message for all its receivers, or for none. `sequence` is advanced only on success.
+    pub(crate) fn accept(
+        &self,
+        resolved: &Resolved,
+        message: &Arc<Message>,
+        sequence: &AtomicU64,
+    ) -> Result<u64, Refusal> {
+        match &*resolved.receivers {
+            [] => {
+                self.no_route.fetch_add(1, Relaxed);
+                Ok(sequence.fetch_add(1, Relaxed) + 1)
+            }
+            [only] => self.accept_one(resolved, only, message, sequence),
+            many => self.accept_many(resolved, many, message, sequence),
+        }
+    }
+
+    fn accept_one(
+        &self,
+        resolved: &Resolved,
+        receiver: &Receiver,
+        message: &Arc<Message>,
+        sequence: &AtomicU64,
+    ) -> Result<u64, Refusal> {
+        let size = message.size() + ITEM_OVERHEAD;
+        let mut inner = receiver.endpoint.lock();
+        self.check(receiver, &mut inner, size)?;
+        let number = sequence.fetch_add(1, Relaxed) + 1;
+        Endpoint::push(&mut inner, self.item(resolved, receiver, message, number, size));
+        drop(inner);
+        receiver.endpoint.ring();
+        Ok(number)
+    }
+
+    fn accept_many(
+        &self,
+        resolved: &Resolved,
+        receivers: &[Receiver],
+        message: &Arc<Message>,
+        sequence: &AtomicU64,
+    ) -> Result<u64, Refusal> {
+        let size = message.size() + ITEM_OVERHEAD;
+        // Always in the order of their sinks, so that two senders never wait for each other.
+        let mut locked: Vec<_> = Vec::with_capacity(receivers.len());
+        for receiver in receivers {
+            let mut inner = receiver.endpoint.lock();
+            self.check(receiver, &mut inner, size)?;
+            locked.push(inner);
+        }
+        let number = sequence.fetch_add(1, Relaxed) + 1;
+        for (receiver, inner) in receivers.iter().zip(&mut locked) {
+            Endpoint::push(inner, self.item(resolved, receiver, message, number, size));
+        }
+        drop(locked);
+        for receiver in receivers {
+            receiver.endpoint.ring();
+        }
+        Ok(number)
+    }
+
+    fn check(&self, receiver: &Receiver, inner: &mut Inner, size: usize) -> Result<(), Refusal> {
+        if inner.closed {
+            return Err(Refusal::Stale);
+        }
+        // The clock is read only by an endpoint that looks full.
+        if inner.queue.fits(size) || inner.queue.has_room(size, self.clock.uptime()) {
+            return Ok(());
+        }
+        Err(Refusal::Full(receiver.endpoint.clone(), receiver.target.send_timeout))
+    }
+
+    fn item(
+        &self,
+        resolved: &Resolved,
+        receiver: &Receiver,
+        message: &Arc<Message>,
+        sequence: u64,
+        size: usize,
+    ) -> Item {
+        let target = &receiver.target;
+        Item {
+            accepted: Accepted {
+                message: message.clone(),
+                source: resolved.source.clone(),
+                sequence,
+                enqueued: self.clock.utc_coarse(),
+            },
+            size,
+            priority: target.priority,
+            deadline: target.time_to_live.map(|ttl| self.clock.uptime().after(ttl)),
+            attempts: 0,
+            max_attempts: target.max_attempts,
+        }
+    }
+
+    /// Whether a message is small enough.
+    pub(crate) fn check_size(message: &Message) -> Result<(), SendError> {
+        if message.size() > MAX_MESSAGE_BYTES {
+            return Err(SendError::TooLarge(MAX_MESSAGE_BYTES as u64));
+        }
+        Ok(())
+    }
+}

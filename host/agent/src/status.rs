@@ -1,0 +1,79 @@
+//! What `marram list` and the console show: plain data, made from what the supervisor observes.
+
+use std::collections::BTreeMap;
+
+use marram_core::{deployment::DesiredStatus, name::ModuleName, time::UtcMillis};
+use serde::{Deserialize, Serialize};
+
+/// The host as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Version of the host.
+    pub version: String,
+    /// The device's id.
+    pub device_id: String,
+    /// Version of the deployment in force; 0 = none yet.
+    pub deployment_version: u64,
+    /// Milliseconds since the host started.
+    pub uptime_ms: u64,
+    /// The modules by name.
+    pub modules: Vec<ModuleStatus>,
+    /// The queues, upstream's first.
+    pub queues: Vec<QueueStatus>,
+    /// Messages that no route wanted.
+    pub no_route: u64,
+}
+
+/// One module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModuleStatus {
+    /// Its name.
+    pub name: ModuleName,
+    /// `preparing`, `starting`, `running`, `stopping`, `stopped`, `backoff`, `failed`.
+    pub status: String,
+    /// One line for people: since when, why.
+    pub description: String,
+    /// What the deployment wants.
+    pub desired_status: DesiredStatus,
+    /// The image as written.
+    pub image: String,
+    /// Digest of what runs, once it is known.
+    pub digest: Option<String>,
+    /// Exit code of the last instance that ended.
+    pub exit_code: Option<i32>,
+    /// Restarts since it was deployed in this version.
+    pub restart_count: u32,
+    /// When the last instance started.
+    #[serde(rename = "lastStartMs")]
+    pub last_start: Option<UtcMillis>,
+    /// When the last instance ended.
+    #[serde(rename = "lastExitMs")]
+    pub last_exit: Option<UtcMillis>,
+    /// Symbolised frames of the last trap, innermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backtrace: Vec<String>,
+    /// Bytes that the instance holds now.
+    pub memory_bytes: u64,
+    /// Its limit.
+    pub memory_limit: u64,
+}
+
+/// One queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueStatus {
+    /// `$upstream` or `module/input`.
+    pub endpoint: String,
+    /// Messages that wait or are out for delivery.
+    pub length: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// Accepted since the host started.
+    pub accepted: u64,
+    /// Handled since the host started.
+    pub delivered: u64,
+    /// Given up since the host started, by reason.
+    pub dropped: BTreeMap<String, u64>,
+}

@@ -1,0 +1,457 @@
+//! Carries out what `core::planner` decides: one loop, one owner of the state, slow work comes back as an event.
+
+mod record;
+mod shutdown;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use marram_core::{
+    deployment::{Deployment, ModuleSpec},
+    name::ModuleName,
+    planner::{self, ModuleState, Observed, Step, plan},
+    ports::{Artifact, Component, Engine, Exit, FetchRequest, Images, ModuleInfo},
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::record::{Prepared, Record, Running};
+use crate::{
+    clock::Clock,
+    delivery::{ModuleTask, StopSignal},
+    link::{LinkParts, ModuleLink},
+    logs::LogBuffer,
+    router::Router,
+    status::{ModuleStatus, QueueStatus, Status},
+    twins::Twins,
+};
+
+/// How long an instance may take to end after it was asked to, before it is stopped in the middle of a call.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// Shortest sleep between two plans.
+const SHORTEST: Duration = Duration::from_millis(5);
+
+/// What the supervisor works with.
+pub(crate) struct Worlds {
+    pub(crate) clock: Clock,
+    pub(crate) device_id: String,
+    pub(crate) router: Arc<Router>,
+    pub(crate) twins: Arc<Twins>,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) images: Arc<dyn Images>,
+    pub(crate) upstream_closing: watch::Sender<bool>,
+}
+
+/// What happens.
+pub(crate) enum Event {
+    /// Another deployment is in force.
+    Deployed(Deployed),
+    /// A component is ready, or not to be had.
+    Prepared { name: ModuleName, result: Result<(Artifact, Arc<dyn Component>), String> },
+    /// An instance is ready for work.
+    Up { name: ModuleName, run: u64 },
+    /// An instance has ended.
+    Ended { name: ModuleName, run: u64, exit: Exit },
+    /// An operator wants a new instance.
+    Restart { name: ModuleName, reply: oneshot::Sender<Result<(), String>> },
+    /// Somebody wants to know.
+    Status { reply: oneshot::Sender<Status> },
+    /// Somebody wants to read a module's log.
+    Logs { name: ModuleName, reply: oneshot::Sender<Option<Arc<LogBuffer>>> },
+    /// The host ends.
+    Shutdown { grace: Duration, reply: oneshot::Sender<()> },
+}
+
+/// A deployment to be carried out.
+pub(crate) struct Deployed {
+    pub(crate) deployment: Arc<Deployment>,
+    pub(crate) version: u64,
+    /// From the stored document at boot: what is on the device is good enough.
+    pub(crate) prefer_cached: bool,
+}
+
+/// Events under way: each module has at most three (prepared, up, ended), and the control API waits for its answers.
+pub(crate) const EVENTS: usize = 4096;
+
+pub(crate) struct Supervisor {
+    worlds: Worlds,
+    events: mpsc::Receiver<Event>,
+    sender: mpsc::Sender<Event>,
+    desired: Arc<Deployment>,
+    version: u64,
+    prefer_cached: bool,
+    observed: Observed,
+    records: BTreeMap<ModuleName, Record>,
+    runs: u64,
+}
+
+impl Supervisor {
+    pub(crate) fn new(worlds: Worlds, events: mpsc::Receiver<Event>, sender: mpsc::Sender<Event>) -> Self {
+        Self {
+            worlds,
+            events,
+            sender,
+            desired: Arc::default(),
+            version: 0,
+            prefer_cached: false,
+            observed: Observed::default(),
+            records: BTreeMap::new(),
+            runs: 0,
+        }
+    }
+
+    /// Runs until it is told to shut down.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let wake_at = self.carry_out_plan();
+            let event = tokio::select! {
+                event = self.events.recv() => event,
+                // Never in the past: a plan that asks again at once without a step must not spin.
+                () = sleep_until(self.worlds.clock, wake_at.map(|at| at.max(self.worlds.clock.uptime().after(SHORTEST)))) => continue,
+            };
+            match event {
+                Some(Event::Shutdown { grace, reply }) => {
+                    self.shut_down(grace).await;
+                    // The one who asked may have gone; we end all the same.
+                    let _ = reply.send(());
+                    return;
+                }
+                Some(event) => self.on(event),
+                None => return,
+            }
+        }
+    }
+
+    fn carry_out_plan(&mut self) -> Option<marram_core::time::Uptime> {
+        loop {
+            let now = self.worlds.clock.uptime();
+            let plan = plan(&self.desired, &self.observed, now);
+            for step in &plan.steps {
+                self.observed.issued(step);
+                self.issue(step);
+            }
+            // A wake-up that is due already asks for another plan at once.
+            if plan.wake_at.is_none_or(|at| at > now) || plan.steps.is_empty() {
+                return plan.wake_at;
+            }
+        }
+    }
+
+    fn issue(&mut self, step: &Step) {
+        tracing::debug!(?step, "step");
+        match step {
+            Step::Prepare(spec) => self.prepare(spec),
+            Step::Start(name) => self.start(name),
+            Step::Stop(name) => self.stop(name),
+            Step::Remove(name) => {
+                self.records.remove(name);
+                tracing::info!(module = %name, "removed");
+            }
+            Step::Promote(name) => {
+                if let Some(record) = self.records.get_mut(name) {
+                    record.promote();
+                }
+                // What the old version could not handle the new one may.
+                for endpoint in self.worlds.router.inputs_of(name.as_str()) {
+                    endpoint.retry_now();
+                }
+            }
+            Step::Adopt(_) => {}
+        }
+    }
+
+    fn prepare(&mut self, spec: &ModuleSpec) {
+        let clock = self.worlds.clock;
+        let record = self.records.entry(spec.name.clone()).or_insert_with(|| Record::new(&spec.name, clock));
+        let beside_old = self.observed.modules.get(&spec.name).is_some_and(|module| module.next.is_some());
+        record.preparing(beside_old);
+        let request = FetchRequest {
+            image: spec.image.clone(),
+            policy: spec.pull_policy,
+            prefer_cached: self.prefer_cached,
+            credentials: self.desired.registry_credentials.clone(),
+        };
+        tracing::info!(module = %spec.name, image = %spec.image, "preparing");
+        let (images, engine) = (self.worlds.images.clone(), self.worlds.engine.clone());
+        let work = async move {
+            let artifact = images.fetch(request).await.map_err(|error| error.to_string())?;
+            let component = engine.load(&artifact).await.map_err(|error| error.to_string())?;
+            Ok((artifact, component))
+        };
+        let (name, sender) = (spec.name.clone(), self.sender.clone());
+        tokio::spawn(async move {
+            // A panic in one world is a failed step, not the end of the host.
+            let result = match tokio::spawn(work).await {
+                Ok(result) => result,
+                Err(error) => Err(format!("internal error while preparing: {error}")),
+            };
+            let _ = sender.send(Event::Prepared { name, result }).await;
+        });
+    }
+
+    fn start(&mut self, name: &ModuleName) {
+        let Some(module) = self.observed.modules.get(name) else { return };
+        let Some(record) = self.records.get_mut(name) else { return };
+        let Some(component) = record.prepared.as_ref().map(|prepared| prepared.component.clone()) else { return };
+        self.runs += 1;
+        let run = self.runs;
+        record.started(self.worlds.clock.utc());
+        let stop = Arc::new(StopSignal::default());
+        record.running = Some(Running { run, stop: stop.clone() });
+        let info = ModuleInfo {
+            device_id: self.worlds.device_id.clone(),
+            module_id: name.clone(),
+            deployment_version: self.version,
+            restart_count: record.restart_count,
+        };
+        let start = StartedModule {
+            spec: module.spec.clone(),
+            component,
+            info,
+            stop,
+            sequence: record.sequence.clone(),
+            logs: record.logs.clone(),
+            memory: record.memory.clone(),
+            clock: self.worlds.clock,
+            router: self.worlds.router.clone(),
+            twins: self.worlds.twins.clone(),
+        };
+        let (name, sender) = (name.clone(), self.sender.clone());
+        tokio::spawn(async move {
+            let (up, is_up) = oneshot::channel();
+            let mut task = tokio::spawn(start.run(up));
+            let mut is_up = std::pin::pin!(is_up);
+            let exit = tokio::select! {
+                biased;
+                Ok(()) = &mut is_up => {
+                    let _ = sender.send(Event::Up { name: name.clone(), run }).await;
+                    task.await
+                }
+                exit = &mut task => exit,
+            };
+            let exit = exit
+                .unwrap_or_else(|error| Exit::new(Exit::TRAP, format!("internal error in the module's task: {error}")));
+            let _ = sender.send(Event::Ended { name, run, exit }).await;
+        });
+    }
+
+    fn stop(&mut self, name: &ModuleName) {
+        let Some(running) = self.records.get(name).and_then(|record| record.running.as_ref()) else { return };
+        tracing::info!(module = %name, "stopping");
+        running.stop.stop();
+        let stop = running.stop.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(STOP_GRACE).await;
+            stop.kill();
+        });
+    }
+
+    fn on(&mut self, event: Event) {
+        match event {
+            Event::Deployed(deployed) => {
+                self.desired = deployed.deployment;
+                self.version = deployed.version;
+                self.prefer_cached = deployed.prefer_cached;
+            }
+            Event::Prepared { name, result } => self.on_prepared(&name, result),
+            Event::Up { name, run } => self.on_up(&name, run),
+            Event::Ended { name, run, exit } => self.on_ended(&name, run, exit),
+            Event::Restart { name, reply } => {
+                let _ = reply.send(self.restart(&name));
+            }
+            Event::Status { reply } => {
+                let _ = reply.send(self.status());
+            }
+            Event::Logs { name, reply } => {
+                let _ = reply.send(self.records.get(&name).map(|record| record.logs.clone()));
+            }
+            Event::Shutdown { .. } => {}
+        }
+    }
+
+    fn on_prepared(&mut self, name: &ModuleName, result: Result<(Artifact, Arc<dyn Component>), String>) {
+        let now = self.worlds.clock.uptime();
+        let Some(record) = self.records.get_mut(name) else { return };
+        let event = match result {
+            Ok((artifact, component)) => {
+                if artifact.stale {
+                    tracing::warn!(module = %name, digest = %artifact.manifest_digest, "the registry is out of reach; using the copy on this device");
+                }
+                tracing::info!(module = %name, digest = %artifact.manifest_digest, "prepared");
+                record.prepared(Prepared { artifact, component });
+                planner::Event::Prepared
+            }
+            Err(reason) => {
+                tracing::error!(module = %name, reason, "cannot be prepared");
+                record.prepare_error = Some(reason);
+                planner::Event::PrepareFailed
+            }
+        };
+        self.observed.happened(name, event, now);
+    }
+
+    fn on_up(&mut self, name: &ModuleName, run: u64) {
+        let starting = self.observed.modules.get(name).is_some_and(|module| module.state == ModuleState::Starting);
+        if starting && self.records.get(name).is_some_and(|record| record.is_run(run)) {
+            tracing::info!(module = %name, "running");
+            self.observed.happened(name, planner::Event::Started, self.worlds.clock.uptime());
+        }
+    }
+
+    fn on_ended(&mut self, name: &ModuleName, run: u64, exit: Exit) {
+        let Some(record) = self.records.get_mut(name).filter(|record| record.is_run(run)) else { return };
+        match exit.code {
+            Exit::DONE | Exit::STOPPED => {
+                tracing::info!(module = %name, code = exit.code, reason = exit.reason, "ended")
+            }
+            _ => {
+                tracing::error!(module = %name, code = exit.code, reason = exit.reason, backtrace = ?exit.backtrace, "ended")
+            }
+        }
+        let code = exit.code;
+        let restart = record.ended(exit, self.worlds.clock.utc());
+        self.observed.happened(name, planner::Event::Exited(code), self.worlds.clock.uptime());
+        if restart {
+            self.make_startable(name);
+        }
+    }
+
+    /// An operator's restart is at once: the back-off is for what fails by itself.
+    fn restart(&mut self, name: &ModuleName) -> Result<(), String> {
+        let Some(spec) = self.desired.modules.get(name) else {
+            return Err(format!("there is no module `{name}` in the deployment"));
+        };
+        if spec.desired_status == marram_core::deployment::DesiredStatus::Stopped {
+            return Err(format!("module `{name}` is stopped by its deployment; set its status to `running`"));
+        }
+        let Some(module) = self.observed.modules.get_mut(name) else { return Ok(()) };
+        match module.state {
+            ModuleState::Running { .. } | ModuleState::Starting => {
+                module.state = ModuleState::Stopping;
+                if let Some(record) = self.records.get_mut(name) {
+                    record.restart_requested = true;
+                }
+                self.stop(name);
+            }
+            // Asked for twice, or on its way anyway.
+            ModuleState::Stopping | ModuleState::Preparing | ModuleState::Prepared => {}
+            ModuleState::PrepareFailed { .. } => {
+                self.observed.modules.remove(name);
+            }
+            ModuleState::Stopped | ModuleState::Exited { .. } => self.make_startable(name),
+        }
+        Ok(())
+    }
+
+    fn make_startable(&mut self, name: &ModuleName) {
+        let ready = self.records.get(name).is_some_and(|record| record.prepared.is_some());
+        if let Some(module) = self.observed.modules.get_mut(name)
+            && ready
+        {
+            module.state = ModuleState::Prepared;
+        }
+    }
+
+    fn status(&self) -> Status {
+        let now = self.worlds.clock.uptime();
+        let module = |(name, spec): (&ModuleName, &ModuleSpec)| -> ModuleStatus {
+            record::module_status(spec, self.observed.modules.get(name), self.records.get(name), now)
+        };
+        let mut modules: Vec<ModuleStatus> = self.desired.modules.iter().map(module).collect();
+        for (name, observed) in &self.observed.modules {
+            if !self.desired.modules.contains_key(name) {
+                modules.push(record::module_status(&observed.spec, Some(observed), self.records.get(name), now));
+            }
+        }
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            device_id: self.worlds.device_id.clone(),
+            deployment_version: self.version,
+            uptime_ms: now.0,
+            modules,
+            queues: self.worlds.router.endpoints().iter().map(|endpoint| queue_status(endpoint)).collect(),
+            no_route: self.worlds.router.no_route(),
+        }
+    }
+}
+
+fn queue_status(endpoint: &crate::endpoint::Endpoint) -> QueueStatus {
+    let stats = endpoint.stats();
+    QueueStatus {
+        endpoint: match &endpoint.sink {
+            marram_core::route::Sink::Upstream => "$upstream".into(),
+            marram_core::route::Sink::Input { module, input } => format!("{module}/{input}"),
+        },
+        length: stats.len,
+        bytes: stats.bytes,
+        accepted: stats.accepted,
+        delivered: stats.delivered,
+        dropped: stats.dropped.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
+    }
+}
+
+async fn sleep_until(clock: Clock, at: Option<marram_core::time::Uptime>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(clock.instant(at)).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// All that an instance's task needs.
+struct StartedModule {
+    spec: ModuleSpec,
+    component: Arc<dyn Component>,
+    info: ModuleInfo,
+    stop: Arc<StopSignal>,
+    sequence: Arc<std::sync::atomic::AtomicU64>,
+    logs: Arc<LogBuffer>,
+    memory: Arc<std::sync::atomic::AtomicU64>,
+    clock: Clock,
+    router: Arc<Router>,
+    twins: Arc<Twins>,
+}
+
+impl StartedModule {
+    async fn run(self, up: oneshot::Sender<()>) -> Exit {
+        let name = self.info.module_id.clone();
+        let twin = match self.twins.cell(&name).await {
+            Ok(twin) => twin,
+            Err(error) => return Exit::new(1, format!("its twin cannot be read: {error}")),
+        };
+        let bell = self.router.doorbell(name.as_str());
+        twin.ring_at_change(bell.clone());
+        let exports = self.component.exports();
+        let link = Arc::new(ModuleLink::new(LinkParts {
+            info: self.info,
+            clock: self.clock,
+            router: self.router.clone(),
+            sequence: self.sequence,
+            twin: twin.clone(),
+            hears_timers: exports.timer,
+            logs: self.logs,
+        }));
+        let task = ModuleTask {
+            clock: self.clock,
+            router: self.router,
+            link: link.clone(),
+            twin,
+            stop: self.stop.clone(),
+            bell,
+            module: name.shared(),
+            memory: self.memory,
+        };
+        let instance = tokio::select! {
+            biased;
+            instance = self.component.instantiate(&self.spec, link) => instance,
+            () = self.stop.stopped() => return Exit::new(Exit::STOPPED, "stopped before it was up"),
+        };
+        match instance {
+            Ok(instance) => {
+                let ready = || {
+                    let _ = up.send(());
+                };
+                task.run(instance, exports, ready).await
+            }
+            Err(exit) => exit,
+        }
+    }
+}

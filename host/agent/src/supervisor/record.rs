@@ -1,0 +1,191 @@
+//! What the supervisor keeps of each module beside what the planner reads, and how it shows.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use marram_core::{
+    deployment::ModuleSpec,
+    name::ModuleName,
+    planner::{ModuleState, ObservedModule, backoff},
+    ports::{Artifact, Component, Exit},
+    time::{Uptime, UtcMillis},
+};
+
+use crate::{clock::Clock, delivery::StopSignal, logs::LogBuffer, status::ModuleStatus};
+
+/// The handles of one module.
+pub(super) struct Record {
+    pub(super) sequence: Arc<AtomicU64>,
+    pub(super) logs: Arc<LogBuffer>,
+    pub(super) memory: Arc<AtomicU64>,
+    pub(super) prepared: Option<Prepared>,
+    next: Option<Prepared>,
+    /// What is being prepared takes the place of a running version later.
+    prepares_next: bool,
+    pub(super) prepare_error: Option<String>,
+    pub(super) running: Option<Running>,
+    pub(super) restart_requested: bool,
+    has_started: bool,
+    pub(super) restart_count: u32,
+    last_start: Option<UtcMillis>,
+    last_exit: Option<(UtcMillis, Exit)>,
+}
+
+/// A component that is ready to be started.
+pub(super) struct Prepared {
+    pub(super) artifact: Artifact,
+    pub(super) component: Arc<dyn Component>,
+}
+
+/// An instance.
+pub(super) struct Running {
+    /// Tells its events from those of an earlier one.
+    pub(super) run: u64,
+    pub(super) stop: Arc<StopSignal>,
+}
+
+impl Record {
+    pub(super) fn new(name: &ModuleName, clock: Clock) -> Self {
+        Self {
+            sequence: Arc::default(),
+            logs: Arc::new(LogBuffer::new(name.clone(), clock)),
+            memory: Arc::default(),
+            prepared: None,
+            next: None,
+            prepares_next: false,
+            prepare_error: None,
+            running: None,
+            restart_requested: false,
+            has_started: false,
+            restart_count: 0,
+            last_start: None,
+            last_exit: None,
+        }
+    }
+
+    pub(super) fn preparing(&mut self, beside_old: bool) {
+        self.prepares_next = beside_old;
+        if !beside_old {
+            self.has_started = false;
+            self.restart_count = 0;
+        }
+    }
+
+    pub(super) fn prepared(&mut self, prepared: Prepared) {
+        self.prepare_error = None;
+        if self.prepares_next {
+            self.next = Some(prepared);
+        } else {
+            self.prepared = Some(prepared);
+        }
+    }
+
+    pub(super) fn promote(&mut self) {
+        if let Some(next) = self.next.take() {
+            self.prepared = Some(next);
+        }
+        self.has_started = false;
+        self.restart_count = 0;
+    }
+
+    pub(super) fn started(&mut self, at: UtcMillis) {
+        if self.has_started {
+            self.restart_count = self.restart_count.saturating_add(1);
+        }
+        self.has_started = true;
+        self.last_start = Some(at);
+    }
+
+    pub(super) fn is_run(&self, run: u64) -> bool {
+        self.running.as_ref().is_some_and(|running| running.run == run)
+    }
+
+    /// Notes the end of the instance; true when an operator wants another at once.
+    pub(super) fn ended(&mut self, exit: Exit, at: UtcMillis) -> bool {
+        self.running = None;
+        self.memory.store(0, Relaxed);
+        self.last_exit = Some((at, exit));
+        std::mem::take(&mut self.restart_requested)
+    }
+}
+
+/// How a module shows in `list`.
+pub(super) fn module_status(
+    spec: &ModuleSpec,
+    observed: Option<&ObservedModule>,
+    record: Option<&Record>,
+    now: Uptime,
+) -> ModuleStatus {
+    let last_exit = record.and_then(|record| record.last_exit.as_ref());
+    let (status, description) = describe(spec, observed, record, now);
+    ModuleStatus {
+        name: spec.name.clone(),
+        status: status.into(),
+        description,
+        desired_status: spec.desired_status,
+        image: spec.image.clone(),
+        digest: record.and_then(|record| record.prepared.as_ref()).map(|p| p.artifact.manifest_digest.clone()),
+        exit_code: last_exit.map(|(_, exit)| exit.code),
+        restart_count: record.map_or(0, |record| record.restart_count),
+        last_start: record.and_then(|record| record.last_start),
+        last_exit: last_exit.map(|(at, _)| *at),
+        backtrace: last_exit.map(|(_, exit)| exit.backtrace.clone()).unwrap_or_default(),
+        memory_bytes: record.map_or(0, |record| record.memory.load(Relaxed)),
+        memory_limit: spec.sandbox.memory_bytes,
+    }
+}
+
+fn describe(
+    spec: &ModuleSpec,
+    observed: Option<&ObservedModule>,
+    record: Option<&Record>,
+    now: Uptime,
+) -> (&'static str, String) {
+    let Some(module) = observed else { return ("stopped", "not started".into()) };
+    let exit = record.and_then(|record| record.last_exit.as_ref()).map(|(_, exit)| exit);
+    let exit_text = exit.map_or(String::new(), |exit| format!("exit {}: {}", exit.code, exit.reason));
+    let prepare_error = record.and_then(|record| record.prepare_error.clone()).unwrap_or_default();
+    match &module.state {
+        ModuleState::Preparing => ("preparing", "fetching and compiling".into()),
+        ModuleState::Prepared | ModuleState::Starting => ("starting", "starting".into()),
+        ModuleState::Running { since } => {
+            let mut text = format!("up {}", duration(now.since(*since).as_secs()));
+            if module.next.is_some() && !prepare_error.is_empty() {
+                text = format!("{text}; its update cannot be prepared: {prepare_error}");
+            }
+            ("running", text)
+        }
+        ModuleState::Stopping => ("stopping", "stopping".into()),
+        ModuleState::Stopped => ("stopped", if exit_text.is_empty() { "stopped".into() } else { exit_text }),
+        ModuleState::PrepareFailed { at } => {
+            let due = at.after(backoff(module.failures));
+            ("backoff", format!("{prepare_error}; tried again in {}", duration(due.since(now).as_secs())))
+        }
+        ModuleState::Exited { code, at, .. } => {
+            if planner_restarts(spec, *code) {
+                let due = at.after(backoff(module.failures));
+                ("backoff", format!("{exit_text}; restarts in {}", duration(due.since(now).as_secs())))
+            } else if *code == 0 {
+                ("stopped", exit_text)
+            } else {
+                ("failed", exit_text)
+            }
+        }
+    }
+}
+
+fn planner_restarts(spec: &ModuleSpec, code: i32) -> bool {
+    marram_core::planner::restarts(spec.restart_policy, code)
+}
+
+/// `5 s`, `3 min`, `7 h`, `2 d`.
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}

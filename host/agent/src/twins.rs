@@ -1,0 +1,197 @@
+//! The twins of all modules: read without waiting, changed one at a time, stored before a change is answered.
+//!
+//! What a change means is `core::twin`'s.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+};
+
+use marram_core::{
+    name::ModuleName,
+    ports::{DocumentError, Documents, ReportError, TwinAck, TwinDocument},
+    twin::{Twin, TwinFault, desired_ack},
+};
+use serde_json::{Map, Value};
+
+use crate::doorbell::Doorbell;
+
+/// All twins by module name.
+pub(crate) struct Twins {
+    documents: Arc<dyn Documents>,
+    cells: Mutex<BTreeMap<ModuleName, Arc<TwinCell>>>,
+}
+
+/// One module's twin.
+pub(crate) struct TwinCell {
+    document_name: String,
+    documents: Arc<dyn Documents>,
+    current: Mutex<Arc<Twin>>,
+    /// So that a running module sees a change without taking the lock.
+    desired_version: AtomicU64,
+    /// One writer at a time, from the change to the disk.
+    writer: tokio::sync::Mutex<()>,
+    bell: Mutex<Option<Arc<Doorbell>>>,
+}
+
+/// Why a twin could not be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum TwinError {
+    /// Not a JSON object.
+    #[error("a patch must be a JSON object: {0}")]
+    NotAnObject(String),
+    /// Breaks a limit of twins.
+    #[error("{0}")]
+    Limit(#[from] TwinFault),
+    /// Could not be stored; nothing has changed.
+    #[error("cannot store the twin: {0}")]
+    Store(#[from] DocumentError),
+}
+
+impl Twins {
+    pub(crate) fn new(documents: Arc<dyn Documents>) -> Self {
+        Self { documents, cells: Mutex::default() }
+    }
+
+    /// The twin of a module, read from disk the first time. A damaged or missing one begins empty, and the log says so.
+    pub(crate) async fn cell(&self, module: &ModuleName) -> Result<Arc<TwinCell>, DocumentError> {
+        if let Some(cell) = self.cells.lock().unwrap_or_else(PoisonError::into_inner).get(module) {
+            return Ok(cell.clone());
+        }
+        let document_name = format!("twin-{module}");
+        let (documents, name) = (self.documents.clone(), document_name.clone());
+        let stored = blocking(move || documents.read(&name)).await?;
+        let twin = match stored {
+            None => Twin::new(),
+            Some(stored) => {
+                if let Some(reason) = stored.recovered {
+                    tracing::warn!(%module, reason, "the twin was damaged; going on with its previous generation");
+                }
+                Twin::from_bytes(&stored.bytes).map_err(|error| {
+                    DocumentError(format!(
+                        "document `{document_name}` is not a twin that this version can read: {error}"
+                    ))
+                })?
+            }
+        };
+        let cell = Arc::new(TwinCell {
+            document_name,
+            documents: self.documents.clone(),
+            desired_version: AtomicU64::new(twin.desired_version()),
+            current: Mutex::new(Arc::new(twin)),
+            writer: tokio::sync::Mutex::default(),
+            bell: Mutex::default(),
+        });
+        // Two that came at once: the first one in stays.
+        let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(cells.entry(module.clone()).or_insert(cell).clone())
+    }
+}
+
+impl TwinCell {
+    pub(crate) fn twin(&self) -> Arc<Twin> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn desired(&self) -> TwinDocument {
+        let twin = self.twin();
+        TwinDocument { json: text(twin.desired()), version: twin.desired_version() }
+    }
+
+    pub(crate) fn reported(&self) -> TwinDocument {
+        let twin = self.twin();
+        TwinDocument { json: text(twin.reported()), version: twin.reported_version() }
+    }
+
+    pub(crate) fn desired_version(&self) -> u64 {
+        self.desired_version.load(SeqCst)
+    }
+
+    /// Rings this bell at each change of the desired properties.
+    pub(crate) fn ring_at_change(&self, bell: Arc<Doorbell>) {
+        *self.bell.lock().unwrap_or_else(PoisonError::into_inner) = Some(bell);
+    }
+
+    /// Merges a patch from the guest; stored when it returns.
+    pub(crate) async fn report(&self, merge_patch_json: String) -> Result<u64, ReportError> {
+        let patch = parse_object(&merge_patch_json).map_err(|error| ReportError::Invalid(error.to_string()))?;
+        match self.change(move |twin| Ok(twin.report(&patch)?)).await {
+            Ok(version) => Ok(version),
+            Err(TwinError::Store(error)) => Err(ReportError::Other(error.to_string())),
+            Err(error) => Err(ReportError::Invalid(error.to_string())),
+        }
+    }
+
+    /// The guest's answer to its desired properties.
+    pub(crate) async fn acknowledge(&self, ack: &TwinAck, version: u64) -> Result<(), TwinError> {
+        let patch = desired_ack(ack, version);
+        self.change(move |twin| Ok(twin.report(&patch)?)).await.map(drop)
+    }
+
+    /// Merges a patch into the desired properties (`twin set`) and returns their version.
+    pub(crate) async fn set_desired(&self, merge_patch_json: &str) -> Result<u64, TwinError> {
+        let patch = parse_object(merge_patch_json)?;
+        self.change(move |twin| {
+            twin.set_desired(&patch)?;
+            Ok(twin.desired_version())
+        })
+        .await
+    }
+
+    /// Applies the section of a deployment.
+    pub(crate) async fn apply_section(
+        &self,
+        section: Map<String, Value>,
+        deployment_version: u64,
+    ) -> Result<(), TwinError> {
+        self.change(move |twin| {
+            twin.apply_manifest_section(Some(&section), deployment_version);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Changes a copy, stores it, then puts it in force: a change that cannot be stored has not happened.
+    async fn change<T>(&self, change: impl FnOnce(&mut Twin) -> Result<T, TwinError>) -> Result<T, TwinError> {
+        let _one_writer = self.writer.lock().await;
+        let old = self.twin();
+        let mut new = Twin::clone(&old);
+        let result = change(&mut new)?;
+        if new == *old {
+            return Ok(result);
+        }
+        let (documents, name, bytes) = (self.documents.clone(), self.document_name.clone(), new.to_bytes());
+        blocking(move || documents.write(&name, &bytes)).await?;
+        let rings = new.desired_version() != old.desired_version();
+        let version = new.desired_version();
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        if rings {
+            self.desired_version.store(version, SeqCst);
+            if let Some(bell) = &*self.bell.lock().unwrap_or_else(PoisonError::into_inner) {
+                bell.ring();
+            }
+        }
+        Ok(result)
+    }
+}
+
+fn parse_object(json: &str) -> Result<Map<String, Value>, TwinError> {
+    serde_json::from_str(json).map_err(|error| TwinError::NotAnObject(error.to_string()))
+}
+
+fn text(map: &Map<String, Value>) -> String {
+    serde_json::to_string(map).unwrap_or_else(|_| "{}".into())
+}
+
+/// Runs disk work on a blocking thread.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, DocumentError> + Send + 'static,
+) -> Result<T, DocumentError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(DocumentError(format!("the disk task failed: {error}"))),
+    }
+}
