@@ -92,6 +92,7 @@ fn acts(stage: &mut Stage) -> std::result::Result<(), Ended> {
     if interactive() {
         say("demo: it goes on until Ctrl-C; in another terminal, try the commands above");
         stage.watch_until_stopped();
+        stage.end_act("threshold 0.5, until Ctrl-C");
     }
     Ok(())
 }

@@ -58,10 +58,11 @@ impl Journal {
 impl Entry {
     fn read(line: &str) -> Self {
         let message: Value = serde_json::from_str(line).unwrap_or_default();
-        let alert = message.pointer("/properties/alert").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let source = message.get("source").and_then(Value::as_str).unwrap_or("?");
+        let text = |pointer: &str| message.pointer(pointer).and_then(Value::as_str).unwrap_or("?").to_owned();
+        let (time, source, alert) = (text("/time"), text("/source"), text("/properties/alert"));
+        let clock = time.get(11..21).unwrap_or(&time);
+        let source = source.strip_prefix("/messages/modules/").unwrap_or(&source);
         let body = message.get("body").map(Value::to_string).unwrap_or_default();
-        let body: String = body.chars().take(120).collect();
-        Self { shown: format!("  {source}  [{alert}]  {body}"), alert }
+        Self { shown: format!("  {clock}  {source}  {alert}  {body}"), alert }
     }
 }
