@@ -131,9 +131,8 @@ impl Disk for MemoryDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        match self.state().names.contains_key(path) {
-            false => return Ok(()),
-            true => {}
+        if !self.state().names.contains_key(path) {
+            return Ok(());
         }
         self.change(Change::Remove(path.to_owned()))
     }
@@ -197,8 +196,7 @@ fn starts() -> Vec<(&'static str, State, Option<&'static [u8]>)> {
         for document in documents {
             folder.write(NAME, document).unwrap();
         }
-        let state = disk.state().clone();
-        state
+        disk.state().clone()
     };
     let edited = |edit: &dyn Fn(&mut State, &Path)| {
         let mut state = with(&[OLDER, OLD]);
