@@ -82,17 +82,17 @@ fn acts(stage: &mut Stage) -> std::result::Result<(), Ended> {
         return Err(Ended::Wrong(format!("{passed} messages passed a threshold of 100 %: the change had no effect")));
     }
 
-    stage.change("filter", r#"{"threshold":0.5}"#)?;
-    stage.wait_for_alert("memUsedPercent above 0.5", EFFECT)?;
+    stage.change("filter", r#"{"threshold":0.1}"#)?;
+    stage.wait_for_alert("memUsedPercent above 0.1", EFFECT)?;
     stage.watch(ACT)?;
-    stage.end_act("threshold 0.5: readings pass again");
+    stage.end_act("threshold 0.1: readings pass again");
 
     stage.tell(&["twin", "get", "filter"])?;
     stage.tell(&["list"])?;
     if interactive() {
         say("demo: it goes on until Ctrl-C; in another terminal, try the commands above");
         stage.watch_until_stopped();
-        stage.end_act("threshold 0.5, until Ctrl-C");
+        stage.end_act("threshold 0.1, until Ctrl-C");
     }
     Ok(())
 }
