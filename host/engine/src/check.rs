@@ -1,0 +1,229 @@
+//! Reads what a component asks for and offers, and refuses before compiling what could never run here, with the tool to
+//! use instead. Compiles nothing, looks at no type: linking does.
+
+use std::collections::BTreeSet;
+
+use marram_core::ports::Exports;
+use wasmparser::{CanonicalFunction, CanonicalOption, Encoding, Parser, Payload};
+
+/// Imports and exports of a component, and whether it uses the async ABI.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Surface {
+    /// Names of the component's own imports, e.g. `wasi:cli/environment@0.2.3`.
+    pub imports: BTreeSet<String>,
+    /// Names of its exports, e.g. `marram:edge/input-handler@0.1.0`.
+    pub exports: BTreeSet<String>,
+    /// Lifts or lowers with the async ABI of WASI 0.3.
+    pub uses_async: bool,
+}
+
+/// How the host runs a component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ComponentKind {
+    /// Exports `wasi:cli/run`.
+    Program,
+    /// Exports handlers of `marram:edge`.
+    Handler,
+}
+
+/// Why a component cannot run here, before it is compiled. One line each.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The parser's words.
+    #[error("not a WebAssembly component: {0}")]
+    Malformed(String),
+    /// A module of WASI preview 1 or the like.
+    #[error(
+        "a core WebAssembly module, not a component; `marram module push` turns modules of WASI preview 1 into \
+         components, other toolchains have a target for WASI 0.2 (Rust: wasm32-wasip2)"
+    )]
+    CoreModule,
+    /// What shows it.
+    #[error(
+        "needs WASI 0.3 or the async ABI ({0}); rebuild it for WASI 0.2 (Rust: target wasm32-wasip2, no async exports)"
+    )]
+    Async(String),
+    /// All names that the host does not have.
+    #[error(
+        "imports what this host does not have: {0}; it offers wasi:cli, clocks, filesystem, io, random and sockets @0.2 and marram:edge@0.1"
+    )]
+    UnknownImports(String),
+    /// No export that the host would call.
+    #[error(
+        "exports nothing that the host could call; expected `wasi:cli/run@0.2` or one of marram:edge@0.1's \
+         start-handler, input-handler, twin-handler, timer-handler"
+    )]
+    NoHandler,
+    /// Both kinds at once.
+    #[error(
+        "exports `wasi:cli/run` and handlers of marram:edge; a component is either a program or handlers: build it as a \
+         library (reactor), or split it in two"
+    )]
+    Ambiguous,
+}
+
+/// Interfaces of WASI 0.2 that the engine links.
+const WASI: &[&str] = &[
+    "wasi:cli/environment",
+    "wasi:cli/exit",
+    "wasi:cli/stderr",
+    "wasi:cli/stdin",
+    "wasi:cli/stdout",
+    "wasi:cli/terminal-input",
+    "wasi:cli/terminal-output",
+    "wasi:cli/terminal-stderr",
+    "wasi:cli/terminal-stdin",
+    "wasi:cli/terminal-stdout",
+    "wasi:clocks/monotonic-clock",
+    "wasi:clocks/wall-clock",
+    "wasi:filesystem/preopens",
+    "wasi:filesystem/types",
+    "wasi:io/error",
+    "wasi:io/poll",
+    "wasi:io/streams",
+    "wasi:random/insecure",
+    "wasi:random/insecure-seed",
+    "wasi:random/random",
+    "wasi:sockets/instance-network",
+    "wasi:sockets/ip-name-lookup",
+    "wasi:sockets/network",
+    "wasi:sockets/tcp",
+    "wasi:sockets/tcp-create-socket",
+    "wasi:sockets/udp",
+    "wasi:sockets/udp-create-socket",
+];
+
+/// Interfaces of `wit/` that a guest may import.
+const MARRAM: &[&str] = &[
+    "marram:edge/messaging",
+    "marram:edge/module-info",
+    "marram:edge/timers",
+    "marram:edge/twin",
+    "marram:edge/types",
+];
+
+/// Reads a component's surface.
+///
+/// # Errors
+/// [`Refusal::Malformed`] or [`Refusal::CoreModule`].
+pub fn survey(bytes: &[u8]) -> Result<Surface, Refusal> {
+    let mut surface = Surface::default();
+    let mut depth = 0_usize;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload.map_err(malformed)? {
+            Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => return Err(Refusal::CoreModule),
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentImportSection(section) if depth == 0 => {
+                for import in section {
+                    surface.imports.insert(import.map_err(malformed)?.name.name.to_owned());
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 0 => {
+                for export in section {
+                    surface.exports.insert(export.map_err(malformed)?.name.name.to_owned());
+                }
+            }
+            Payload::ComponentCanonicalSection(section) => {
+                for function in section {
+                    surface.uses_async |= is_async(&function.map_err(malformed)?);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(surface)
+}
+
+fn malformed(error: wasmparser::BinaryReaderError) -> Refusal {
+    Refusal::Malformed(error.to_string())
+}
+
+fn is_async(function: &CanonicalFunction) -> bool {
+    match function {
+        CanonicalFunction::Lift { options, .. } | CanonicalFunction::Lower { options, .. } => {
+            options.contains(&CanonicalOption::Async)
+        }
+        CanonicalFunction::ResourceNew { .. }
+        | CanonicalFunction::ResourceDrop { .. }
+        | CanonicalFunction::ResourceRep { .. } => false,
+        _ => true, // all others are built-ins of the async ABI and of threads
+    }
+}
+
+impl Surface {
+    /// Whether it can run here, and how.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn check(&self) -> Result<ComponentKind, Refusal> {
+        if let Some(name) = self.imports.iter().chain(&self.exports).find(|name| is_wasi_03(name)) {
+            return Err(Refusal::Async(format!("`{name}`")));
+        }
+        if self.uses_async {
+            return Err(Refusal::Async("async lifting".into()));
+        }
+        let unknown: Vec<_> =
+            self.imports.iter().filter(|name| !is_known(name)).map(|name| format!("`{name}`")).collect();
+        if !unknown.is_empty() {
+            return Err(Refusal::UnknownImports(unknown.join(", ")));
+        }
+        self.kind()
+    }
+
+    /// Program or handlers.
+    ///
+    /// # Errors
+    /// Neither, or both: which of the two was meant cannot be guessed, and a handler whose `run` never runs, or a program
+    /// whose handlers never do, would fail silently.
+    pub(crate) fn kind(&self) -> Result<ComponentKind, Refusal> {
+        let Exports { run, start, input, twin, timer } = self.handlers();
+        match (run, start || input || twin || timer) {
+            (true, false) => Ok(ComponentKind::Program),
+            (false, true) => Ok(ComponentKind::Handler),
+            (false, false) => Err(Refusal::NoHandler),
+            (true, true) => Err(Refusal::Ambiguous),
+        }
+    }
+
+    /// Which of the exports the host would call.
+    pub(crate) fn handlers(&self) -> Exports {
+        let has = |interface| self.export(interface).is_some();
+        Exports { run: has(RUN), start: has(START), input: has(INPUT), twin: has(TWIN), timer: has(TIMER) }
+    }
+
+    /// The full name of the export of an interface, e.g. with its patch version.
+    pub(crate) fn export(&self, interface: Interface) -> Option<&str> {
+        self.exports.iter().find(|name| is_version_of(name, interface.0, interface.1)).map(String::as_str)
+    }
+}
+
+/// Name of an interface and the series of versions that the host knows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Interface(&'static str, &'static str);
+
+pub(crate) const RUN: Interface = Interface("wasi:cli/run", WASI_SERIES);
+pub(crate) const START: Interface = Interface("marram:edge/start-handler", MARRAM_SERIES);
+pub(crate) const INPUT: Interface = Interface("marram:edge/input-handler", MARRAM_SERIES);
+pub(crate) const TWIN: Interface = Interface("marram:edge/twin-handler", MARRAM_SERIES);
+pub(crate) const TIMER: Interface = Interface("marram:edge/timer-handler", MARRAM_SERIES);
+
+const WASI_SERIES: &str = "0.2.";
+const MARRAM_SERIES: &str = "0.1.";
+
+fn is_known(import: &str) -> bool {
+    WASI.iter().any(|name| is_version_of(import, name, WASI_SERIES))
+        || MARRAM.iter().any(|name| is_version_of(import, name, MARRAM_SERIES))
+}
+
+/// `name@0.2.7` is a version of `name` in the series `0.2.`; pre-releases are not.
+fn is_version_of(full: &str, interface: &str, series: &str) -> bool {
+    full.strip_prefix(interface)
+        .and_then(|rest| rest.strip_prefix('@'))
+        .and_then(|version| version.strip_prefix(series))
+        .is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+fn is_wasi_03(name: &str) -> bool {
+    name.starts_with("wasi:") && name.split_once('@').is_some_and(|(_, version)| version.starts_with("0.3."))
+}

@@ -1,0 +1,165 @@
+//! Component to machine code: in a child process with limits on time and address space, or here for tests.
+
+use std::{
+    io::{self, Write as _},
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    process::{Child, Command},
+};
+
+use crate::settings::{CompileLimits, HelperCommand, Profile};
+
+/// Bytes of the child's standard error that are kept.
+const MAX_STDERR_BYTES: u64 = 8 << 10;
+
+/// Why a component was not compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The component's file.
+    #[error("cannot read the component {0}")]
+    Read(PathBuf, #[source] io::Error),
+    /// The compiled form's file.
+    #[error("cannot write the compiled form {0}")]
+    Write(PathBuf, #[source] io::Error),
+    /// The compiler's words.
+    #[error("does not compile: {0}")]
+    Invalid(String),
+    /// The helper process could not be started.
+    #[error("cannot start the compiler {0}")]
+    Spawn(PathBuf, #[source] io::Error),
+    /// The helper process ended badly; its last words.
+    #[error("the compiler failed ({status}): {stderr}")]
+    Helper {
+        /// Exit code or signal.
+        status: String,
+        /// Its standard error, cut.
+        stderr: String,
+    },
+    /// A limit of [`CompileLimits`].
+    #[error("compiling took more than {0}; raise the limit, or compile it elsewhere")]
+    Limit(String),
+    /// The device build.
+    #[error("this build has no compiler; it runs only components that were compiled before")]
+    NoCompiler,
+}
+
+/// Compiles the component at `input` and writes its machine code to `output`, which must not exist yet. The body of the
+/// helper process; sets no limits, since its parent does.
+///
+/// # Errors
+/// See [`CompileError`]; `output` may then exist with any content.
+#[cfg(feature = "compiler")]
+pub fn compile_helper(input: &Path, output: &Path, profile: Profile) -> Result<(), CompileError> {
+    let bytes = std::fs::read(input).map_err(|error| CompileError::Read(input.to_owned(), error))?;
+    let code = wasmtime::Engine::new(&profile.config())
+        .and_then(|engine| engine.precompile_component(&bytes))
+        .map_err(|error| CompileError::Invalid(format!("{error:#}")))?;
+    write_new(output, &code).map_err(|error| CompileError::Write(output.to_owned(), error))
+}
+
+/// Compiles nothing: this build has no compiler.
+///
+/// # Errors
+/// Always [`CompileError::NoCompiler`].
+#[cfg(not(feature = "compiler"))]
+pub fn compile_helper(_input: &Path, _output: &Path, _profile: Profile) -> Result<(), CompileError> {
+    Err(CompileError::NoCompiler)
+}
+
+/// Writes a file that must not exist, readable by its owner alone, and waits until it is on the disk.
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Compiles `input` into the new file `output` as the settings say.
+pub(crate) async fn compile(
+    helper: &HelperCommand,
+    limits: CompileLimits,
+    profile: Profile,
+    input: &Path,
+    output: &Path,
+) -> Result<(), CompileError> {
+    if !cfg!(feature = "compiler") {
+        return Err(CompileError::NoCompiler);
+    }
+    match helper {
+        HelperCommand::InProcess => {
+            let (input, output) = (input.to_owned(), output.to_owned());
+            tokio::task::spawn_blocking(move || compile_helper(&input, &output, profile))
+                .await
+                .unwrap_or_else(|panic| Err(CompileError::Invalid(format!("the compiler panicked: {panic}"))))
+        }
+        HelperCommand::Process { program, args } => {
+            let mut command = Command::new(program);
+            command.args(args).arg(input).arg(output).arg(profile.as_str());
+            run_helper(command, program, limits).await
+        }
+    }
+}
+
+async fn run_helper(mut command: Command, program: &Path, limits: CompileLimits) -> Result<(), CompileError> {
+    command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().map_err(|error| CompileError::Spawn(program.to_owned(), error))?;
+    restrict(&child, limits).map_err(|error| CompileError::Spawn(program.to_owned(), error))?;
+    let stderr = child.stderr.take();
+    let work = async {
+        let stderr = last_words(stderr).await; // ends with the child
+        (child.wait().await, stderr)
+    };
+    let Ok((status, stderr)) = tokio::time::timeout(limits.wall, work).await else {
+        return Err(CompileError::Limit(format!("{:?}", limits.wall))); // dropping the child kills it
+    };
+    let status = status.map_err(|error| CompileError::Spawn(program.to_owned(), error))?;
+    judge(status, stderr, limits)
+}
+
+/// Sets the child's limits from here: it needs no code of its own for that, and none of its input can avoid them.
+fn restrict(child: &Child, limits: CompileLimits) -> io::Result<()> {
+    let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) else {
+        return Ok(()); // it has ended already
+    };
+    let cpu = limits.cpu.as_secs().max(1);
+    // At the lower limit of CPU time comes SIGXCPU, which says what happened; at the upper one SIGKILL.
+    let all = [
+        (Resource::Cpu, cpu, cpu + 5),
+        (Resource::As, limits.address_space, limits.address_space),
+        (Resource::Core, 0, 0),
+    ];
+    for (resource, current, maximum) in all {
+        let limit = Rlimit { current: Some(current), maximum: Some(maximum) };
+        match rustix::process::prlimit(Some(pid), resource, limit) {
+            Ok(_) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Reads all, so that the child never blocks, and keeps the beginning.
+async fn last_words(stderr: Option<impl AsyncRead + Unpin>) -> String {
+    let mut kept = Vec::new();
+    if let Some(mut stderr) = stderr {
+        let _ = (&mut stderr).take(MAX_STDERR_BYTES).read_to_end(&mut kept).await;
+        let _ = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await;
+    }
+    String::from_utf8_lossy(&kept).trim().to_owned()
+}
+
+fn judge(status: ExitStatus, stderr: String, limits: CompileLimits) -> Result<(), CompileError> {
+    match (status.success(), status.signal()) {
+        (true, _) => Ok(()),
+        (_, Some(signal)) if signal == Signal::XCPU.as_raw() => {
+            Err(CompileError::Limit(format!("{:?} of CPU time", limits.cpu)))
+        }
+        _ => Err(CompileError::Helper { status: status.to_string(), stderr: crate::exit::one_line(&stderr) }),
+    }
+}

@@ -1,0 +1,163 @@
+//! A compiled component whose imports are met: which exports it has, and how to instantiate it.
+
+use std::sync::Arc;
+
+use marram_core::{
+    deployment::ModuleSpec,
+    ports::{self, BoxFuture, Exit, Exports, LoadError, LogStream, ModuleHost},
+};
+use wasmtime::component::{
+    Component, ComponentExportIndex, ComponentNamedList, InstancePre, Lift, Linker, Lower, types::ComponentItem,
+};
+
+use crate::{
+    check::{INPUT, Interface, RUN, START, Surface, TIMER, TWIN},
+    deadline::CallLimits,
+    instance::{
+        ChangedParams, ChangedResults, FireParams, GuestInstance, HandleParams, HandleResults, Handlers, Live,
+        RunResults, StartResults,
+    },
+    log::LogPipe,
+    state::GuestState,
+    ticker::Ticker,
+    wasi,
+};
+
+/// A component, linked; shared by its instances.
+pub(crate) struct WasmComponent {
+    linked: InstancePre<GuestState>,
+    entries: Entries,
+    ticker: Arc<Ticker>,
+}
+
+/// Where the functions are that the host calls.
+struct Entries {
+    run: Option<ComponentExportIndex>,
+    start: Option<ComponentExportIndex>,
+    input: Option<ComponentExportIndex>,
+    twin: Option<ComponentExportIndex>,
+    timer: Option<ComponentExportIndex>,
+}
+
+impl WasmComponent {
+    /// Checks every import and every export against the host's interfaces.
+    ///
+    /// # Errors
+    /// Names the import or export that does not fit.
+    pub(crate) fn link(
+        linker: &Linker<GuestState>,
+        component: &Component,
+        ticker: Arc<Ticker>,
+    ) -> Result<Self, LoadError> {
+        let linked = linker
+            .instantiate_pre(component)
+            .map_err(|error| LoadError(format!("an import does not fit this host: {error:#}")))?;
+        let exports = component.component_type().exports(component.engine()).map(|(name, _)| name.to_owned()).collect();
+        let surface = Surface { exports, ..Surface::default() };
+        surface.kind().map_err(|refusal| LoadError(refusal.to_string()))?;
+        let entries = Entries {
+            run: entry::<(), RunResults>(&linked, &surface, RUN, "run")?,
+            start: entry::<(), StartResults>(&linked, &surface, START, "start")?,
+            input: entry::<HandleParams, HandleResults>(&linked, &surface, INPUT, "handle")?,
+            twin: entry::<ChangedParams, ChangedResults>(&linked, &surface, TWIN, "desired-changed")?,
+            timer: entry::<FireParams, ()>(&linked, &surface, TIMER, "fire")?,
+        };
+        Ok(Self { linked, entries, ticker })
+    }
+
+    async fn instance(&self, spec: &ModuleSpec, host: Arc<dyn ModuleHost>) -> Result<GuestInstance, Exit> {
+        let stdout = LogPipe::new(host.clone(), LogStream::Out);
+        let stderr = LogPipe::new(host.clone(), LogStream::Err);
+        let wasi = wasi::context(spec, &stdout, &stderr)?;
+        let limits = CallLimits { running: spec.sandbox.handler_time, wall: spec.sandbox.handler_wall };
+        let store = GuestState::new(host, wasi, spec.sandbox.memory_bytes).into_store(self.linked.engine());
+        let mut live = Live::new(store, stdout, stderr);
+        // Initialisers run now: guest code like any other, so within the bounds of a call.
+        live.store.data_mut().deadline.begin(Some(limits));
+        let made = limits.last_resort(self.linked.instantiate_async(&mut live.store)).await;
+        let instance = match made {
+            Ok(Ok(instance)) => instance,
+            Ok(Err(error)) => return Err(live.exit(&error)),
+            Err(late) => return Err(live.exit(&late.into())),
+        };
+        let handlers = self.entries.handlers(&instance, &mut live.store).map_err(|error| live.exit(&error))?;
+        Ok(GuestInstance::new(live, handlers, limits, self.ticker.clone()))
+    }
+}
+
+impl ports::Component for WasmComponent {
+    fn exports(&self) -> Exports {
+        let Entries { run, start, input, twin, timer } = &self.entries;
+        Exports {
+            run: run.is_some(),
+            start: start.is_some(),
+            input: input.is_some(),
+            twin: twin.is_some(),
+            timer: timer.is_some(),
+        }
+    }
+
+    fn instantiate(
+        &self,
+        spec: &ModuleSpec,
+        host: Arc<dyn ModuleHost>,
+    ) -> BoxFuture<'_, Result<Box<dyn ports::Instance>, Exit>> {
+        let spec = spec.clone();
+        Box::pin(self.ticker.clone().during(async move {
+            let instance = self.instance(&spec, host).await?;
+            Ok(Box::new(instance) as Box<dyn ports::Instance>)
+        }))
+    }
+}
+
+impl Entries {
+    fn handlers(
+        &self,
+        instance: &wasmtime::component::Instance,
+        store: &mut wasmtime::Store<GuestState>,
+    ) -> wasmtime::Result<Handlers> {
+        let mut handlers = Handlers::default();
+        if let Some(index) = &self.run {
+            handlers.run = Some(instance.get_typed_func(&mut *store, index)?);
+        }
+        if let Some(index) = &self.start {
+            handlers.start = Some(instance.get_typed_func(&mut *store, index)?);
+        }
+        if let Some(index) = &self.input {
+            handlers.handle = Some(instance.get_typed_func(&mut *store, index)?);
+        }
+        if let Some(index) = &self.twin {
+            handlers.desired_changed = Some(instance.get_typed_func(&mut *store, index)?);
+        }
+        if let Some(index) = &self.timer {
+            handlers.fire = Some(instance.get_typed_func(&mut *store, index)?);
+        }
+        Ok(handlers)
+    }
+}
+
+/// Finds `interface`'s `function` and checks its type.
+fn entry<Params, Results>(
+    linked: &InstancePre<GuestState>,
+    surface: &Surface,
+    interface: Interface,
+    function: &str,
+) -> Result<Option<ComponentExportIndex>, LoadError>
+where
+    Params: ComponentNamedList + Lower,
+    Results: ComponentNamedList + Lift,
+{
+    let Some(name) = surface.export(interface) else { return Ok(None) };
+    let component = linked.component();
+    let found =
+        component.get_export_index(None, name).and_then(|instance| component.get_export(Some(&instance), function));
+    match found {
+        Some((ComponentItem::ComponentFunc(item), index)) => match item
+            .typecheck::<Params, Results>(&linked.instance_type())
+        {
+            Ok(()) => Ok(Some(index)),
+            Err(error) => Err(LoadError(format!("export `{name}#{function}` has another type than here: {error:#}"))),
+        },
+        _ => Err(LoadError(format!("export `{name}` has no function `{function}`"))),
+    }
+}

@@ -1,0 +1,99 @@
+//! The two clocks of a call: running time, counted in ticks, and wall time, measured only once a call proves slow. A call
+//! that is done within a tick reads no clock and makes no timer.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use crate::{exit::Ended, ticker::TICK};
+
+/// How much later than the guest's own checks the last resort comes, so that normally the trap with its backtrace wins.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// Time that the current call may take. Part of the store's data.
+#[derive(Debug)]
+pub(crate) struct Deadline {
+    /// None: no deadline (programs).
+    limits: Option<CallLimits>,
+    ticks: u64,
+    /// When the call first proved slow; at most a tick after its begin.
+    slow_since: Option<Instant>,
+}
+
+/// Bounds of one call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CallLimits {
+    /// Running time of guest code.
+    pub(crate) running: Duration,
+    /// Wall time, waiting included.
+    pub(crate) wall: Duration,
+}
+
+impl Deadline {
+    /// Of a call that is not bounded.
+    pub(crate) fn none() -> Self {
+        Self { limits: None, ticks: 0, slow_since: None }
+    }
+
+    /// A call begins.
+    pub(crate) fn begin(&mut self, limits: Option<CallLimits>) {
+        *self = Self { limits, ticks: 0, slow_since: None };
+    }
+
+    /// Guest code runs at a tick.
+    ///
+    /// # Errors
+    /// Its time is over.
+    pub(crate) fn tick(&mut self) -> Result<(), Ended> {
+        let since = *self.slow_since.get_or_insert_with(Instant::now);
+        let Some(limits) = self.limits else { return Ok(()) };
+        self.ticks += 1;
+        if u128::from(self.ticks) * TICK.as_millis() > limits.running.as_millis() {
+            return Err(Ended::Deadline(format!(
+                "the call ran for more than {:?} (limits.handlerTime)",
+                limits.running
+            )));
+        }
+        if since.elapsed() > limits.wall {
+            return Err(limits.wall_exceeded("while guest code ran"));
+        }
+        Ok(())
+    }
+
+    /// Until when a host function may wait; none = for ever. What exceeds it is [`CallLimits::wall_exceeded`].
+    pub(crate) fn wait_until(&mut self) -> Option<(Instant, CallLimits)> {
+        let since = *self.slow_since.get_or_insert_with(Instant::now);
+        self.limits.map(|limits| (since + limits.wall, limits))
+    }
+}
+
+impl CallLimits {
+    /// The reason of an instance that waited too long.
+    pub(crate) fn wall_exceeded(self, where_: &str) -> Ended {
+        Ended::Deadline(format!("the call took more than {:?} (limits.handlerWall), {where_}", self.wall))
+    }
+
+    /// Drops `call` when it is still waiting after the wall bound: the last resort, without a backtrace, for host
+    /// functions that do not watch the time themselves. The timer is only made when the call first waits.
+    ///
+    /// # Errors
+    /// [`Ended::Deadline`]; the store must not be used again.
+    pub(crate) async fn last_resort<T>(self, call: impl Future<Output = T>) -> Result<T, Ended> {
+        let mut call = pin!(call);
+        let mut timer: Option<Pin<Box<tokio::time::Sleep>>> = None;
+        poll_fn(move |context| {
+            if let Poll::Ready(value) = call.as_mut().poll(context) {
+                return Poll::Ready(Ok(value));
+            }
+            let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.wall.saturating_add(GRACE))));
+            timer
+                .as_mut()
+                .poll(context)
+                .map(|()| Err(self.wall_exceeded("waiting in a host function; it was abandoned")))
+        })
+        .await
+    }
+}

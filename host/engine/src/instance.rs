@@ -1,0 +1,245 @@
+//! A running instance: calls its exports one at a time, each within its bounds, and turns whatever ends it into an exit.
+
+use std::sync::Arc;
+
+use marram_core::ports::{self, BoxFuture, Exit, Inbox, Settlement, TwinAck, TwinAnswer};
+use std::time::Duration;
+use wasmtime::{
+    Store,
+    component::{ComponentNamedList, ComponentType, Lift, Lower, Resource, TypedFunc},
+};
+
+use crate::{
+    deadline::CallLimits,
+    exit::{classify, one_line},
+    link::{MessageTag, Nack},
+    log::LogPipe,
+    state::GuestState,
+    ticker::Ticker,
+};
+
+pub(crate) type RunResults = (Result<(), ()>,);
+pub(crate) type StartResults = (Result<(), String>,);
+pub(crate) type HandleParams = (Arc<str>, Resource<MessageTag>);
+pub(crate) type HandleResults = (Result<(), Nack>,);
+pub(crate) type FireParams = (String, u64);
+pub(crate) type ChangedParams = (String, u64);
+pub(crate) type ChangedResults = (Result<Option<Ack>, Ack>,);
+
+/// `twin-handler`'s `ack`.
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(crate) struct Ack {
+    code: u16,
+    description: String,
+}
+
+impl From<Ack> for TwinAck {
+    fn from(ack: Ack) -> Self {
+        Self { code: ack.code, description: one_line(&ack.description) }
+    }
+}
+
+/// The exports of one instance that the host calls; typed, looked up once.
+#[derive(Default)]
+pub(crate) struct Handlers {
+    pub(crate) run: Option<TypedFunc<(), RunResults>>,
+    pub(crate) start: Option<TypedFunc<(), StartResults>>,
+    pub(crate) handle: Option<TypedFunc<HandleParams, HandleResults>>,
+    pub(crate) desired_changed: Option<TypedFunc<ChangedParams, ChangedResults>>,
+    pub(crate) fire: Option<TypedFunc<FireParams, ()>>,
+}
+
+/// A store that may still be used, and the output that must not be lost with it.
+pub(crate) struct Live {
+    pub(crate) store: Store<GuestState>,
+    stdout: LogPipe,
+    stderr: LogPipe,
+    /// True from the begin of a call to its end: still true at the next call if the caller dropped the future between.
+    busy: bool,
+}
+
+impl Live {
+    pub(crate) fn new(store: Store<GuestState>, stdout: LogPipe, stderr: LogPipe) -> Self {
+        Self { store, stdout, stderr, busy: false }
+    }
+
+    /// Logs what is left of the output and says why the instance ended.
+    pub(crate) fn exit(&self, error: &wasmtime::Error) -> Exit {
+        self.flush();
+        classify(error)
+    }
+
+    fn flush(&self) {
+        self.stdout.flush_partial();
+        self.stderr.flush_partial();
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.flush(); // the host stopped it, or dropped the future of its call
+    }
+}
+
+/// One instance of a component.
+pub(crate) struct GuestInstance {
+    state: State,
+    handlers: Handlers,
+    limits: CallLimits,
+    ticker: Arc<Ticker>,
+}
+
+enum State {
+    Live(Box<Live>),
+    /// The store is gone, so nothing can touch it any more.
+    Ended(Exit),
+}
+
+impl GuestInstance {
+    pub(crate) fn new(live: Live, handlers: Handlers, limits: CallLimits, ticker: Arc<Ticker>) -> Self {
+        Self { state: State::Live(Box::new(live)), handlers, limits, ticker }
+    }
+
+    /// The store for a call. Whoever gets it says [`Live::busy`] false after.
+    fn begin(&mut self) -> Result<&mut Live, Exit> {
+        if matches!(&self.state, State::Live(live) if live.busy) {
+            return Err(self.end(Exit::new(Exit::STOPPED, "a call was abandoned while it ran")));
+        }
+        match &mut self.state {
+            State::Live(live) => {
+                live.busy = true;
+                Ok(live)
+            }
+            State::Ended(exit) => Err(exit.clone()),
+        }
+    }
+
+    /// Drops the store.
+    fn end(&mut self, exit: Exit) -> Exit {
+        self.state = State::Ended(exit.clone());
+        exit
+    }
+
+    fn end_by(&mut self, error: &wasmtime::Error) -> Exit {
+        let exit = match &self.state {
+            State::Live(live) => live.exit(error),
+            State::Ended(exit) => exit.clone(),
+        };
+        self.end(exit)
+    }
+
+    /// One call within the bounds of a handler.
+    async fn call<P, R>(&mut self, function: Option<TypedFunc<P, R>>, params: P, name: &str) -> Result<R, Exit>
+    where
+        P: ComponentNamedList + Lower + Send + Sync + 'static,
+        R: ComponentNamedList + Lift + Send + Sync + 'static,
+    {
+        let limits = self.limits;
+        let live = self.begin()?;
+        let Some(function) = function else {
+            return Err(self.end(Exit::new(Exit::TRAP, format!("the component does not export {name}"))));
+        };
+        live.store.data_mut().deadline.begin(Some(limits));
+        let result = limits.last_resort(function.call_async(&mut live.store, params)).await;
+        match result {
+            Ok(Ok(results)) => {
+                live.busy = false;
+                Ok(results)
+            }
+            Ok(Err(error)) => Err(self.end_by(&error)),
+            Err(late) => Err(self.end_by(&late.into())),
+        }
+    }
+
+    async fn run_program(&mut self) -> Exit {
+        let function = self.handlers.run;
+        let live = match self.begin() {
+            Ok(live) => live,
+            Err(exit) => return exit,
+        };
+        let Some(function) = function else {
+            return self.end(Exit::new(Exit::TRAP, "the component does not export wasi:cli/run"));
+        };
+        live.store.data_mut().deadline.begin(None);
+        let exit = match function.call_async(&mut live.store, ()).await {
+            Ok((Ok(()),)) => Exit::new(Exit::DONE, "the program ended"),
+            Ok((Err(()),)) => Exit::new(1, "the program ended with an error (see its log)"),
+            Err(error) => return self.end_by(&error),
+        };
+        self.end(exit)
+    }
+
+    async fn batch(&mut self, inbox: &mut dyn Inbox) -> Result<(), Exit> {
+        let (limits, function) = (self.limits, self.handlers.handle);
+        let live = self.begin()?;
+        let Some(function) = function else {
+            return Err(self.end(Exit::new(Exit::TRAP, "the component does not export marram:edge/input-handler")));
+        };
+        let ended = loop {
+            let Some(delivery) = inbox.next() else {
+                live.busy = false;
+                return Ok(());
+            };
+            let (slot, input) = match live.store.data_mut().deliver(delivery, limits) {
+                Ok(delivered) => delivered,
+                Err(ended) => break ended.into(),
+            };
+            let call = function.call_async(&mut live.store, (input, Resource::new_own(slot)));
+            match limits.last_resort(call).await {
+                Ok(Ok((result,))) => inbox.settle(settlement(result)),
+                Ok(Err(error)) => break error,
+                Err(late) => break late.into(),
+            }
+        };
+        Err(self.end_by(&ended))
+    }
+}
+
+fn settlement(result: Result<(), Nack>) -> Settlement {
+    match result {
+        Ok(()) => Settlement::Done,
+        Err(Nack::RetryAfter(delay)) => Settlement::Retry(delay.map(Duration::from_millis)),
+        Err(Nack::Reject(reason)) => Settlement::Reject(one_line(&reason)),
+    }
+}
+
+impl ports::Instance for GuestInstance {
+    fn run(&mut self) -> BoxFuture<'_, Exit> {
+        let ticker = self.ticker.clone();
+        Box::pin(ticker.during(self.run_program()))
+    }
+
+    fn start(&mut self) -> BoxFuture<'_, Result<Result<(), String>, Exit>> {
+        let ticker = self.ticker.clone();
+        Box::pin(ticker.during(async {
+            let (result,) = self.call(self.handlers.start, (), "marram:edge/start-handler").await?;
+            Ok(result.map_err(|why| one_line(&why)))
+        }))
+    }
+
+    fn handle_batch<'a>(&'a mut self, inbox: &'a mut dyn Inbox) -> BoxFuture<'a, Result<(), Exit>> {
+        let ticker = self.ticker.clone();
+        Box::pin(ticker.during(self.batch(inbox)))
+    }
+
+    fn fire(&mut self, name: &str, missed: u64) -> BoxFuture<'_, Result<(), Exit>> {
+        let (ticker, params) = (self.ticker.clone(), (name.to_owned(), missed));
+        Box::pin(ticker.during(async { self.call(self.handlers.fire, params, "marram:edge/timer-handler").await }))
+    }
+
+    fn desired_changed(&mut self, patch_json: &str, version: u64) -> BoxFuture<'_, Result<TwinAnswer, Exit>> {
+        let (ticker, params) = (self.ticker.clone(), (patch_json.to_owned(), version));
+        Box::pin(ticker.during(async {
+            let (answer,) = self.call(self.handlers.desired_changed, params, "marram:edge/twin-handler").await?;
+            Ok(answer.map(|ack| ack.map(TwinAck::from)).map_err(TwinAck::from))
+        }))
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        match &self.state {
+            State::Live(live) => live.store.data().memory.used(),
+            State::Ended(_) => 0,
+        }
+    }
+}

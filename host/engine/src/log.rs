@@ -1,0 +1,148 @@
+//! A guest's standard output and error become log lines: split at line ends, bounded in length, made valid UTF-8.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use marram_core::ports::{LogStream, ModuleHost};
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::{
+    cli::{IsTerminal, StdoutStream},
+    p2::{OutputStream, Pollable, StreamResult},
+};
+
+/// Longest line. Longer ones are cut into pieces: a log must stay readable, and a guest that never ends its line must not
+/// fill the host's memory.
+pub(crate) const MAX_LINE_BYTES: usize = 8 << 10;
+
+/// Bytes taken from the guest at once.
+const WRITE_BYTES: usize = 64 << 10;
+
+/// One output stream of a guest; clones write into the same line.
+#[derive(Clone)]
+pub(crate) struct LogPipe(Arc<Mutex<Lines>>);
+
+impl LogPipe {
+    /// A stream that goes to the module's log.
+    pub(crate) fn new(host: Arc<dyn ModuleHost>, stream: LogStream) -> Self {
+        Self(Arc::new(Mutex::new(Lines { host, stream, partial: Vec::new() })))
+    }
+
+    fn write_bytes(&self, bytes: &[u8]) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes);
+    }
+
+    /// Logs a last line that has no end.
+    pub(crate) fn flush_partial(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).flush();
+    }
+}
+
+/// Splits bytes into lines.
+struct Lines {
+    host: Arc<dyn ModuleHost>,
+    stream: LogStream,
+    /// The line so far; at most [`MAX_LINE_BYTES`].
+    partial: Vec<u8>,
+}
+
+impl Lines {
+    fn write(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            match piece.strip_suffix(b"\n") {
+                Some(end) => {
+                    self.append(end);
+                    self.emit();
+                }
+                None => self.append(piece),
+            }
+        }
+    }
+
+    fn append(&mut self, mut bytes: &[u8]) {
+        while self.partial.len() + bytes.len() > MAX_LINE_BYTES {
+            let (head, tail) = bytes.split_at(MAX_LINE_BYTES - self.partial.len());
+            self.partial.extend_from_slice(head);
+            bytes = tail;
+            let rest = self.partial.split_off(char_boundary(&self.partial));
+            self.emit();
+            self.partial = rest;
+        }
+        self.partial.extend_from_slice(bytes);
+    }
+
+    fn emit(&mut self) {
+        let line = self.partial.strip_suffix(b"\r").unwrap_or(&self.partial);
+        self.host.log(self.stream, &String::from_utf8_lossy(line));
+        self.partial.clear();
+    }
+
+    fn flush(&mut self) {
+        if !self.partial.is_empty() {
+            self.emit();
+        }
+    }
+}
+
+/// Where to cut so that no character is split; the end for bytes that are no UTF-8 anyway.
+fn char_boundary(bytes: &[u8]) -> usize {
+    match std::str::from_utf8(bytes) {
+        Err(error) if error.error_len().is_none() && error.valid_up_to() > 0 => error.valid_up_to(),
+        _ => bytes.len(),
+    }
+}
+
+impl IsTerminal for LogPipe {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for LogPipe {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for LogPipe {
+    async fn ready(&mut self) {}
+}
+
+impl OutputStream for LogPipe {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.write_bytes(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(WRITE_BYTES)
+    }
+}
+
+impl AsyncWrite for LogPipe {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.write_bytes(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,132 @@
+//! Compiled code is shared, survives a restart, and is never executed when damaged or when others could have written it.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use marram_core::ports::{Engine as _, Exit};
+use marram_engine::{CompileLimits, EngineError, HelperCommand, Profile, Settings, WasmEngine};
+
+use crate::{
+    guests::program,
+    support::{Bench, Recorder, binary, settings, spec},
+};
+
+const GOOD: &str = "(func $run (result i32) (i32.const 0))";
+
+fn compiled(folder: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "cwasm")).collect()
+}
+
+#[tokio::test]
+async fn modules_with_one_component_share_its_code() {
+    let bench = Bench::new();
+    let bytes = binary(&program(GOOD));
+    let (one, two) = tokio::join!(bench.load(&bytes), bench.load(&bytes));
+    assert!(Arc::ptr_eq(&one.unwrap(), &two.unwrap()), "loaded at once: compiled once");
+    assert_eq!(compiled(&bench.cache()).len(), 1);
+}
+
+#[tokio::test]
+async fn a_second_engine_loads_what_the_first_compiled() {
+    let bench = Bench::new();
+    let artifact = bench.artifact(&binary(&program(GOOD)));
+    bench.engine.load(&artifact).await.unwrap();
+    let nobody = HelperCommand::Process { program: "/no/such/compiler".into(), args: Vec::new() };
+    let again = WasmEngine::new(Settings { helper: nobody, ..settings(&bench.folder, Profile::Wide) }).unwrap();
+    again.load(&artifact).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_entry_is_compiled_again() {
+    let bench = Bench::new();
+    let artifact = bench.artifact(&binary(&program(GOOD)));
+    bench.engine.load(&artifact).await.map(drop).unwrap();
+    let entry = compiled(&bench.cache()).remove(0);
+    let whole = fs::read(&entry).unwrap();
+    for damage in [whole[..whole.len() / 2].to_vec(), vec![0; whole.len()], Vec::new()] {
+        fs::write(&entry, damage).unwrap();
+        let engine = WasmEngine::new(settings(&bench.folder, Profile::Wide)).unwrap();
+        let component = engine.load(&artifact).await.unwrap();
+        let mut instance = component.instantiate(&spec(|_| ()), Recorder::new()).await.unwrap();
+        assert_eq!(instance.run().await.code, Exit::DONE);
+        assert_eq!(fs::metadata(&entry).unwrap().len(), whole.len() as u64);
+    }
+}
+
+#[tokio::test]
+async fn a_crash_between_code_and_digest_leaves_no_entry() {
+    let bench = Bench::new();
+    let artifact = bench.artifact(&binary(&program(GOOD)));
+    bench.engine.load(&artifact).await.map(drop).unwrap();
+    let entry = compiled(&bench.cache()).remove(0);
+    fs::remove_file(entry.with_extension("sha256")).unwrap();
+    bench.engine.load(&artifact).await.map(drop).unwrap();
+    assert!(entry.with_extension("sha256").exists());
+}
+
+#[tokio::test]
+async fn a_folder_that_others_may_enter_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("compiled");
+    fs::create_dir(&cache).unwrap();
+    fs::set_permissions(&cache, fs::Permissions::from_mode(0o750)).unwrap();
+    let error = WasmEngine::new(settings(&folder, Profile::Wide)).err().unwrap();
+    let EngineError::Cache(_, cause) = error else { panic!("{error}") };
+    assert!(cause.to_string().contains("mode 750") && cause.to_string().contains("chmod 700"), "{cause}");
+}
+
+#[tokio::test]
+async fn the_folder_is_made_for_its_owner_alone() {
+    let bench = Bench::new();
+    assert_eq!(fs::metadata(bench.cache()).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[tokio::test]
+async fn each_profile_has_entries_of_its_own() {
+    let bench = Bench::new();
+    let artifact = bench.artifact(&binary(&program(GOOD)));
+    let narrow = WasmEngine::new(settings(&bench.folder, Profile::Narrow)).unwrap();
+    bench.engine.load(&artifact).await.map(drop).unwrap();
+    narrow.load(&artifact).await.map(drop).unwrap();
+    assert_eq!(compiled(&bench.cache()).len(), 2);
+}
+
+/// Loads with a shell script as the compiler and returns why that failed.
+async fn failure_of(script: &str, limits: CompileLimits) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let helper = HelperCommand::Process { program: "/bin/sh".into(), args: vec!["-c".into(), script.into()] };
+    let bench = Bench {
+        engine: WasmEngine::new(Settings { helper, limits, ..settings(&folder, Profile::Wide) }).unwrap(),
+        folder,
+    };
+    let error = bench.load(&binary(&program(GOOD))).await.err().unwrap().0;
+    assert_eq!(fs::read_dir(bench.cache()).unwrap().count(), 0, "nothing is left behind");
+    error
+}
+
+#[tokio::test]
+async fn a_compiler_that_fails_says_why() {
+    let error =
+        failure_of("echo partial > \"$1\"; echo 'no such register' >&2; exit 3", CompileLimits::default()).await;
+    assert!(error.contains("no such register") && error.contains("exit status: 3"), "{error}");
+}
+
+#[tokio::test]
+async fn a_compiler_that_never_ends_is_killed() {
+    let limits = CompileLimits { wall: Duration::from_millis(200), ..CompileLimits::default() };
+    let error = failure_of("exec sleep 1000", limits).await;
+    assert!(error.contains("compiling took more than 200ms"), "{error}");
+}
+
+#[tokio::test]
+async fn a_compiler_that_eats_cpu_time_is_killed() {
+    let limits = CompileLimits { cpu: Duration::from_secs(1), ..CompileLimits::default() };
+    let error = failure_of("while :; do :; done", limits).await;
+    assert!(error.contains("more than 1s of CPU time"), "{error}");
+}

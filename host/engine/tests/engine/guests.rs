@@ -1,0 +1,168 @@
+//! Small components as text. The caller writes the core functions; these frames make components of them.
+
+/// Exports `start-handler`; `core` defines `(func $start (result i32))`, whose result points at the answer. Address 0 of
+/// the memory reads as `ok`.
+pub(crate) fn starter(core: &str) -> String {
+    format!(
+        r#"(component
+  (core module $M
+    (memory (export "memory") 1)
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+    {core}
+    (export "start" (func $start)))
+  (core instance $m (instantiate $M))
+  (alias core export $m "memory" (core memory $memory))
+  (alias core export $m "realloc" (core func $realloc))
+  (func $f (result (result (error string)))
+    (canon lift (core func $m "start") (memory $memory) (realloc $realloc)))
+  (instance $i (export "start" (func $f)))
+  (export "marram:edge/start-handler@0.1.0" (instance $i)))"#
+    )
+}
+
+/// Exports `input-handler`. `core` defines `(func $handle (param i32 i32 i32) (result i32))` (text of the input, its
+/// length, the message) and may call `$new`, `$drop`, `$set-body`, `$set-property`, `$body-len`, `$sequence-or-zero` and
+/// `$send` (output, length, message, where the answer goes). Address 0 reads as `ok`, text `out` lies at 512.
+pub(crate) fn handler(core: &str) -> String {
+    format!(
+        r#"(component $C
+  (import "marram:edge/types@0.1.0" (instance $types
+    (export "message" (type $message (sub resource)))
+    (type $nack' (variant (case "retry-after" (option u64)) (case "reject" string)))
+    (export "nack" (type $nack (eq $nack')))
+    (export "[constructor]message" (func (param "body" (list u8)) (result (own $message))))
+    (export "[method]message.set-body" (func (param "self" (borrow $message)) (param "body" (list u8))))
+    (export "[method]message.set-property"
+      (func (param "self" (borrow $message)) (param "name" string) (param "value" string)))
+    (export "[method]message.body-len" (func (param "self" (borrow $message)) (result u64)))))
+  (alias export $types "message" (type $message))
+  (alias export $types "nack" (type $nack))
+  (import "marram:edge/messaging@0.1.0" (instance $messaging
+    (alias outer $C $message (type $message'))
+    (export "message" (type $message (eq $message')))
+    (type $send-error' (variant
+      (case "too-large" u64) (case "full") (case "denied" string) (case "shutting-down") (case "other" string)))
+    (export "send-error" (type $send-error (eq $send-error')))
+    (export "send" (func (param "output" string) (param "msg" (borrow $message))
+      (result (result u64 (error $send-error)))))))
+  (core module $Mem
+    (memory (export "memory") 1)
+    (data (i32.const 512) "out")
+    (data (i32.const 528) "changed")
+    (global $next (mut i32) (i32.const 4096))
+    (func (export "realloc") (param $old i32) (param $old_size i32) (param $align i32) (param $size i32) (result i32)
+      (local $at i32)
+      (if (i32.gt_u (i32.add (global.get $next) (local.get $size)) (i32.const 60000))
+        (then (global.set $next (i32.const 4096))))
+      (local.set $at (global.get $next))
+      (global.set $next (i32.and (i32.add (i32.add (global.get $next) (local.get $size)) (i32.const 15)) (i32.const -16)))
+      (local.get $at)))
+  (core instance $mem (instantiate $Mem))
+  (alias core export $mem "memory" (core memory $memory))
+  (alias core export $mem "realloc" (core func $realloc))
+  (core func $new (canon lower (func $types "[constructor]message") (memory $memory)))
+  (core func $drop (canon resource.drop $message))
+  (core func $set-body (canon lower (func $types "[method]message.set-body") (memory $memory)))
+  (core func $set-property (canon lower (func $types "[method]message.set-property") (memory $memory)))
+  (core func $body-len (canon lower (func $types "[method]message.body-len")))
+  (core func $send (canon lower (func $messaging "send") (memory $memory) (realloc $realloc)))
+  (core module $Main
+    (import "mem" "memory" (memory 1))
+    (import "host" "new" (func $new (param i32 i32) (result i32)))
+    (import "host" "drop" (func $drop (param i32)))
+    (import "host" "set-body" (func $set-body (param i32 i32 i32)))
+    (import "host" "set-property" (func $set-property (param i32 i32 i32 i32 i32)))
+    (import "host" "body-len" (func $body-len (param i32) (result i64)))
+    (import "host" "send" (func $send (param i32 i32 i32 i32)))
+    {core}
+    (export "handle" (func $handle)))
+  (core instance $main (instantiate $Main
+    (with "mem" (instance $mem))
+    (with "host" (instance
+      (export "new" (func $new))
+      (export "drop" (func $drop))
+      (export "set-body" (func $set-body))
+      (export "set-property" (func $set-property))
+      (export "body-len" (func $body-len))
+      (export "send" (func $send))))))
+  (func $f (param "input" string) (param "msg" (own $message)) (result (result (error $nack)))
+    (canon lift (core func $main "handle") (memory $memory) (realloc $realloc)))
+  (instance $i (export "handle" (func $f)))
+  (export "marram:edge/input-handler@0.1.0" (instance $i)))"#
+    )
+}
+
+/// Exports `wasi:cli/run`; `core` defines `(func $run (result i32))`.
+pub(crate) fn program(core: &str) -> String {
+    format!(
+        r#"(component
+  (core module $M {core} (export "run" (func $run)))
+  (core instance $m (instantiate $M))
+  (func $f (result (result)) (canon lift (core func $m "run")))
+  (instance $i (export "run" (func $f)))
+  (export "wasi:cli/run@0.2.3" (instance $i)))"#
+    )
+}
+
+/// A program that may call `$exit` (0 ok, 1 error), `$sleep` (nanoseconds) and `$print` (address, length of at most 4096);
+/// `core` defines `(func $run (result i32))` and may hold data segments for the memory.
+pub(crate) fn wasi_program(core: &str) -> String {
+    format!(
+        r#"(component $C
+  (import "wasi:cli/exit@0.2.0" (instance $exit (export "exit" (func (param "status" (result))))))
+  (import "wasi:io/poll@0.2.0" (instance $poll
+    (export "pollable" (type $pollable (sub resource)))
+    (export "[method]pollable.block" (func (param "self" (borrow $pollable))))))
+  (alias export $poll "pollable" (type $pollable))
+  (import "wasi:clocks/monotonic-clock@0.2.0" (instance $clock
+    (alias outer $C $pollable (type $p'))
+    (export "pollable" (type $p (eq $p')))
+    (export "subscribe-duration" (func (param "when" u64) (result (own $p))))))
+  (import "wasi:io/error@0.2.0" (instance $error (export "error" (type (sub resource)))))
+  (alias export $error "error" (type $error))
+  (import "wasi:io/streams@0.2.0" (instance $streams
+    (export "output-stream" (type $stream (sub resource)))
+    (alias outer $C $error (type $e'))
+    (export "error" (type $e (eq $e')))
+    (type $stream-error' (variant (case "last-operation-failed" (own $e)) (case "closed")))
+    (export "stream-error" (type $stream-error (eq $stream-error')))
+    (export "[method]output-stream.blocking-write-and-flush"
+      (func (param "self" (borrow $stream)) (param "contents" (list u8)) (result (result (error $stream-error)))))))
+  (alias export $streams "output-stream" (type $stream))
+  (import "wasi:cli/stdout@0.2.0" (instance $stdout
+    (alias outer $C $stream (type $s'))
+    (export "output-stream" (type $s (eq $s')))
+    (export "get-stdout" (func (result (own $s))))))
+  (core module $Mem (memory (export "memory") 1))
+  (core instance $mem (instantiate $Mem))
+  (alias core export $mem "memory" (core memory $memory))
+  (core func $exit (canon lower (func $exit "exit")))
+  (core func $block (canon lower (func $poll "[method]pollable.block")))
+  (core func $timer (canon lower (func $clock "subscribe-duration")))
+  (core func $get (canon lower (func $stdout "get-stdout")))
+  (core func $write
+    (canon lower (func $streams "[method]output-stream.blocking-write-and-flush") (memory $memory)))
+  (core module $Main
+    (import "mem" "memory" (memory 1))
+    (import "host" "exit" (func $exit (param i32)))
+    (import "host" "block" (func $block (param i32)))
+    (import "host" "timer" (func $timer (param i64) (result i32)))
+    (import "host" "get" (func $get (result i32)))
+    (import "host" "write" (func $write (param i32 i32 i32 i32)))
+    (global $stdout (mut i32) (i32.const -1))
+    (func $sleep (param i64) (call $block (call $timer (local.get 0))))
+    (func $print (param i32 i32)
+      (if (i32.eq (global.get $stdout) (i32.const -1)) (then (global.set $stdout (call $get))))
+      (call $write (global.get $stdout) (local.get 0) (local.get 1) (i32.const 65000)))
+    {core}
+    (export "run" (func $run)))
+  (core instance $main (instantiate $Main
+    (with "mem" (instance $mem))
+    (with "host" (instance
+      (export "exit" (func $exit)) (export "block" (func $block)) (export "timer" (func $timer))
+      (export "get" (func $get)) (export "write" (func $write))))))
+  (func $f (result (result)) (canon lift (core func $main "run")))
+  (instance $i (export "run" (func $f)))
+  (export "wasi:cli/run@0.2.0" (instance $i)))"#
+    )
+}

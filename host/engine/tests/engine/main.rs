@@ -1,0 +1,12 @@
+//! The engine's promises, each attacked by a small real component that is written as text and compiled here.
+//! Guests of real toolchains are tested in `/tests`, with the built binary.
+#![allow(clippy::unwrap_used)]
+
+mod cache;
+mod guests;
+mod isolation;
+mod messages;
+mod programs;
+mod refusals;
+mod support;
+mod wit;

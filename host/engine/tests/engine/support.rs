@@ -1,0 +1,201 @@
+//! An engine in a temporary folder, and a host that records what its guest does.
+
+use std::{
+    collections::VecDeque,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use marram_core::{
+    deployment::{DesiredStatus, ModuleSpec, PullPolicy, RestartPolicy, Sandbox},
+    message::{Accepted, Message},
+    name::ModuleName,
+    ports::*,
+    time::UtcMillis,
+};
+use marram_engine::{CompileLimits, HelperCommand, Profile, Settings, WasmEngine};
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+
+/// An engine with a cache of its own.
+pub(crate) struct Bench {
+    pub(crate) engine: WasmEngine,
+    pub(crate) folder: TempDir,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        Self::with_profile(Profile::Wide)
+    }
+
+    pub(crate) fn with_profile(profile: Profile) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = WasmEngine::new(settings(&folder, profile)).unwrap();
+        Self { engine, folder }
+    }
+
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.folder.path().join("compiled")
+    }
+
+    pub(crate) fn artifact(&self, bytes: &[u8]) -> Artifact {
+        let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let path = self.folder.path().join(&digest);
+        std::fs::write(&path, bytes).unwrap();
+        let digest = format!("sha256:{digest}");
+        Artifact { manifest_digest: digest.clone(), component_digest: digest, path, stale: false }
+    }
+
+    pub(crate) async fn load(&self, bytes: &[u8]) -> Result<Arc<dyn Component>, LoadError> {
+        self.engine.load(&self.artifact(bytes)).await
+    }
+
+    /// Loads and instantiates text.
+    pub(crate) async fn start(
+        &self,
+        wat: &str,
+        spec: &ModuleSpec,
+        host: &Arc<Recorder>,
+    ) -> Result<Box<dyn Instance>, Exit> {
+        self.load(&binary(wat)).await.unwrap().instantiate(spec, host.clone()).await
+    }
+}
+
+pub(crate) fn settings(folder: &TempDir, profile: Profile) -> Settings {
+    Settings {
+        profile,
+        cache: folder.path().join("compiled"),
+        helper: HelperCommand::InProcess,
+        limits: CompileLimits::default(),
+    }
+}
+
+pub(crate) fn binary(wat: &str) -> Vec<u8> {
+    wat::parse_str(wat).unwrap_or_else(|error| panic!("{error}\n{wat}"))
+}
+
+pub(crate) fn spec(change: impl FnOnce(&mut Sandbox)) -> ModuleSpec {
+    let mut sandbox = Sandbox::default();
+    change(&mut sandbox);
+    ModuleSpec {
+        name: ModuleName::new("guest").unwrap(),
+        version: String::new(),
+        image: "oci:guest".into(),
+        desired_status: DesiredStatus::Running,
+        restart_policy: RestartPolicy::Always,
+        pull_policy: PullPolicy::OnCreate,
+        startup_order: 0,
+        env: Default::default(),
+        sandbox,
+    }
+}
+
+/// A host that accepts everything, or nothing, and remembers.
+#[derive(Default)]
+pub(crate) struct Recorder {
+    pub(crate) lines: Mutex<Vec<(LogStream, String)>>,
+    pub(crate) sent: Mutex<Vec<(String, Arc<Message>)>>,
+    /// Receivers are full and never get room.
+    pub(crate) full: AtomicBool,
+    sequence: AtomicU64,
+}
+
+impl Recorder {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap().iter().map(|(_, line)| line.clone()).collect()
+    }
+
+    pub(crate) fn sent(&self) -> Vec<(String, Arc<Message>)> {
+        self.sent.lock().unwrap().clone()
+    }
+}
+
+impl ModuleHost for Recorder {
+    fn try_send(&self, output: &str, message: &Arc<Message>) -> Sent {
+        if self.full.load(Ordering::SeqCst) {
+            return Sent::Wait;
+        }
+        self.sent.lock().unwrap().push((output.to_owned(), message.clone()));
+        Sent::Accepted(self.sequence.fetch_add(1, Ordering::SeqCst) + 1)
+    }
+
+    fn send(&self, _: String, _: Arc<Message>) -> BoxFuture<'static, Result<u64, SendError>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn desired(&self) -> TwinDocument {
+        TwinDocument { json: "{}".into(), version: 1 }
+    }
+
+    fn reported(&self) -> TwinDocument {
+        TwinDocument { json: "{}".into(), version: 1 }
+    }
+
+    fn report(&self, _: String) -> BoxFuture<'static, Result<u64, ReportError>> {
+        Box::pin(async { Ok(2) })
+    }
+
+    fn set_timer(&self, _: &str, _: Duration, _: bool) -> Result<(), TimerError> {
+        Ok(())
+    }
+
+    fn cancel_timer(&self, _: &str) -> bool {
+        false
+    }
+
+    fn info(&self) -> ModuleInfo {
+        ModuleInfo {
+            device_id: "device".into(),
+            module_id: ModuleName::new("guest").unwrap(),
+            deployment_version: 1,
+            restart_count: 0,
+        }
+    }
+
+    fn log(&self, stream: LogStream, line: &str) {
+        self.lines.lock().unwrap().push((stream, line.to_owned()));
+    }
+}
+
+/// Deliveries to hand out and the settlements that came back.
+#[derive(Default)]
+pub(crate) struct Queue {
+    pub(crate) waiting: VecDeque<Delivery>,
+    pub(crate) settled: Vec<Settlement>,
+}
+
+impl Queue {
+    pub(crate) fn of(bodies: &[&'static str]) -> Self {
+        let waiting = bodies.iter().enumerate().map(|(n, body)| delivery(n as u64 + 1, body)).collect();
+        Self { waiting, settled: Vec::new() }
+    }
+}
+
+impl Inbox for Queue {
+    fn next(&mut self) -> Option<Delivery> {
+        self.waiting.pop_front()
+    }
+
+    fn settle(&mut self, settlement: Settlement) {
+        self.settled.push(settlement);
+    }
+}
+
+fn delivery(sequence: u64, body: &'static str) -> Delivery {
+    let accepted = Accepted {
+        message: Arc::new(Message::new(Bytes::from_static(body.as_bytes()))),
+        source: "/messages/modules/source/outputs/out".into(),
+        sequence,
+        enqueued: UtcMillis(1_700_000_000_000),
+    };
+    Delivery { input: "in".into(), accepted, attempt: 1 }
+}
