@@ -294,7 +294,7 @@ impl Inbox for EndpointInbox<'_> {
         if self.task.is_urgent(self.told, self.exports) {
             return None;
         }
-        let item = self.batch.next()?;
+        let item = self.batch.next_item()?;
         Some(Delivery {
             input: self.endpoint.input.clone(),
             accepted: item.accepted.clone(),

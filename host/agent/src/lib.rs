@@ -26,3 +26,6 @@ pub use logs::LogLine;
 pub use router::Router;
 pub use status::{ModuleStatus, QueueStatus, Status};
 pub use twins::TwinError;
+
+#[cfg(test)]
+mod tests;

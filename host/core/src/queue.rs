@@ -374,7 +374,7 @@ impl Batch {
     }
 
     /// The next to deliver. Those behind a failed one of their own stream are passed over; they return to the queue.
-    pub fn next(&mut self) -> Option<&Item> {
+    pub fn next_item(&mut self) -> Option<&Item> {
         loop {
             let item = self.waiting.pop_front()?;
             if !self.failed.is_empty() && self.failed.iter().any(|(failed, _)| same_stream(failed, &item)) {
@@ -385,7 +385,7 @@ impl Batch {
         }
     }
 
-    /// Says what became of the one that [`Batch::next`] gave last. `jitter` in 0..1 spreads the back-off.
+    /// Says what became of the one that [`Batch::next_item`] gave last. `jitter` in 0..1 spreads the back-off.
     pub fn settle(&mut self, settlement: Settlement, now: Uptime, jitter: f64) {
         let Some(mut item) = self.current.take() else { return };
         item.attempts += 1;

@@ -40,7 +40,7 @@ fn queue(items: impl IntoIterator<Item = Item>) -> EndpointQueue {
 fn deliver(queue: &mut EndpointQueue, now: Uptime, mut verdict: impl FnMut(&Item) -> Settlement) -> Vec<u64> {
     let mut batch = queue.take(now, 64);
     let mut seen = Vec::new();
-    while let Some(item) = batch.next() {
+    while let Some(item) = batch.next_item() {
         seen.push(item.accepted.sequence);
         let settlement = verdict(item);
         batch.settle(settlement, now, 0.5);
@@ -95,12 +95,12 @@ fn a_message_is_given_up_after_its_attempts() {
 fn a_delivery_that_ended_its_instance_counts_as_an_attempt() {
     let mut queue = queue([item("a", 10, 1), item("a", 10, 2)]);
     let mut batch = queue.take(Uptime(0), 64);
-    assert_eq!(batch.next().map(|item| item.attempts), Some(0));
+    assert_eq!(batch.next_item().map(|item| item.attempts), Some(0));
     queue.finish(batch, Uptime(0));
     assert_eq!(queue.len(), 2);
     let due = queue.next_due().unwrap();
     let mut batch = queue.take(due, 64);
-    assert_eq!(batch.next().map(|item| (item.accepted.sequence, item.attempts)), Some((1, 1)));
+    assert_eq!(batch.next_item().map(|item| (item.accepted.sequence, item.attempts)), Some((1, 1)));
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn what_is_out_for_delivery_still_takes_room() {
     queue.push(item("a", 10, 2));
     let mut batch = queue.take(Uptime(0), 64);
     assert!(!queue.has_room(10, Uptime(0)));
-    batch.next();
+    batch.next_item();
     batch.settle(Settlement::Done, Uptime(0), 0.5);
     queue.finish(batch, Uptime(0));
     assert!(queue.has_room(10, Uptime(0)));
@@ -224,7 +224,7 @@ proptest! {
                     let mut failed = Vec::new();
                     // The consumer may stop early, as it does when something more urgent waits.
                     for verdict in verdicts.by_ref() {
-                        let Some(item) = batch.next() else { break };
+                        let Some(item) = batch.next_item() else { break };
                         let key = (item.priority, SOURCES[SOURCES.iter().position(|s| **s == *item.accepted.source).unwrap()]);
                         let stream = model.streams.get_mut(&key).unwrap();
                         prop_assert_eq!(stream.front(), Some(&item.accepted.sequence), "in order");
@@ -239,7 +239,7 @@ proptest! {
                         }
                     }
                     if crash {
-                        batch.next();
+                        batch.next_item();
                     }
                     queue.finish(batch, now);
                 }

@@ -1,0 +1,170 @@
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering::SeqCst},
+};
+
+use marram_core::ports::{Exit, Exports, ModuleHost, Sent, Settlement};
+
+use super::worlds::{Guest, World, manifest, message, text};
+
+const A_TO_B: &str = r#""FROM /messages/modules/a/* INTO BrokeredEndpoint(\"/modules/b/inputs/in\")""#;
+const B_UP: &str = r#""FROM /messages/modules/b/* INTO $upstream""#;
+
+/// A guest that sends these texts on output `out` when it starts.
+fn sender(texts: impl IntoIterator<Item = String> + Clone + Send + Sync + 'static) -> Guest {
+    Guest {
+        exports: Exports { start: true, input: true, ..Exports::default() },
+        start: Arc::new(move |host| {
+            for text in texts.clone() {
+                assert!(matches!(host.try_send("out", &message(&text)), Sent::Accepted(_)));
+            }
+            Ok(Ok(()))
+        }),
+        ..Guest::default()
+    }
+}
+
+fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
+    range.map(|n| n.to_string()).collect()
+}
+
+#[tokio::test]
+async fn messages_go_from_guest_to_guest_to_upstream_in_order() {
+    let world = World::default();
+    world.guest("a", sender(numbers(0..500)));
+    world.handler("b", |host, delivery| {
+        assert_eq!(&*delivery.input, "in");
+        assert_eq!(&*delivery.accepted.source, "/messages/modules/a/outputs/out");
+        assert!(matches!(host.try_send("up", &delivery.accepted.message), Sent::Accepted(_)));
+        Ok(Settlement::Done)
+    });
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("a", "{}"), ("b", "{}")], &[A_TO_B, B_UP])).await.unwrap();
+    let taken = world.upstream.taken.until("500 messages", |lines| lines.len() == 500).await;
+    assert_eq!(taken, numbers(0..500));
+}
+
+#[tokio::test]
+async fn upstream_that_is_down_loses_nothing() {
+    let world = World::default();
+    world.upstream.down.store(true, SeqCst);
+    world.guest("a", sender(numbers(0..10)));
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("a", "{}")], &[r#""FROM /messages/* INTO $upstream""#])).await.unwrap();
+    world.log.until("a started", |lines| lines.contains(&"start a".into())).await;
+    world.upstream.down.store(false, SeqCst);
+    let taken = world.upstream.taken.until("10 messages", |lines| lines.len() == 10).await;
+    assert_eq!(taken, numbers(0..10));
+}
+
+#[tokio::test]
+async fn a_message_whose_handler_asks_for_a_retry_comes_again_with_the_next_attempt() {
+    let world = World::default();
+    world.guest("a", sender(numbers(0..3)));
+    let log = world.log.clone();
+    world.handler("b", move |_, delivery| {
+        log.push(format!("{} attempt {}", text(&delivery.accepted.message), delivery.attempt));
+        Ok(match delivery.attempt {
+            1 if text(&delivery.accepted.message) == "0" => {
+                Settlement::Retry(Some(std::time::Duration::from_millis(20)))
+            }
+            _ => Settlement::Done,
+        })
+    });
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("a", "{}"), ("b", "{}")], &[A_TO_B])).await.unwrap();
+    let lines = world.log.until("2 handled", |lines| lines.contains(&"2 attempt 1".into())).await;
+    let handled: Vec<_> = lines.iter().filter(|line| line.contains("attempt")).collect();
+    assert_eq!(handled, ["0 attempt 1", "0 attempt 2", "1 attempt 1", "2 attempt 1"]);
+}
+
+#[tokio::test]
+async fn a_rejected_message_is_given_up_and_counted() {
+    let world = World::default();
+    world.guest("a", sender(numbers(0..2)));
+    let log = world.log.clone();
+    world.handler("b", move |_, delivery| {
+        log.push(text(&delivery.accepted.message));
+        Ok(if text(&delivery.accepted.message) == "0" { Settlement::Reject("bad".into()) } else { Settlement::Done })
+    });
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("a", "{}"), ("b", "{}")], &[A_TO_B])).await.unwrap();
+    world.log.until("1 handled", |lines| lines.contains(&"1".into())).await;
+    let queue = loop {
+        let status = agent.status().await.unwrap();
+        if status.queues[0].length == 0 {
+            break status.queues[0].clone();
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(queue.dropped.get("rejected"), Some(&1));
+    assert_eq!(queue.delivered, 1);
+}
+
+#[tokio::test]
+async fn messages_wait_for_a_module_that_comes_later() {
+    let world = World::default();
+    world.guest("a", sender(numbers(0..5)));
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("a", "{}")], &[A_TO_B])).await.unwrap();
+    world.log.until("a started", |lines| lines.contains(&"start a".into())).await;
+    let log = world.log.clone();
+    world.handler("b", move |_, delivery| {
+        log.push(text(&delivery.accepted.message));
+        Ok(Settlement::Done)
+    });
+    agent.apply(&manifest(&[("a", "{}"), ("b", "{}")], &[A_TO_B])).await.unwrap();
+    let lines = world.log.until("4 handled", |lines| lines.contains(&"4".into())).await;
+    assert_eq!(lines[2..], ["0", "1", "2", "3", "4"], "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_message_that_ends_its_instance_does_not_stop_other_modules() {
+    let world = World::default();
+    world.guest("a", sender(numbers(0..3)));
+    world.handler("b", |_, _| Err(Exit::new(Exit::TRAP, "boom")));
+    let (log, count) = (world.log.clone(), Arc::new(AtomicU32::new(0)));
+    world.handler("c", move |_, _| {
+        count.fetch_add(1, SeqCst);
+        log.push("c handled");
+        Ok(Settlement::Done)
+    });
+    let agent = world.agent().await;
+    let to_c = r#""FROM /messages/modules/a/* INTO BrokeredEndpoint(\"/modules/c/inputs/in\")""#;
+    agent.apply(&manifest(&[("a", "{}"), ("b", "{}"), ("c", "{}")], &[A_TO_B, to_c])).await.unwrap();
+    world.log.until("c handled 3", |lines| lines.iter().filter(|line| *line == "c handled").count() == 3).await;
+    let b = loop {
+        let status = agent.status().await.unwrap();
+        let b = status.modules.iter().find(|module| module.name.as_str() == "b").unwrap().clone();
+        if b.status == "backoff" {
+            break b;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(b.exit_code, Some(134));
+    assert!(b.description.contains("boom") && b.description.contains("restarts in"), "{}", b.description);
+    let queues = agent.status().await.unwrap().queues;
+    let queue = queues.iter().find(|queue| queue.endpoint == "b/in").unwrap();
+    assert_eq!(queue.length, 3, "nothing is lost by the trap");
+}
+
+#[tokio::test]
+async fn a_timer_fires_and_may_send() {
+    let world = World::default();
+    let guest = Guest {
+        exports: Exports { start: true, timer: true, ..Exports::default() },
+        start: Arc::new(|host: &dyn ModuleHost| {
+            host.set_timer("tick", std::time::Duration::from_millis(5), true).unwrap();
+            Ok(Ok(()))
+        }),
+        fire: Arc::new(|host: &dyn ModuleHost, name, _| {
+            host.try_send("out", &message(name));
+            Ok(())
+        }),
+        ..Guest::default()
+    };
+    world.guest("a", guest);
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("a", "{}")], &[r#""FROM /messages/* INTO $upstream""#])).await.unwrap();
+    world.upstream.taken.until("3 ticks", |lines| lines.len() >= 3).await;
+}

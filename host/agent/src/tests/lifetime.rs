@@ -1,0 +1,275 @@
+use std::{
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::Duration,
+};
+
+use marram_core::ports::{Exit, Exports, ModuleHost, Sent, Settlement};
+
+use super::worlds::{Guest, World, manifest, message, text};
+use crate::{Agent, ApplyError, ModuleStatus};
+
+async fn status_of(agent: &Agent, name: &str) -> ModuleStatus {
+    let status = agent.status().await.unwrap();
+    status.modules.into_iter().find(|module| module.name.as_str() == name).unwrap()
+}
+
+/// Asks until the module is in this status.
+async fn until(agent: &Agent, name: &str, wanted: &str) -> ModuleStatus {
+    let found = tokio::time::timeout(super::worlds::DEADLINE, async {
+        loop {
+            let status = status_of(agent, name).await;
+            if status.status == wanted {
+                return status;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    match found.await {
+        Ok(status) => status,
+        Err(_) => panic!("{name} never became {wanted}: {:?}", status_of(agent, name).await),
+    }
+}
+
+fn program(code: i32) -> Guest {
+    Guest {
+        exports: Exports { run: true, ..Exports::default() },
+        program: Arc::new(move || Box::pin(async move { Exit::new(code, "ended") })),
+        ..Guest::default()
+    }
+}
+
+fn forever() -> Guest {
+    Guest { exports: Exports { run: true, ..Exports::default() }, ..Guest::default() }
+}
+
+#[tokio::test]
+async fn restart_policies_decide_what_follows_an_exit() {
+    let world = World::default();
+    world.guest("zero", program(0));
+    world.guest("one", program(1));
+    let agent = world.agent().await;
+    let cases = [
+        ("never", "zero", "stopped"),
+        ("never", "one", "failed"),
+        ("on-failure", "zero", "stopped"),
+        ("on-failure", "one", "backoff"),
+        ("on-unhealthy", "zero", "stopped"),
+        ("on-unhealthy", "one", "backoff"),
+        ("always", "zero", "backoff"),
+        ("always", "one", "backoff"),
+    ];
+    let modules: Vec<(String, String)> = cases
+        .iter()
+        .map(|(policy, image, _)| {
+            let extra = format!(r#"{{"restartPolicy":"{policy}","settings":{{"image":"{image}"}}}}"#);
+            (format!("{policy}-{image}"), extra)
+        })
+        .collect();
+    let modules: Vec<(&str, &str)> = modules.iter().map(|(name, extra)| (&**name, &**extra)).collect();
+    agent.apply(&manifest(&modules, &[])).await.unwrap();
+    for ((name, _), (_, _, wanted)) in modules.iter().zip(cases) {
+        until(&agent, name, wanted).await;
+    }
+}
+
+#[tokio::test]
+async fn only_what_changed_is_restarted() {
+    let world = World::default();
+    world.guest("a", forever());
+    world.guest("b", forever());
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("a", "{}"), ("b", "{}")], &[])).await.unwrap();
+    until(&agent, "a", "running").await;
+    until(&agent, "b", "running").await;
+    let applied = agent.apply(&manifest(&[("a", r#"{"env":{"X":{"value":"1"}}}"#), ("b", "{}")], &[])).await.unwrap();
+    assert_eq!((applied.version, applied.changed), (2, true));
+    let lines = world.log.until("a again", |lines| lines.iter().filter(|line| *line == "start a").count() == 2).await;
+    assert_eq!(lines.iter().filter(|line| *line == "start b").count(), 1);
+    // The same document again is no new deployment.
+    let applied = agent.apply(&manifest(&[("a", r#"{"env":{"X":{"value":"1"}}}"#), ("b", "{}")], &[])).await.unwrap();
+    assert_eq!((applied.version, applied.changed), (2, false));
+}
+
+#[tokio::test]
+async fn a_bad_manifest_changes_nothing_and_names_every_fault() {
+    let world = World::default();
+    world.guest("a", forever());
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("a", "{}")], &[])).await.unwrap();
+    until(&agent, "a", "running").await;
+    let bad = manifest(&[("a", r#"{"restartPolicy":"sometimes","status":"dancing"}"#)], &[r#""FROM nowhere""#]);
+    let Err(ApplyError::Bad(faults)) = agent.apply(&bad).await else { panic!("accepted") };
+    assert_eq!(faults.0.len(), 3, "{faults}");
+    let status = agent.status().await.unwrap();
+    assert_eq!(status.deployment_version, 1);
+    assert_eq!(status.modules[0].status, "running");
+    assert_eq!(world.log.lines(), ["start a"]);
+}
+
+#[tokio::test]
+async fn a_deployment_that_cannot_be_stored_is_refused() {
+    let world = World::default();
+    world.guest("a", forever());
+    let agent = world.agent().await;
+    world.disk.full.store(true, SeqCst);
+    assert!(matches!(agent.apply(&manifest(&[("a", "{}")], &[])).await, Err(ApplyError::Store(_))));
+    assert_eq!(agent.status().await.unwrap().deployment_version, 0);
+    assert!(agent.status().await.unwrap().modules.is_empty());
+}
+
+#[tokio::test]
+async fn the_stored_deployment_starts_from_what_is_on_the_device() {
+    let world = World::default();
+    world.guest("a", forever());
+    let first = world.agent().await;
+    first.apply(&manifest(&[("a", "{}")], &[])).await.unwrap();
+    until(&first, "a", "running").await;
+    first.shut_down(Duration::from_secs(5)).await;
+    let second = world.agent().await;
+    until(&second, "a", "running").await;
+    assert_eq!(second.status().await.unwrap().deployment_version, 1);
+    assert_eq!(*world.fetches.lock().unwrap(), [("a".into(), false), ("a".into(), true)]);
+}
+
+#[tokio::test]
+async fn an_image_that_is_not_there_backs_off_and_the_others_run() {
+    let world = World::default();
+    world.guest("a", forever());
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("a", "{}"), ("missing", "{}")], &[])).await.unwrap();
+    let missing = until(&agent, "missing", "backoff").await;
+    assert!(missing.description.starts_with("no image missing; tried again in"), "{}", missing.description);
+    until(&agent, "a", "running").await;
+}
+
+#[tokio::test]
+async fn modules_start_in_their_order() {
+    let world = World::default();
+    for name in ["a", "b", "c"] {
+        world.guest(name, forever());
+    }
+    let agent = world.agent().await;
+    let modules = [("a", r#"{"startupOrder":3}"#), ("b", r#"{"startupOrder":1}"#), ("c", r#"{"startupOrder":2}"#)];
+    agent.apply(&manifest(&modules, &[])).await.unwrap();
+    let lines = world.log.until("three starts", |lines| lines.len() == 3).await;
+    assert_eq!(lines, ["start b", "start c", "start a"]);
+}
+
+#[tokio::test]
+async fn an_operator_restarts_at_once_what_runs_and_what_is_in_back_off() {
+    let world = World::default();
+    world.guest("a", forever());
+    world.guest("one", program(1));
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("a", "{}"), ("one", "{}")], &[])).await.unwrap();
+    until(&agent, "a", "running").await;
+    until(&agent, "one", "backoff").await;
+    agent.restart("a").await.unwrap();
+    agent.restart("one").await.unwrap();
+    let twice = |name: &'static str| {
+        move |lines: &[String]| lines.iter().filter(|line| **line == format!("start {name}")).count() == 2
+    };
+    world.log.until("a twice", twice("a")).await;
+    world.log.until("one twice", twice("one")).await;
+    assert_eq!(until(&agent, "a", "running").await.restart_count, 1);
+    assert!(agent.restart("nobody").await.unwrap_err().to_string().contains("no module `nobody`"));
+}
+
+#[tokio::test]
+async fn a_removed_module_is_stopped_and_forgotten() {
+    let world = World::default();
+    world.guest("a", forever());
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("a", "{}")], &[])).await.unwrap();
+    until(&agent, "a", "running").await;
+    agent.apply(&manifest(&[], &[])).await.unwrap();
+    while !agent.status().await.unwrap().modules.is_empty() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn twins_reach_the_handler_whole_at_the_start_and_as_patches_later() {
+    let world = World::default();
+    let exports = Exports { input: true, twin: true, ..Exports::default() };
+    world.guest("a", Guest { exports, ..Guest::default() });
+    let agent = world.agent().await;
+    let mut document: serde_json::Value = serde_json::from_str(&manifest(&[("a", "{}")], &[])).unwrap();
+    document["modulesContent"]["a"] = serde_json::json!({ "properties.desired": { "limit": 1, "unit": "C" } });
+    agent.apply(&document.to_string()).await.unwrap();
+    world.log.until("the whole", |lines| lines.contains(&r#"desired 2 {"limit":1,"unit":"C"}"#.into())).await;
+    assert_eq!(agent.set_twin("a", r#"{"limit":5}"#).await.unwrap(), 3);
+    world.log.until("the patch", |lines| lines.contains(&r#"desired 3 {"limit":5}"#.into())).await;
+    let twin = loop {
+        let twin = agent.twin("a").await.unwrap();
+        if twin.reported["desiredAck"]["version"] == 3 {
+            break twin;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(twin.desired, serde_json::json!({ "limit": 5, "unit": "C" }));
+    assert_eq!(twin.desired_origin, "local");
+    // The same manifest does not take back what the operator set, also not over a restart of the host.
+    agent.shut_down(Duration::from_secs(5)).await;
+    let again = world.agent().await;
+    again.apply(&document.to_string()).await.unwrap();
+    assert_eq!(again.twin("a").await.unwrap().desired["limit"], 5);
+}
+
+#[tokio::test]
+async fn at_the_end_what_waits_is_handled_and_upstream_has_it_all() {
+    let world = World::default();
+    let sender = Guest {
+        exports: Exports { start: true, input: true, ..Exports::default() },
+        start: Arc::new(|host: &dyn ModuleHost| {
+            for n in 0..200 {
+                assert!(matches!(host.try_send("out", &message(&n.to_string())), Sent::Accepted(_)));
+            }
+            Ok(Ok(()))
+        }),
+        ..Guest::default()
+    };
+    world.guest("a", sender);
+    let log = world.log.clone();
+    let handler: Arc<super::worlds::Handler> = Arc::new(move |host, delivery| {
+        let result = host.try_send("up", &delivery.accepted.message);
+        log.push(format!("{} {result:?}", text(&delivery.accepted.message)));
+        Box::pin(async {
+            tokio::task::yield_now().await;
+            Ok(Settlement::Done)
+        })
+    });
+    world.guest("b", Guest { handler, ..Guest::default() });
+    let agent = world.agent().await;
+    let routes = [
+        r#""FROM /messages/modules/a/* INTO BrokeredEndpoint(\"/modules/b/inputs/in\")""#,
+        r#""FROM /messages/modules/b/* INTO $upstream""#,
+    ];
+    agent.apply(&manifest(&[("a", "{}"), ("b", "{}")], &routes)).await.unwrap();
+    world.log.until("b has begun", |lines| lines.iter().any(|line| line.starts_with("5 "))).await;
+    agent.shut_down(Duration::from_secs(10)).await;
+    assert_eq!(world.upstream.taken.lines().len(), 200);
+    assert!(world.upstream.flushed.load(SeqCst));
+}
+
+#[tokio::test]
+async fn an_instance_that_does_not_end_is_stopped_in_the_middle_of_its_call() {
+    let world = World::default();
+    let log = world.log.clone();
+    let handler: Arc<super::worlds::Handler> = Arc::new(move |_, _| {
+        log.push("stuck");
+        Box::pin(std::future::pending())
+    });
+    let start = Arc::new(|host: &dyn ModuleHost| {
+        host.try_send("out", &message("x"));
+        Ok(Ok(()))
+    });
+    let exports = Exports { start: true, input: true, ..Exports::default() };
+    world.guest("a", Guest { handler, start, exports, ..Guest::default() });
+    let agent = world.agent().await;
+    let own = r#""FROM /messages/modules/a/* INTO BrokeredEndpoint(\"/modules/a/inputs/in\")""#;
+    agent.apply(&manifest(&[("a", "{}")], &[own])).await.unwrap();
+    world.log.until("stuck", |lines| lines.contains(&"stuck".into())).await;
+    let ended = tokio::time::timeout(super::worlds::DEADLINE, agent.shut_down(Duration::from_millis(300))).await;
+    assert!(ended.is_ok(), "the host ends whatever its guests do");
+}

@@ -1,0 +1,185 @@
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use marram_core::{
+    deployment::{DEFAULT_PRIORITY, Deployment, RouteOptions, RouteSpec},
+    message::MAX_MESSAGE_BYTES,
+    name::ModuleName,
+    ports::{ModuleHost, ModuleInfo, SendError, Sent},
+    route::Route,
+};
+
+use super::worlds::{MemoryDisk, message};
+use crate::{
+    clock::Clock,
+    endpoint::INPUT_QUEUE_BYTES,
+    link::{LinkParts, ModuleLink},
+    logs::LogBuffer,
+    router::Router,
+    twins::Twins,
+};
+
+fn deployment(routes: &[(&str, Duration)]) -> Arc<Deployment> {
+    let spec = |(n, (text, send_timeout)): (usize, &(&str, Duration))| RouteSpec {
+        name: n.to_string(),
+        route: Route::parse(text).unwrap(),
+        priority: DEFAULT_PRIORITY,
+        time_to_live: None,
+        options: RouteOptions { send_timeout: *send_timeout, ..RouteOptions::default() },
+    };
+    Arc::new(Deployment { routes: routes.iter().enumerate().map(spec).collect(), ..Deployment::default() })
+}
+
+async fn link(router: &Arc<Router>) -> ModuleLink {
+    let name = ModuleName::new("m").unwrap();
+    let clock = Clock::start();
+    ModuleLink::new(LinkParts {
+        info: ModuleInfo { device_id: "d".into(), module_id: name.clone(), deployment_version: 1, restart_count: 0 },
+        clock,
+        router: router.clone(),
+        sequence: Arc::new(AtomicU64::new(0)),
+        twin: Twins::new(Arc::new(MemoryDisk::default())).cell(&name).await.unwrap(),
+        hears_timers: true,
+        logs: Arc::new(LogBuffer::new(name, clock)),
+    })
+}
+
+const TO_A: &str = "FROM /messages/* INTO BrokeredEndpoint(\"/modules/a/inputs/i\")";
+const TO_B: &str = "FROM /messages/* INTO BrokeredEndpoint(\"/modules/b/inputs/i\")";
+const AT_ONCE: Duration = Duration::ZERO;
+
+fn router(routes: &[(&str, Duration)]) -> Arc<Router> {
+    let router = Arc::new(Router::new(Clock::start()));
+    router.apply(deployment(routes));
+    router
+}
+
+fn len(router: &Router, module: &str) -> usize {
+    router.inputs_of(module)[0].stats().len
+}
+
+#[tokio::test]
+async fn a_message_without_a_route_is_accepted_counted_and_numbered() {
+    let router = router(&[]);
+    let link = link(&router).await;
+    assert_eq!(link.try_send("o", &message("x")), Sent::Accepted(1));
+    assert_eq!(link.try_send("o", &message("x")), Sent::Accepted(2));
+    assert_eq!(router.no_route(), 2);
+}
+
+#[tokio::test]
+async fn a_message_goes_to_all_its_receivers_or_to_none() {
+    let router = router(&[(TO_A, AT_ONCE), (TO_B, AT_ONCE)]);
+    let link = link(&router).await;
+    let big = message(&"x".repeat(MAX_MESSAGE_BYTES));
+    let mut accepted = 0;
+    while link.try_send("o", &big) == Sent::Accepted(accepted + 1) {
+        accepted += 1;
+    }
+    assert_eq!((len(&router, "a"), len(&router, "b")), (accepted as usize, accepted as usize));
+    // Make room in `a` only: `b` still refuses, so `a` must not get it either.
+    let endpoint = &router.inputs_of("a")[0];
+    let mut batch = endpoint.take(Clock::start().uptime(), 1);
+    batch.settle_first(1);
+    endpoint.finish(batch, Clock::start().uptime());
+    assert_eq!(link.try_send("o", &big), Sent::Refused(SendError::Full));
+    assert_eq!((len(&router, "a"), len(&router, "b")), (accepted as usize - 1, accepted as usize));
+    // The refused one took no number.
+    router.apply(deployment(&[(TO_A, AT_ONCE)]));
+    assert_eq!(link.try_send("o", &big), Sent::Accepted(accepted + 1));
+}
+
+#[tokio::test]
+async fn two_routes_to_one_endpoint_make_one_copy() {
+    let router = router(&[(TO_A, AT_ONCE), (TO_A, AT_ONCE)]);
+    let link = link(&router).await;
+    link.try_send("o", &message("x"));
+    assert_eq!(len(&router, "a"), 1);
+}
+
+#[tokio::test]
+async fn queues_are_bounded_by_bytes() {
+    let router = router(&[(TO_A, AT_ONCE)]);
+    let link = link(&router).await;
+    while matches!(link.try_send("o", &message("")), Sent::Accepted(_)) {}
+    let stats = router.inputs_of("a")[0].stats();
+    assert!(stats.bytes <= INPUT_QUEUE_BYTES && stats.bytes > INPUT_QUEUE_BYTES - 200, "{}", stats.bytes);
+}
+
+#[tokio::test]
+async fn a_sender_waits_for_room_and_gets_it() {
+    let router = router(&[(TO_A, Duration::from_secs(30))]);
+    let link = link(&router).await;
+    let big = message(&"x".repeat(MAX_MESSAGE_BYTES / 2));
+    while matches!(link.try_send("o", &big), Sent::Accepted(_)) {}
+    let waiting = tokio::spawn(link.send("o".into(), big.clone()));
+    tokio::task::yield_now().await;
+    let endpoint = &router.inputs_of("a")[0];
+    let mut batch = endpoint.take(Clock::start().uptime(), 1);
+    batch.settle_first(1);
+    endpoint.finish(batch, Clock::start().uptime());
+    let result = tokio::time::timeout(super::worlds::DEADLINE, waiting).await.unwrap().unwrap();
+    assert!(result.is_ok(), "{result:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sender_hears_full_after_the_send_time_out_and_nothing_is_stored() {
+    let router = router(&[(TO_A, Duration::from_secs(3))]);
+    let link = link(&router).await;
+    let big = message(&"x".repeat(MAX_MESSAGE_BYTES / 2));
+    while matches!(link.try_send("o", &big), Sent::Accepted(_)) {}
+    let before = len(&router, "a");
+    let started = tokio::time::Instant::now();
+    assert_eq!(link.send("o".into(), big).await, Err(SendError::Full));
+    assert_eq!(started.elapsed().as_secs(), 3);
+    assert_eq!(len(&router, "a"), before);
+}
+
+#[tokio::test]
+async fn a_removed_endpoint_gives_up_what_waits_and_counts_it() {
+    let router = router(&[(TO_A, AT_ONCE), (TO_B, AT_ONCE)]);
+    let link = link(&router).await;
+    link.try_send("o", &message("x"));
+    let a = router.inputs_of("a")[0].clone();
+    router.apply(deployment(&[(TO_B, AT_ONCE)]));
+    assert_eq!(a.stats().dropped.get("endpoint_removed"), Some(&1));
+    assert_eq!(len(&router, "b"), 1, "the other queue stays as it is");
+    assert!(matches!(link.try_send("o", &message("y")), Sent::Accepted(2)));
+    assert_eq!(len(&router, "b"), 2);
+}
+
+#[tokio::test]
+async fn bad_outputs_and_large_messages_are_refused_with_the_reason() {
+    let router = router(&[]);
+    let link = link(&router).await;
+    assert!(
+        matches!(link.try_send("a/b", &message("x")), Sent::Refused(SendError::Denied(why)) if why.contains("'/'"))
+    );
+    let large = message(&"x".repeat(MAX_MESSAGE_BYTES + 1));
+    assert_eq!(link.try_send("o", &large), Sent::Refused(SendError::TooLarge(262_144)));
+    link.close();
+    assert_eq!(link.try_send("o", &message("x")), Sent::Refused(SendError::ShuttingDown));
+}
+
+#[tokio::test]
+async fn senders_to_the_same_receivers_do_not_lock_each_other_out() {
+    let router = router(&[(TO_A, AT_ONCE), (TO_B, AT_ONCE)]);
+    let senders: Vec<_> = (0..4)
+        .map(|_| {
+            let router = router.clone();
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                let link = runtime.block_on(link(&router));
+                for _ in 0..1000 {
+                    assert!(matches!(link.try_send("o", &message("x")), Sent::Accepted(_)));
+                }
+            })
+        })
+        .collect();
+    for sender in senders {
+        sender.join().unwrap();
+    }
+    assert_eq!((len(&router, "a"), len(&router, "b")), (4000, 4000));
+}

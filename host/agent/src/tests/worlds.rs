@@ -1,0 +1,302 @@
+//! The made-up worlds.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use marram_core::{
+    deployment::ModuleSpec,
+    message::Message,
+    ports::{
+        Artifact, BoxFuture, Component, Delivery, DocumentError, Documents, Engine, Exit, Exports, FetchError,
+        FetchRequest, Images, Inbox, Instance, LoadError, ModuleHost, Outgoing, Settlement, StoredDocument, TwinAnswer,
+        Upstream, UpstreamError,
+    },
+};
+use tokio::sync::watch;
+
+use crate::{Agent, Config};
+
+/// Longest wait for something that must happen.
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a made-up guest does with a message: settles it, or ends its instance.
+pub(super) type Handler =
+    dyn Fn(&dyn ModuleHost, &Delivery) -> BoxFuture<'static, Result<Settlement, Exit>> + Send + Sync;
+
+/// Guests by image.
+#[derive(Clone, Default)]
+pub(super) struct World {
+    guests: Arc<Mutex<BTreeMap<String, Guest>>>,
+    pub(super) fetches: Arc<Mutex<Vec<(String, bool)>>>,
+    pub(super) log: Log,
+    pub(super) upstream: Arc<MemoryUpstream>,
+    pub(super) disk: Arc<MemoryDisk>,
+}
+
+/// What a made-up component is.
+#[derive(Clone)]
+pub(super) struct Guest {
+    pub(super) exports: Exports,
+    pub(super) handler: Arc<Handler>,
+    /// What `wasi:cli/run` does.
+    pub(super) program: Arc<dyn Fn() -> BoxFuture<'static, Exit> + Send + Sync>,
+    pub(super) start: Arc<dyn Fn(&dyn ModuleHost) -> Result<Result<(), String>, Exit> + Send + Sync>,
+    pub(super) fire: Arc<dyn Fn(&dyn ModuleHost, &str, u64) -> Result<(), Exit> + Send + Sync>,
+}
+
+impl Default for Guest {
+    fn default() -> Self {
+        Self {
+            exports: Exports { input: true, ..Exports::default() },
+            handler: Arc::new(|_, _| Box::pin(async { Ok(Settlement::Done) })),
+            program: Arc::new(|| Box::pin(std::future::pending())),
+            start: Arc::new(|_| Ok(Ok(()))),
+            fire: Arc::new(|_, _, _| Ok(())),
+        }
+    }
+}
+
+/// A list that tests wait on.
+#[derive(Clone)]
+pub(super) struct Log(watch::Sender<Vec<String>>);
+
+impl Default for Log {
+    fn default() -> Self {
+        Self(watch::channel(Vec::new()).0)
+    }
+}
+
+impl Log {
+    pub(super) fn push(&self, line: impl Into<String>) {
+        self.0.send_modify(|lines| lines.push(line.into()));
+    }
+
+    pub(super) fn lines(&self) -> Vec<String> {
+        self.0.borrow().clone()
+    }
+
+    /// Waits until the list satisfies `condition`; fails after [`DEADLINE`].
+    pub(super) async fn until(&self, what: &str, condition: impl Fn(&[String]) -> bool) -> Vec<String> {
+        let mut receiver = self.0.subscribe();
+        let found = tokio::time::timeout(DEADLINE, receiver.wait_for(|lines| condition(lines))).await;
+        match found {
+            Ok(lines) => lines.unwrap().clone(),
+            Err(_) => panic!("not seen in time: {what}; the log is {:?}", self.lines()),
+        }
+    }
+}
+
+impl World {
+    pub(super) fn guest(&self, image: &str, guest: Guest) {
+        self.guests.lock().unwrap().insert(image.into(), guest);
+    }
+
+    /// A guest that handles with this closure.
+    pub(super) fn handler(
+        &self,
+        image: &str,
+        handler: impl Fn(&dyn ModuleHost, &Delivery) -> Result<Settlement, Exit> + Send + Sync + 'static,
+    ) {
+        let handler: Arc<Handler> = Arc::new(move |host, delivery| {
+            let result = handler(host, delivery);
+            Box::pin(async move { result })
+        });
+        self.guest(image, Guest { handler, ..Guest::default() });
+    }
+
+    pub(super) async fn agent(&self) -> Arc<Agent> {
+        let world = Arc::new(self.clone());
+        let config = Config {
+            device_id: "device".into(),
+            engine: world.clone(),
+            images: world,
+            upstream: self.upstream.clone(),
+            documents: self.disk.clone(),
+            check_image: |_| Ok(()),
+        };
+        Agent::start(config).await.unwrap()
+    }
+}
+
+impl Images for World {
+    fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<Artifact, FetchError>> {
+        self.fetches.lock().unwrap().push((request.image.clone(), request.prefer_cached));
+        let known = self.guests.lock().unwrap().contains_key(&request.image);
+        Box::pin(async move {
+            if !known {
+                return Err(FetchError { message: format!("no image {}", request.image), transient: false });
+            }
+            Ok(Artifact {
+                manifest_digest: format!("sha256:{}", request.image),
+                component_digest: request.image.clone(),
+                path: "/".into(),
+                stale: false,
+            })
+        })
+    }
+}
+
+impl Engine for World {
+    fn load(&self, artifact: &Artifact) -> BoxFuture<'_, Result<Arc<dyn Component>, LoadError>> {
+        let guest = self.guests.lock().unwrap()[&artifact.component_digest].clone();
+        let component: Arc<dyn Component> = Arc::new(MadeUp { guest, log: self.log.clone() });
+        Box::pin(async move { Ok(component) })
+    }
+}
+
+struct MadeUp {
+    guest: Guest,
+    log: Log,
+}
+
+impl Component for MadeUp {
+    fn exports(&self) -> Exports {
+        self.guest.exports
+    }
+
+    fn instantiate(
+        &self,
+        spec: &ModuleSpec,
+        host: Arc<dyn ModuleHost>,
+    ) -> BoxFuture<'_, Result<Box<dyn Instance>, Exit>> {
+        self.log.push(format!("start {}", spec.name));
+        let instance = MadeUpInstance { guest: self.guest.clone(), host, log: self.log.clone() };
+        Box::pin(async move { Ok(Box::new(instance) as Box<dyn Instance>) })
+    }
+}
+
+struct MadeUpInstance {
+    guest: Guest,
+    host: Arc<dyn ModuleHost>,
+    log: Log,
+}
+
+impl Instance for MadeUpInstance {
+    fn run(&mut self) -> BoxFuture<'_, Exit> {
+        (self.guest.program)()
+    }
+
+    fn start(&mut self) -> BoxFuture<'_, Result<Result<(), String>, Exit>> {
+        let result = (self.guest.start)(&*self.host);
+        Box::pin(async move { result })
+    }
+
+    fn handle_batch<'a>(&'a mut self, inbox: &'a mut dyn Inbox) -> BoxFuture<'a, Result<(), Exit>> {
+        Box::pin(async move {
+            while let Some(delivery) = inbox.next() {
+                let settlement = (self.guest.handler)(&*self.host, &delivery).await?;
+                inbox.settle(settlement);
+            }
+            Ok(())
+        })
+    }
+
+    fn fire(&mut self, name: &str, missed: u64) -> BoxFuture<'_, Result<(), Exit>> {
+        let result = (self.guest.fire)(&*self.host, name, missed);
+        Box::pin(async move { result })
+    }
+
+    fn desired_changed(&mut self, patch_json: &str, version: u64) -> BoxFuture<'_, Result<TwinAnswer, Exit>> {
+        self.log.push(format!("desired {version} {patch_json}"));
+        Box::pin(async move { Ok(Ok(Some(marram_core::ports::TwinAck { code: 200, description: "ok".into() }))) })
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        4096
+    }
+}
+
+/// Keeps what it is given; can be made to refuse.
+#[derive(Default)]
+pub(super) struct MemoryUpstream {
+    pub(super) taken: Log,
+    pub(super) down: std::sync::atomic::AtomicBool,
+    pub(super) flushed: std::sync::atomic::AtomicBool,
+}
+
+impl Upstream for MemoryUpstream {
+    fn publish<'a>(&'a self, batch: &'a [Outgoing]) -> BoxFuture<'a, Result<usize, UpstreamError>> {
+        Box::pin(async move {
+            if self.down.load(std::sync::atomic::Ordering::SeqCst) {
+                return Err(UpstreamError("down".into()));
+            }
+            // Never more than three, so that the rest is offered again.
+            let count = batch.len().min(3);
+            for outgoing in &batch[..count] {
+                self.taken.push(text(&outgoing.accepted.message));
+            }
+            Ok(count)
+        })
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<(), UpstreamError>> {
+        self.flushed.store(true, std::sync::atomic::Ordering::SeqCst);
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// Documents in memory, shared by the agents of one test as a disk is.
+#[derive(Default)]
+pub(super) struct MemoryDisk {
+    documents: Mutex<BTreeMap<String, Vec<u8>>>,
+    pub(super) full: std::sync::atomic::AtomicBool,
+}
+
+impl Documents for MemoryDisk {
+    fn read(&self, name: &str) -> Result<Option<StoredDocument>, DocumentError> {
+        let bytes = self.documents.lock().unwrap().get(name).cloned();
+        Ok(bytes.map(|bytes| StoredDocument { bytes, recovered: None }))
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), DocumentError> {
+        if self.full.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(DocumentError("no space left".into()));
+        }
+        self.documents.lock().unwrap().insert(name.into(), bytes.into());
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> Result<(), DocumentError> {
+        self.documents.lock().unwrap().remove(name);
+        Ok(())
+    }
+}
+
+pub(super) fn message(text: &str) -> Arc<Message> {
+    Arc::new(Message::new(Bytes::copy_from_slice(text.as_bytes())))
+}
+
+pub(super) fn text(message: &Message) -> String {
+    String::from_utf8(message.body.to_vec()).unwrap()
+}
+
+/// A manifest with these modules (name, further keys of the module object as JSON) and routes.
+pub(super) fn manifest(modules: &[(&str, &str)], routes: &[&str]) -> String {
+    let modules: serde_json::Map<String, serde_json::Value> = modules
+        .iter()
+        .map(|(name, extra)| {
+            let mut module = serde_json::json!({
+                "type": "wasm", "status": "running", "restartPolicy": "always", "settings": { "image": name }
+            });
+            let extra: serde_json::Map<String, serde_json::Value> = serde_json::from_str(extra).unwrap();
+            module.as_object_mut().unwrap().extend(extra);
+            ((*name).to_owned(), module)
+        })
+        .collect();
+    let routes: serde_json::Map<String, serde_json::Value> = routes
+        .iter()
+        .enumerate()
+        .map(|(n, route)| (format!("r{n}"), serde_json::from_str(route).unwrap_or_else(|_| (*route).into())))
+        .collect();
+    serde_json::json!({ "modulesContent": {
+        "$edgeAgent": { "properties.desired": { "schemaVersion": "1.1",
+            "runtime": { "type": "docker", "settings": {} }, "modules": modules } },
+        "$edgeHub": { "properties.desired": { "schemaVersion": "1.1", "routes": routes,
+            "storeAndForwardConfiguration": { "timeToLiveSecs": 7200 } } }
+    }})
+    .to_string()
+}
