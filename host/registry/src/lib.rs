@@ -1,1 +1,26 @@
-//! Placeholder.
+//! Brings components to the device: image references, OCI registries and OCI image layouts, a cache keyed by content.
+//!
+//! Nothing that comes from outside is believed: sizes are bounded before and while bytes arrive, every digest is computed
+//! here over the bytes that are kept, and a file in the cache is checked again before its first use in a process.
+//! Signatures are not checked here, components are not compiled here, and nothing here is process-wide.
+
+mod auth;
+mod cache;
+mod digest;
+mod failure;
+mod fetch;
+mod http;
+mod image;
+mod inspect;
+mod layout;
+mod manifest;
+mod push;
+mod session;
+mod settings;
+
+pub use digest::{BadDigest, Digest};
+pub use fetch::Registry;
+pub use image::{Authority, BadImage, Image, LayoutImage, RemoteImage};
+pub use inspect::{Inspection, Kind, inspect};
+pub use push::{PushError, PushResult};
+pub use settings::{DEFAULT_MAX_COMPONENT_BYTES, DEFAULT_MAX_MANIFEST_BYTES, Settings, SettingsError, Timeouts};

@@ -1,0 +1,415 @@
+//! The pull path: reference → manifest → config → component, each verified before the next is believed.
+//!
+//! When the network is asked: always for a tag, unless the caller prefers the copy; never for a digest that is here, and
+//! never under `imagePullPolicy: never`. A copy stands in (`stale`) only for a source that cannot be reached; a refusal
+//! or a mismatch is an error even when an older copy exists.
+
+use std::{fs::File, io::Read, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use marram_core::{
+    deployment::{PullPolicy, RegistryCredential},
+    ports::{Artifact, BoxFuture, FetchError, FetchRequest, Images},
+};
+
+use crate::{
+    cache::{Cache, Temporary},
+    digest::{Digest, Hasher},
+    failure::{Failure, blocking},
+    http::{Body, Transport},
+    image::{Authority, Image},
+    inspect::{PREAMBLE_BYTES, check_preamble},
+    layout::Layout,
+    manifest::{self, Descriptor, Document, Manifest},
+    session::{Action, Session},
+    settings::{Settings, SettingsError, hosts},
+};
+
+/// Bytes gathered before they are written: a call to the disk thread costs more than a network packet.
+const WRITE_BYTES: usize = 256 << 10;
+
+/// Fetches components into one cache folder and pushes them to registries and layouts. Make one for a process.
+pub struct Registry {
+    pub(crate) settings: Settings,
+    pub(crate) transport: Transport,
+    default_registry: Option<Authority>,
+    cache: Arc<Cache>,
+}
+
+impl Registry {
+    /// Checks the settings. Touches neither disk nor network yet.
+    ///
+    /// # Errors
+    /// A host or a certificate in the settings cannot be read.
+    pub fn new(settings: Settings) -> Result<Self, SettingsError> {
+        Ok(Self {
+            transport: Transport::new(&settings)?,
+            default_registry: hosts("default", &settings.default_registry)?.pop(),
+            cache: Arc::new(Cache::new(settings.cache.clone())),
+            settings,
+        })
+    }
+
+    /// Fills in what the reference leaves to the settings: the registry, the working folder.
+    pub(crate) fn complete(&self, image: Image) -> Result<Image, Failure> {
+        match image {
+            Image::Remote(mut image) => {
+                image.registry = image.registry.or_else(|| self.default_registry.clone());
+                if image.registry.is_none() {
+                    return Err(Failure::refused(format!(
+                        "it names no registry; write `HOST/{}`, or set `registries.default`",
+                        Image::Remote(image)
+                    )));
+                }
+                Ok(Image::Remote(image))
+            }
+            Image::Layout(mut image) => {
+                image.path = std::path::absolute(&image.path).map_err(Failure::disk("find", &image.path))?;
+                Ok(Image::Layout(image))
+            }
+        }
+    }
+
+    async fn fetch_text(&self, request: FetchRequest) -> Result<Artifact, FetchError> {
+        let image = Image::parse(&request.image).map_err(|err| FetchError {
+            message: format!("image `{}`: {err}", request.image.trim()),
+            transient: false,
+        })?;
+        let image = self.complete(image.clone()).map_err(|failure| failure.of(&image))?;
+        self.fetch_image(&image, &request).await.map_err(|failure| failure.of(&image))
+    }
+
+    async fn fetch_image(&self, image: &Image, request: &FetchRequest) -> Result<Artifact, Failure> {
+        let cache = self.cache.clone();
+        blocking(move || cache.prepare()).await?;
+        let never = request.policy == PullPolicy::Never;
+        // What a digest names does not change: there is nothing to ask.
+        let copy_first = request.prefer_cached || never || image.digest().is_some();
+        if copy_first && let Some(artifact) = self.copy_of(image).await? {
+            return Ok(artifact);
+        }
+        // A layout folder is on the device already.
+        if never && matches!(image, Image::Remote(_)) {
+            return Err(Failure::refused(
+                "there is no intact copy on this device, and imagePullPolicy is `never`; set it to `on-create`",
+            ));
+        }
+        let why = match self.obtain(image, &request.credentials).await {
+            Err(Failure::Unreachable(why)) => why,
+            other => return other,
+        };
+        match if copy_first { None } else { self.copy_of(image).await? } {
+            Some(artifact) => {
+                tracing::warn!(%image, reason = why, "the source is out of reach; the copy of an earlier fetch is used");
+                Ok(Artifact { stale: true, ..artifact })
+            }
+            None => Err(Failure::Unreachable(format!("{why}, and there is no copy on this device"))),
+        }
+    }
+
+    /// What an earlier fetch left, if all of it is here and intact.
+    async fn copy_of(&self, image: &Image) -> Result<Option<Artifact>, Failure> {
+        let (cache, image, pinned) = (self.cache.clone(), image.clone(), image.digest());
+        let (max_manifest, max_component) = (self.settings.max_manifest_bytes, self.settings.max_component_bytes);
+        blocking(move || {
+            let Some(digest) = cache.record(&image)?.map(|record| record.manifest).or(pinned) else { return Ok(None) };
+            let Some(bytes) = cache.small_blob(&digest, max_manifest)? else { return Ok(None) };
+            let Document::Manifest(manifest) = manifest::read(&bytes)? else { return Ok(None) };
+            let layer = manifest.component(max_component)?;
+            let Some(path) = cache.blob(&layer.digest)? else { return Ok(None) };
+            Ok(Some(artifact(digest, layer, path)))
+        })
+        .await
+    }
+
+    /// Asks the source.
+    async fn obtain(&self, image: &Image, credentials: &[RegistryCredential]) -> Result<Artifact, Failure> {
+        let source = self.source(image, credentials)?;
+        let limit = self.settings.max_manifest_bytes;
+        let bytes = source.named_manifest(image, limit).await?;
+        expect_digest("the manifest", image.digest(), Digest::of(&bytes))?;
+        let (bytes, manifest) = self.image_manifest(&source, bytes).await?;
+        let config = self.config(&source, &manifest).await?;
+        manifest.refuse_container(&config)?;
+        let layer = manifest.component(self.settings.max_component_bytes)?;
+        let path = self.component(&source, layer).await?;
+        let digest = Digest::of(&bytes);
+        let (cache, image) = (self.cache.clone(), image.clone());
+        // Only now: a record never names what is not here.
+        blocking(move || {
+            cache.put_small_blob(&config)?;
+            cache.put_small_blob(&bytes)?;
+            cache.put_record(&image, digest)
+        })
+        .await?;
+        Ok(artifact(digest, layer, path))
+    }
+
+    fn source<'a>(&'a self, image: &'a Image, credentials: &[RegistryCredential]) -> Result<Source<'a>, Failure> {
+        match image {
+            Image::Layout(image) => Ok(Source::Layout(Layout::new(&image.path, self.settings.max_manifest_bytes))),
+            Image::Remote(_) => self.session(image, credentials, Action::Pull).map(Source::Registry),
+        }
+    }
+
+    /// A session with the registry of a completed reference; the owner's credentials come first.
+    pub(crate) fn session<'a>(
+        &'a self,
+        image: &'a Image,
+        credentials: &[RegistryCredential],
+        action: Action,
+    ) -> Result<Session<'a>, Failure> {
+        let Image::Remote(remote) = image else { return Err(Failure::refused("it is not in a registry")) };
+        let Some(registry) = &remote.registry else { return Err(Failure::refused("it names no registry")) };
+        let credentials = self.settings.credentials.iter().chain(credentials);
+        Session::new(&self.transport, registry, remote, credentials, action)
+    }
+
+    /// Follows an index to the manifest for wasm.
+    async fn image_manifest(&self, source: &Source<'_>, bytes: Vec<u8>) -> Result<(Vec<u8>, Manifest), Failure> {
+        let entries = match manifest::read(&bytes)? {
+            Document::Manifest(manifest) => return Ok((bytes, manifest)),
+            Document::Index(entries) => entries,
+        };
+        let chosen = manifest::choose(&entries)?;
+        let bytes = source.manifest(chosen, self.settings.max_manifest_bytes).await?;
+        expect_digest("the manifest", Some(chosen.digest), Digest::of(&bytes))?;
+        match manifest::read(&bytes)? {
+            Document::Manifest(manifest) => Ok((bytes, manifest)),
+            Document::Index(_) => Err(Failure::refused("it is an index of indexes, which is not supported")),
+        }
+    }
+
+    async fn config(&self, source: &Source<'_>, manifest: &Manifest) -> Result<Vec<u8>, Failure> {
+        let (config, limit) = (&manifest.config, self.settings.max_manifest_bytes);
+        if config.size > limit {
+            return Err(Failure::refused(format!("its config has {} bytes; at most {limit} are read", config.size)));
+        }
+        source.small_blob(config).await
+    }
+
+    /// The component's file; downloaded once, however many ask at the same time.
+    async fn component(&self, source: &Source<'_>, layer: &Descriptor) -> Result<PathBuf, Failure> {
+        let lock = self.cache.download_lock(&layer.digest);
+        let _held = lock.lock().await;
+        let (cache, expected) = (self.cache.clone(), layer.clone());
+        if let Some(path) = blocking(move || present(&cache, &expected)).await? {
+            return Ok(path);
+        }
+        let mut pieces = source.open(layer).await?;
+        let mut download = Download::start(self.cache.clone(), layer.clone()).await?;
+        while let Some(piece) = pieces.next().await? {
+            download = download.take(piece).await?;
+        }
+        download.finish().await
+    }
+}
+
+impl Images for Registry {
+    fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<Artifact, FetchError>> {
+        Box::pin(self.fetch_text(request))
+    }
+}
+
+fn artifact(manifest: Digest, layer: &Descriptor, path: PathBuf) -> Artifact {
+    Artifact { manifest_digest: manifest.to_string(), component_digest: layer.digest.to_string(), path, stale: false }
+}
+
+fn expect_digest(what: &str, expected: Option<Digest>, computed: Digest) -> Result<(), Failure> {
+    match expected {
+        Some(expected) if expected != computed => Err(Failure::refused(format!(
+            "digest mismatch: {what} {expected} arrived as {computed}; it was changed or damaged at its source, push it \
+             again"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// A component that is in the cache already, perhaps under another image's name.
+fn present(cache: &Cache, layer: &Descriptor) -> Result<Option<PathBuf>, Failure> {
+    let Some(path) = cache.blob(&layer.digest)? else { return Ok(None) };
+    let mut head = Vec::new();
+    let file = File::open(&path).map_err(Failure::disk("read", &path))?;
+    let bytes = file.metadata().map_err(Failure::disk("read", &path))?.len();
+    if bytes != layer.size {
+        return Err(wrong_size(layer, bytes));
+    }
+    file.take(PREAMBLE_BYTES as u64).read_to_end(&mut head).map_err(Failure::disk("read", &path))?;
+    check_preamble(&head)?;
+    Ok(Some(path))
+}
+
+fn wrong_size(layer: &Descriptor, bytes: u64) -> Failure {
+    let Descriptor { digest, size, .. } = layer;
+    Failure::refused(format!("size mismatch: its manifest says that {digest} has {size} bytes, but it has {bytes}"))
+}
+
+/// Where an image comes from.
+enum Source<'a> {
+    Registry(Session<'a>),
+    Layout(Layout),
+}
+
+impl Source<'_> {
+    /// The manifest or index that the reference names.
+    async fn named_manifest(&self, image: &Image, limit: u64) -> Result<Vec<u8>, Failure> {
+        match (self, image) {
+            (Self::Registry(session), _) => {
+                let digest = image.digest().map(|digest| digest.to_string());
+                session.manifest(digest.as_deref().or(image.tag()).unwrap_or_default(), limit).await
+            }
+            (Self::Layout(layout), Image::Layout(image)) => {
+                let (layout, image) = (layout.clone(), image.clone());
+                let digest = blocking(move || layout.resolve(&image)).await?;
+                self.layout_manifest(&digest, limit).await
+            }
+            (Self::Layout(_), Image::Remote(_)) => Err(Failure::refused("it is not in a layout")),
+        }
+    }
+
+    /// An entry of an index.
+    async fn manifest(&self, entry: &Descriptor, limit: u64) -> Result<Vec<u8>, Failure> {
+        match self {
+            Self::Registry(session) => session.manifest(&entry.digest.to_string(), limit).await,
+            Self::Layout(_) => self.layout_manifest(&entry.digest, limit).await,
+        }
+    }
+
+    async fn layout_manifest(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, Failure> {
+        let entry = Descriptor { media_type: String::new(), digest: *digest, size: limit };
+        let mut pieces = self.open(&entry).await?;
+        let mut bytes = Vec::new();
+        while let Some(piece) = pieces.next().await? {
+            if (bytes.len() + piece.len()) as u64 > limit {
+                return Err(Failure::refused(format!("its manifest is larger than {limit} bytes")));
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        expect_digest("the manifest", Some(*digest), Digest::of(&bytes))?;
+        Ok(bytes)
+    }
+
+    /// A blob whose size has been found bearable.
+    async fn small_blob(&self, blob: &Descriptor) -> Result<Vec<u8>, Failure> {
+        let mut pieces = self.open(blob).await?;
+        let mut bytes = Vec::new();
+        while let Some(piece) = pieces.next().await? {
+            bytes.extend_from_slice(&piece);
+            if bytes.len() as u64 > blob.size {
+                return Err(wrong_size(blob, bytes.len() as u64));
+            }
+        }
+        expect_digest("the config", Some(blob.digest), Digest::of(&bytes))?;
+        Ok(bytes)
+    }
+
+    async fn open(&self, blob: &Descriptor) -> Result<Pieces, Failure> {
+        match self {
+            Self::Registry(session) => {
+                let body = session.blob(&blob.digest, blob.size).await?;
+                // Said before it is sent: not worth reading.
+                match body.announced() {
+                    Some(bytes) if bytes != blob.size => Err(wrong_size(blob, bytes)),
+                    _ => Ok(Pieces::Http(body)),
+                }
+            }
+            Self::Layout(layout) => {
+                let (layout, digest) = (layout.clone(), blob.digest);
+                blocking(move || layout.open(&digest)).await.map(|file| Pieces::File(Some(file)))
+            }
+        }
+    }
+}
+
+/// Content on its way.
+enum Pieces {
+    Http(Body),
+    /// None while a piece is read.
+    File(Option<File>),
+}
+
+impl Pieces {
+    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        match self {
+            Self::Http(body) => body.next().await,
+            Self::File(slot) => {
+                let Some(mut file) = slot.take() else { return Ok(None) };
+                let (file, piece) = blocking(move || {
+                    let mut piece = Vec::with_capacity(WRITE_BYTES);
+                    let read = Read::by_ref(&mut file).take(WRITE_BYTES as u64).read_to_end(&mut piece);
+                    read.map_err(|source| Failure::Disk { action: "read the layout".to_owned(), source })?;
+                    Ok((file, piece))
+                })
+                .await?;
+                *slot = Some(file);
+                Ok((!piece.is_empty()).then(|| Bytes::from(piece)))
+            }
+        }
+    }
+}
+
+/// A component being written to the cache's temporary folder; gone when dropped before [`Download::finish`].
+struct Download {
+    cache: Arc<Cache>,
+    layer: Descriptor,
+    temporary: Temporary,
+    hasher: Hasher,
+    received: u64,
+    buffer: Vec<u8>,
+    looked_at: bool,
+}
+
+impl Download {
+    async fn start(cache: Arc<Cache>, layer: Descriptor) -> Result<Self, Failure> {
+        let owner = cache.clone();
+        let temporary = blocking(move || owner.temporary()).await?;
+        let (hasher, buffer) = (Hasher::new(), Vec::new());
+        Ok(Self { cache, layer, temporary, hasher, received: 0, buffer, looked_at: false })
+    }
+
+    /// Takes a piece; breaks off at the first byte too much and at a beginning that is no component's.
+    async fn take(mut self, piece: Bytes) -> Result<Self, Failure> {
+        self.received += piece.len() as u64;
+        if self.received > self.layer.size {
+            let Descriptor { digest, size, .. } = &self.layer;
+            return Err(Failure::refused(format!(
+                "size mismatch: more than the {size} bytes arrived that its manifest announces for {digest}"
+            )));
+        }
+        self.hasher.update(&piece);
+        self.buffer.extend_from_slice(&piece);
+        if !self.looked_at && self.buffer.len() >= PREAMBLE_BYTES {
+            check_preamble(&self.buffer[..PREAMBLE_BYTES])?;
+            self.looked_at = true;
+        }
+        if self.buffer.len() >= WRITE_BYTES { self.write().await } else { Ok(self) }
+    }
+
+    async fn write(mut self) -> Result<Self, Failure> {
+        blocking(move || {
+            self.temporary.write(&self.buffer)?;
+            self.buffer.clear();
+            Ok(self)
+        })
+        .await
+    }
+
+    /// Verifies, and puts the file in its place.
+    async fn finish(self) -> Result<PathBuf, Failure> {
+        let Descriptor { digest, size, .. } = &self.layer;
+        if self.received < *size {
+            // Without an announced length, an end is also what a broken connection looks like.
+            return Err(Failure::Unreachable(format!(
+                "only {} of the {size} bytes of {digest} arrived",
+                self.received
+            )));
+        }
+        if !self.looked_at {
+            check_preamble(&self.buffer)?;
+        }
+        let mut done = self.write().await?;
+        let computed = std::mem::replace(&mut done.hasher, Hasher::new()).finish();
+        expect_digest("the component", Some(done.layer.digest), computed)?;
+        blocking(move || done.cache.keep(&mut done.temporary, &done.layer.digest)).await
+    }
+}

@@ -1,0 +1,201 @@
+//! Registries that lie, stall, break off or ask for more than they should, written by hand.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::{
+    fs,
+    sync::Arc,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use marram_core::ports::{FetchRequest, Images};
+use support::{Device, Offer, Reply, Server, assert_says, component, credential, fault, fetch, request};
+
+fn image(server: &Server) -> String {
+    format!("{}/test:1", server.address)
+}
+
+/// Serves an offer, with another answer for the component.
+fn with_layer(offer: &Offer, layer: impl Fn(&[u8]) -> Reply + Send + Sync + 'static) -> Server {
+    let offer = offer.clone();
+    Server::start(move |seen| if offer.is_layer(seen) { layer(&offer.layer) } else { offer.reply(seen) })
+}
+
+fn head(length: Option<usize>) -> Vec<u8> {
+    let length = length.map_or_else(String::new, |bytes| format!("Content-Length: {bytes}\r\n"));
+    format!("HTTP/1.1 200 OK\r\n{length}Connection: close\r\n\r\n").into_bytes()
+}
+
+fn no_files() -> Vec<std::path::PathBuf> {
+    Vec::new()
+}
+
+#[tokio::test]
+async fn a_registry_that_sends_more_than_announced_is_cut_off() {
+    let (offer, device) = (Offer::new(&component("a")), Device::new());
+    let endless = with_layer(&offer, |layer| Reply::Raw([head(None), layer.to_vec(), vec![0; 64 << 20]].concat()));
+    let err = fault(&device.boot(), &image(&endless)).await;
+    assert_says(&err, &["size mismatch", "more than"]);
+    assert!(!err.transient);
+    let announced = with_layer(&offer, |layer| Reply::ok(&[layer, b"more"].concat()));
+    assert_says(&fault(&device.boot(), &image(&announced)).await, &["size mismatch"]);
+    assert_eq!(device.cache_files(), no_files());
+}
+
+#[tokio::test]
+async fn a_transfer_that_breaks_off_may_be_tried_again() {
+    let (offer, device) = (Offer::new(&component("a")), Device::new());
+    let cut = |layer: &[u8]| layer[..layer.len() - 1].to_vec();
+    let announced = with_layer(&offer, move |layer| Reply::Raw([head(Some(layer.len())), cut(layer)].concat()));
+    let silent = with_layer(&offer, move |layer| Reply::Raw([head(None), cut(layer)].concat()));
+    for server in [announced, silent] {
+        let err = fault(&device.boot(), &image(&server)).await;
+        assert!(err.transient, "{err}");
+    }
+    assert_eq!(device.cache_files(), no_files());
+}
+
+#[tokio::test]
+async fn a_registry_that_stalls_is_given_up() {
+    let (offer, mut device) = (Offer::new(&component("a")), Device::new());
+    device.settings.timeouts.idle = Duration::from_millis(200);
+    let at_once = Server::start(|_| Reply::Silence);
+    let later = with_layer(&offer, |_| Reply::Silence);
+    for server in [at_once, later] {
+        let err = fault(&device.boot(), &image(&server)).await;
+        assert_says(&err, &["0.2 s"]);
+        assert!(err.transient);
+    }
+}
+
+#[tokio::test]
+async fn a_registry_in_trouble_is_out_of_reach_and_a_copy_stands_in() {
+    let (offer, device) = (Offer::new(&component("a")), Device::new());
+    let trouble = Arc::new(AtomicBool::new(false));
+    let (switch, served) = (trouble.clone(), offer.clone());
+    let server = Server::start(move |seen| match switch.load(Ordering::SeqCst) {
+        true => Reply::Send(503, Vec::new(), br#"{"errors":[{"code":"UNAVAILABLE","message":"disk\nfull"}]}"#.to_vec()),
+        false => served.reply(seen),
+    });
+    fetch(&device.boot(), &image(&server)).await.unwrap();
+    trouble.store(true, Ordering::SeqCst);
+    assert!(fetch(&device.boot(), &image(&server)).await.unwrap().stale);
+    let err = fault(&Device::new().boot(), &image(&server)).await;
+    assert_says(&err, &["503", "disk full"]);
+    assert!(err.transient);
+}
+
+#[tokio::test]
+async fn an_endless_manifest_is_not_read() {
+    let mut device = Device::new();
+    device.settings.max_manifest_bytes = 10_000;
+    let server = Server::start(|_| Reply::Raw([head(None), vec![b' '; 1 << 20]].concat()));
+    assert_says(&fault(&device.boot(), &image(&server)).await, &["manifest", "larger than 10000 bytes"]);
+    let error_page = Server::start(|_| Reply::Raw([b"HTTP/1.1 500 X\r\n\r\n".to_vec(), vec![b' '; 64 << 20]].concat()));
+    assert_says(&fault(&device.boot(), &image(&error_page)).await, &["500"]);
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_not_what_its_header_says_is_refused() {
+    let (offer, device) = (Offer::new(&component("a")), Device::new());
+    let header = format!("Docker-Content-Digest: {}", marram_registry::Digest::of(b"another"));
+    let server = Server::start(move |_| Reply::Send(200, vec![header.clone()], offer.manifest.clone()));
+    let err = fault(&device.boot(), &image(&server)).await;
+    assert_says(&err, &["digest mismatch"]);
+    assert!(!err.transient);
+}
+
+#[tokio::test]
+async fn a_config_that_is_not_what_the_manifest_says_is_refused() {
+    let (offer, device) = (Offer::new(&component("a")), Device::new());
+    let changed = String::from_utf8(offer.config.clone()).unwrap().replace("wasip2", "wasip1").into_bytes();
+    let served = offer.clone();
+    let server = Server::start(move |seen| {
+        match seen.path.ends_with(&marram_registry::Digest::of(&served.config).to_string()) {
+            true => Reply::ok(&changed),
+            false => served.reply(seen),
+        }
+    });
+    assert_says(&fault(&device.boot(), &image(&server)).await, &["digest mismatch", "config"]);
+    assert_eq!(device.cache_files(), no_files());
+}
+
+#[tokio::test]
+async fn fetches_of_one_component_at_the_same_time_download_it_once() {
+    let (offer, device) = (Offer::new(&component("a")), Device::new());
+    let served = offer.clone();
+    let server = Server::start(move |seen| served.reply(seen));
+    let (registry, image) = (device.boot(), image(&server));
+    let (a, b, c) = tokio::join!(fetch(&registry, &image), fetch(&registry, &image), fetch(&registry, &image));
+    assert_eq!(a.clone().unwrap(), b.unwrap());
+    assert_eq!(a.unwrap(), c.unwrap());
+    assert_eq!(server.count(&marram_registry::Digest::of(&offer.layer).to_string()), 1);
+}
+
+#[tokio::test]
+async fn a_token_is_asked_for_where_the_registry_says_and_used() {
+    let (offer, device) = (Offer::new(&component("a")), Device::new());
+    let served = offer.clone();
+    let tokens = Server::start(|seen| {
+        let known = seen.authorization.as_deref() == Some("Basic ZGV2aWNlOnNlY3JldA==");
+        if known { Reply::ok(br#"{"token":"let-me-in"}"#) } else { Reply::status(401) }
+    });
+    let challenge =
+        format!(r#"WWW-Authenticate: Bearer realm="http://{}/token?a=b",service="test registry""#, tokens.address);
+    let server = Server::start(move |seen| match seen.authorization.as_deref() {
+        Some("Bearer let-me-in") => served.reply(seen),
+        _ => Reply::Send(401, vec![challenge.clone()], Vec::new()),
+    });
+    let with = |password: &str| FetchRequest {
+        credentials: vec![credential(&server.address, "device", password)],
+        ..request(&image(&server))
+    };
+    device.boot().fetch(with("secret")).await.unwrap();
+    assert_eq!(
+        tokens.count("a=b&scope=repository%3Atest%3Apull&service=test+registry"),
+        1,
+        "one token for all requests"
+    );
+    let err = device.boot().fetch(with("wrong")).await.unwrap_err();
+    assert_says(&err, &["a token", "user `device`", "registryCredentials"]);
+    assert!(!err.transient);
+}
+
+#[tokio::test]
+async fn a_password_is_not_told_to_strangers() {
+    let (offer, device) = (Offer::new(&component("a")), Device::new());
+    let stored = offer.clone();
+    // An object store, reached by a redirect, that would like to know more.
+    let store = Server::start(move |seen| match &seen.authorization {
+        None => Reply::ok(&stored.layer),
+        Some(_) => Reply::status(400),
+    });
+    let (served, target) = (offer.clone(), format!("Location: http://{}/blob", store.address));
+    let server = Server::start(move |seen| match (&seen.authorization, served.is_layer(seen)) {
+        (None, _) => Reply::Send(401, vec!["WWW-Authenticate: Basic realm=x".into()], Vec::new()),
+        (Some(_), true) => Reply::Send(307, vec![target.clone()], Vec::new()),
+        (Some(_), false) => served.reply(seen),
+    });
+    let credentials = vec![credential(&server.address, "device", "secret")];
+    let registry = device.boot();
+    let artifact = registry.fetch(FetchRequest { credentials, ..request(&image(&server)) });
+    assert_eq!(fs::read(artifact.await.unwrap().path).unwrap(), offer.layer);
+
+    // A token server without TLS, on a host where plain HTTP is not allowed.
+    let challenge = "WWW-Authenticate: Bearer realm=\"http://tokens.example/token\"".to_owned();
+    let greedy = Server::start(move |_| Reply::Send(401, vec![challenge.clone()], Vec::new()));
+    let credentials = vec![credential(&greedy.address, "device", "secret")];
+    let err = device.boot().fetch(FetchRequest { credentials, ..request(&image(&greedy)) }).await.unwrap_err();
+    assert_says(&err, &["token server without TLS", "tokens.example", "registries.plain-http"]);
+}
+
+#[tokio::test]
+async fn redirects_come_to_an_end() {
+    let server = Server::start(|seen| Reply::Send(307, vec![format!("Location: {}x", seen.path)], Vec::new()));
+    let err = fault(&Device::new().boot(), &image(&server)).await;
+    assert_says(&err, &["too many redirects"]);
+    assert!(server.requests.load(Ordering::SeqCst) <= 7);
+}
