@@ -1,8 +1,23 @@
 //! Reads a deployment manifest: IoT Edge's JSON with our additions under `settings.sandbox`. All faults at once, each with
 //! its JSON path. Fetches nothing, starts nothing, and knows nothing of what is deployed now.
 
+mod agent;
+mod envelope;
+mod fields;
+mod findings;
+mod hub;
+mod json;
+mod sandbox;
+mod settings;
+mod suggest;
+#[cfg(test)]
+mod tests;
+mod values;
+
 use std::fmt;
 
+use self::findings::{At, Findings, bounded};
+pub use self::sandbox::{HANDLER_BOUNDS, MAX_PATH_BYTES, MEMORY_BOUNDS};
 use crate::deployment::Deployment;
 
 /// Largest manifest in bytes. Ten times what a manifest with 50 modules takes; not twice as large because everything in it
@@ -72,6 +87,30 @@ impl std::error::Error for Faults {}
 /// # Errors
 /// [`Faults`]: everything that is wrong with it.
 pub fn read(text: &str, context: &Context<'_>) -> Result<Reading, Faults> {
-    let _ = (text, context);
-    Ok(Reading { deployment: Deployment::default(), warnings: Vec::new(), notes: Vec::new() })
+    let mut found = Findings::default();
+    let deployment = read_text(text, context, &mut found);
+    let Findings { faults, warnings, notes } = found;
+    if !faults.is_empty() {
+        return Err(Faults(bounded(faults)));
+    }
+    Ok(Reading { deployment, warnings: bounded(warnings), notes: bounded(notes) })
+}
+
+fn read_text(text: &str, context: &Context<'_>, found: &mut Findings) -> Deployment {
+    if text.len() > MAX_MANIFEST_BYTES {
+        let message = format!("a manifest has at most {MAX_MANIFEST_BYTES} bytes, this one has {}", text.len());
+        found.fault(&At::root(), message);
+        return Deployment::default();
+    }
+    // Some editors put a byte order mark first.
+    match json::parse(text.strip_prefix('\u{feff}').unwrap_or(text)) {
+        Ok(document) => {
+            json::report_duplicates(&document, &At::root(), found);
+            envelope::read(&document, context, found)
+        }
+        Err(error) => {
+            found.fault(&At::line(error.line, error.column), format!("not JSON: {}", error.message));
+            Deployment::default()
+        }
+    }
 }

@@ -1,0 +1,227 @@
+//! `$edgeHub`: routes and how long messages live (IoT Edge semantics, 1.4). Which route takes a message is decided in
+//! [`crate::route`].
+
+use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
+
+use super::{
+    fields::{Field, Fields},
+    findings::{Findings, shown},
+    json::Node,
+    suggest::nearest,
+    values,
+};
+use crate::{
+    deployment::{DEFAULT_PRIORITY, RouteOptions, RouteSpec},
+    route::{Route, Sink},
+};
+
+/// What `$edgeHub` says.
+#[derive(Default)]
+pub(super) struct Hub {
+    pub(super) routes: Vec<RouteSpec>,
+    pub(super) time_to_live: Option<Duration>,
+}
+
+/// IoT Edge's number for "no priority given"; tooling writes it back.
+const NO_PRIORITY: u32 = 2_000_000_000;
+/// `sendTimeout`. A sender that waits longer than a minute runs into its own deadline.
+const SEND_TIMEOUT_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
+
+/// Reads the desired properties of `$edgeHub`. `deployed` are the names of the modules.
+pub(super) fn read(desired: &Field<'_>, deployed: &BTreeSet<String>, found: &mut Findings) -> Hub {
+    let mut hub = Hub::default();
+    let Some(mut fields) = desired.fields(found) else { return hub };
+    let has_objects = read_schema_version(&mut fields, found);
+    if let Some(routes) = fields.required("routes", found) {
+        hub.routes = read_routes(&routes, has_objects, deployed, found);
+    }
+    if let Some(config) = fields.required("storeAndForwardConfiguration", found) {
+        hub.time_to_live = read_store_and_forward(&config, found);
+    }
+    if let Some(field) = fields.optional("mqttBroker", found) {
+        found.warn(&field.at, "there is no MQTT broker here: ignored");
+    }
+    if let Some(field) = fields.optional("integrity", found) {
+        found.warn(&field.at, "the signature of a manifest is not verified by this version");
+    }
+    if let Some(marram) = fields.optional("marram", found)
+        && let Some(mut defaults) = marram.fields(found)
+    {
+        for (_, field) in defaults.rest() {
+            found.fault(&field.at, "this version knows no defaults for queues yet; a later one will");
+        }
+    }
+    fields.warn_of_rest(found);
+    hub
+}
+
+/// Whether routes may be objects: since 1.1. An unreadable version counts as the newest, so that no second fault follows.
+fn read_schema_version(fields: &mut Fields<'_>, found: &mut Findings) -> bool {
+    let Some(field) = fields.required("schemaVersion", found) else { return true };
+    match values::schema_version(&field, found) {
+        Some((1, minor @ 0..=3, _)) => minor >= 1,
+        Some(_) => {
+            found.fault(&field.at, "this version of $edgeHub's schema is not known (1.0, 1.1, 1.2 and 1.3 are)");
+            true
+        }
+        None => true,
+    }
+}
+
+fn read_store_and_forward(config: &Field<'_>, found: &mut Findings) -> Option<Duration> {
+    let mut fields = config.fields(found)?;
+    let seconds = fields
+        .required("timeToLiveSecs", found)
+        .and_then(|field| values::integer(&field, i64::from(i32::MIN)..=i64::from(i32::MAX), found));
+    if let Some(limits) = fields.optional("storeLimits", found)
+        && let Some(mut limits_fields) = limits.fields(found)
+    {
+        if let Some(size) = limits_fields.optional("maxSizeBytes", found) {
+            values::integer(&size, 0..=i64::MAX, found);
+        }
+        limits_fields.warn_of_rest(found);
+        found.note(&limits.at, "accepted: queues are in memory in this version and have bounds of their own");
+    }
+    fields.warn_of_rest(found);
+    if seconds == Some(0) {
+        found.warn(&config.at, "`timeToLiveSecs` is 0: messages expire at once (a negative number means never)");
+    }
+    // Negative: never.
+    u64::try_from(seconds?).ok().map(Duration::from_secs)
+}
+
+fn read_routes(
+    routes: &Field<'_>,
+    has_objects: bool,
+    deployed: &BTreeSet<String>,
+    found: &mut Findings,
+) -> Vec<RouteSpec> {
+    let Some(entries) = routes.entries(found) else { return Vec::new() };
+    let mut read = Vec::new();
+    for (name, node) in entries {
+        let field = Field { node, at: routes.at.key(name) };
+        if name.trim().is_empty() {
+            found.fault(&field.at, "the name of a route may not be empty");
+        } else if name.contains(['.', '$', '#', ' ']) {
+            found.warn(&field.at, "IoT Hub takes no route whose name contains `.`, `$`, `#` or a space");
+        }
+        let route = match node {
+            // 1.0: so a route is deleted.
+            Node::Null if !has_objects => None,
+            Node::Text(text) if !has_objects && text.trim().is_empty() => None,
+            Node::Text(_) => read_text(&field, deployed, found).map(|route| plain(name, route)),
+            Node::Object(_) if has_objects => read_object(name, &field, deployed, found),
+            Node::Object(_) => {
+                let hint = "set `schemaVersion` of $edgeHub to \"1.1\" or newer";
+                found.fault_hint(&field.at, "a route is an object only since schema 1.1", hint);
+                None
+            }
+            _ => field.expected("a string or an object", found),
+        };
+        read.extend(route);
+    }
+    read
+}
+
+/// A route with IoT Edge's and our defaults.
+fn plain(name: &str, route: Route) -> RouteSpec {
+    let mut options = RouteOptions::default();
+    if route.sink == Sink::Upstream {
+        options.max_attempts = None;
+    }
+    RouteSpec { name: name.to_owned(), route, priority: DEFAULT_PRIORITY, time_to_live: None, options }
+}
+
+fn read_text(field: &Field<'_>, deployed: &BTreeSet<String>, found: &mut Findings) -> Option<Route> {
+    let text = field.text(found)?;
+    if text.trim().is_empty() {
+        found.fault(&field.at, "a route may not be empty");
+        return None;
+    }
+    let (route, rest) = match Route::parse_with_rest(text) {
+        Ok(read) => read,
+        Err(error) => {
+            found.fault(&field.at, error.to_string());
+            return None;
+        }
+    };
+    if let Some(rest) = rest {
+        found.warn(&field.at, format!("what stands after the sink is ignored: `{}`", shown(rest)));
+    }
+    if let Sink::Input { module, .. } = &route.sink
+        && !deployed.iter().any(|name| name.eq_ignore_ascii_case(module))
+    {
+        let message = format!("there is no module `{}` in this deployment to receive this", shown(module));
+        let hint = nearest(module, deployed.iter().map(String::as_str)).map(|name| format!("did you mean `{name}`?"));
+        found.warn_hint(&field.at, message, hint);
+    }
+    Some(route)
+}
+
+fn read_object(name: &str, field: &Field<'_>, deployed: &BTreeSet<String>, found: &mut Findings) -> Option<RouteSpec> {
+    let mut fields = field.fields(found)?;
+    let route = fields.required("route", found).and_then(|field| read_text(&field, deployed, found));
+    let priority = fields.not_null("priority", found).and_then(|field| read_priority(&field, found));
+    let seconds = fields.not_null("timeToLiveSecs", found);
+    let seconds = seconds.and_then(|field| values::integer(&field, 0..=u32::MAX, found)).unwrap_or(0);
+    let sink = route.as_ref().map(|route| &route.sink);
+    let options = fields.optional("marram", found).map(|field| read_options(&field, sink, found));
+    fields.warn_of_rest(found);
+    let mut spec = plain(name, route?);
+    spec.priority = priority.unwrap_or(DEFAULT_PRIORITY);
+    // 0: the deployment's.
+    spec.time_to_live = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
+    if let Some(options) = options {
+        spec.options = options;
+    }
+    Some(spec)
+}
+
+fn read_priority(field: &Field<'_>, found: &mut Findings) -> Option<u8> {
+    match field.node {
+        Node::Number(number) if number.as_u64() == Some(NO_PRIORITY.into()) => None,
+        _ => values::integer(field, 0..=DEFAULT_PRIORITY - 1, found),
+    }
+}
+
+/// The `marram` object of a route.
+fn read_options(field: &Field<'_>, sink: Option<&Sink>, found: &mut Findings) -> RouteOptions {
+    let mut options = RouteOptions::default();
+    let upstream = sink == Some(&Sink::Upstream);
+    if upstream {
+        options.max_attempts = None;
+    }
+    let Some(mut fields) = field.fields(found) else { return options };
+    if let Some(field) = fields.optional("sendTimeout", found)
+        && let Some(timeout) = values::duration(&field, SEND_TIMEOUT_BOUNDS, found)
+    {
+        options.send_timeout = timeout;
+    }
+    if let Some(field) = fields.optional("maxAttempts", found)
+        && let Some(attempts) = values::integer(&field, 1..=u32::MAX, found)
+    {
+        if upstream {
+            found.warn(&field.at, "ignored: attempts to reach $upstream have no limit");
+        } else {
+            options.max_attempts = Some(attempts);
+        }
+    }
+    if let Some(field) = fields.optional("durability", found) {
+        read_durability(&field, found);
+    }
+    for name in ["overflow", "drain", "ordering", "expiredToDeadLetter"] {
+        if let Some(field) = fields.optional(name, found) {
+            found.fault(&field.at, format!("`{name}` comes with the durable store of a later version"));
+        }
+    }
+    fields.refuse_rest(found);
+    options
+}
+
+fn read_durability(field: &Field<'_>, found: &mut Findings) {
+    let words = [("memory", true), ("crash", false), ("power", false)];
+    if values::word(field, "durability", &words, found) == Some(false) {
+        let hint = "write `memory`: messages are lost when the host ends";
+        found.fault_hint(&field.at, "the durable store comes with a later version", hint);
+    }
+}
