@@ -14,7 +14,7 @@ pub(crate) const PROFILE: &str = "ci";
 pub(crate) fn test(choice: guests::Choice, args: &[String]) -> Result<()> {
     setup::for_tests(choice)?;
     let guests = guests::build(choice, &[])?;
-    let marram = build_marram(false)?;
+    let marram = build_with_tests()?;
     if args.is_empty() {
         doc_tests()?;
     }
@@ -28,7 +28,15 @@ pub(crate) fn test(choice: guests::Choice, args: &[String]) -> Result<()> {
     run(nextest.args(args).env("MARRAM_BIN", marram).env("MARRAM_GUESTS", guests))
 }
 
-/// Builds the `marram` binary: quickly, or as devices get it. Returns its path.
+/// Builds all binaries and tests; returns the path of `marram`. In one call, because cargo unites the features of what it
+/// builds together: the binary alone would have other features and compile half the dependencies once more.
+fn build_with_tests() -> Result<PathBuf> {
+    say(format!("building marram and its tests (profile {PROFILE})"));
+    run(cargo().args(["build", "--quiet", "--workspace", "--bins", "--tests", "--profile", PROFILE]))?;
+    Ok(target().join(PROFILE).join("marram"))
+}
+
+/// Builds the `marram` binary alone: quickly, or as devices get it. Returns its path.
 pub(crate) fn build_marram(release: bool) -> Result<PathBuf> {
     let profile = if release { "release" } else { PROFILE };
     say(format!("building marram (profile {profile})"));

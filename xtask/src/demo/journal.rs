@@ -66,3 +66,42 @@ impl Entry {
         Self { shown: format!("  {clock}  {source}  {alert}  {body}"), alert }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::OpenOptions, io::Write};
+
+    use super::*;
+
+    fn append(data: &Path, name: &str, text: &str) {
+        fs::create_dir_all(data.join("upstream")).unwrap();
+        let mut file = OpenOptions::new().create(true).append(true).open(data.join("upstream").join(name)).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn alerts(journal: &mut Journal) -> Vec<String> {
+        journal.read_on().into_iter().map(|entry| entry.alert).collect()
+    }
+
+    #[test]
+    fn a_line_is_read_once_and_only_when_it_is_whole() {
+        let data = tempfile::tempdir().unwrap();
+        let mut journal = Journal::new(data.path());
+        assert!(alerts(&mut journal).is_empty());
+        append(data.path(), "journal-00000001.jsonl", "{\"properties\":{\"alert\":\"a\"}}\n{\"properties\"");
+        assert_eq!(alerts(&mut journal), ["a"]);
+        append(data.path(), "journal-00000001.jsonl", ":{\"alert\":\"b\"}}\n");
+        assert_eq!(alerts(&mut journal), ["b"]);
+    }
+
+    #[test]
+    fn reading_goes_on_in_the_next_file() {
+        let data = tempfile::tempdir().unwrap();
+        let mut journal = Journal::new(data.path());
+        append(data.path(), "journal-00000001.jsonl", "{\"properties\":{\"alert\":\"a\"}}\n");
+        assert_eq!(alerts(&mut journal), ["a"]);
+        append(data.path(), "journal-00000001.jsonl", "{\"properties\":{\"alert\":\"b\"}}\n");
+        append(data.path(), "journal-00000002.jsonl", "{\"properties\":{\"alert\":\"c\"}}\n");
+        assert_eq!(alerts(&mut journal), ["b", "c"]);
+    }
+}
