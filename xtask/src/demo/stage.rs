@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -17,6 +17,8 @@ use crate::{
 
 /// Modules stop within their grace time; a host that has not ended by then hangs.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+const CONFIG: &str = "marram.toml";
 
 /// Why the acts did not come to their end.
 pub(crate) enum Ended {
@@ -45,13 +47,15 @@ impl Stage {
     pub(crate) fn set(marram: &Path, guests: &Path) -> Result<Self> {
         let folder = target().join("demo");
         remove_folder(&folder)?;
+        // The machine's own settings must not change what is shown.
+        write(&folder.join(CONFIG), "")?;
         let registry = Registry::start(&folder.join("registry"))?;
         say(format!("demo: a registry listens on {}", registry.address));
         for (file, name) in [("device_telemetry", "device-telemetry"), ("threshold_filter", "threshold-filter")] {
             let reference = format!("{}/{name}:demo", registry.address);
             say(format!("demo: marram module push {file}.wasm {reference}"));
             let wasm = guests.join(file).with_extension("wasm");
-            run_quietly(command(marram).args(["module", "push"]).arg(wasm).arg(reference))?;
+            run_quietly(program(marram, &folder).args(["module", "push"]).arg(wasm).arg(reference))?;
         }
         let template = root().join("guest-examples/demo/deployment.json");
         let text = fs::read_to_string(&template).map_err(|err| format!("cannot read {}: {err}", template.display()))?;
@@ -59,7 +63,7 @@ impl Stage {
         write(&deployment, &text.replace("REGISTRY", &registry.address))?;
         let data = folder.join("data");
         say(format!("demo: marram run {} --data {}", deployment.display(), data.display()));
-        let host = start(marram, &deployment, &data, &folder.join("marram.log"))?;
+        let host = start(&mut program(marram, &folder), &deployment, &data, &folder.join("marram.log"))?;
         let journal = Journal::new(&data);
         let marram = marram.to_owned();
         Ok(Self { marram, folder, host, journal, count: 0, acts: Vec::new(), _registry: registry })
@@ -107,7 +111,7 @@ impl Stage {
     /// Gives the running host a command and shows its answer.
     pub(crate) fn tell(&mut self, args: &[&str]) -> std::result::Result<(), Ended> {
         say(format!("demo: marram {}", args.join(" ")));
-        let answer = output(command(&self.marram).args(args).arg("--data").arg(self.folder.join("data")));
+        let answer = output(program(&self.marram, &self.folder).args(args).arg("--data").arg(self.folder.join("data")));
         answer.map(|text| print!("{text}")).map_err(Ended::Wrong)
     }
 
@@ -171,11 +175,18 @@ impl Drop for Stage {
     }
 }
 
-fn start(marram: &Path, deployment: &Path, data: &Path, log: &Path) -> Result<Child> {
+/// `marram` with the demo's settings.
+fn program(marram: &Path, folder: &Path) -> Command {
+    let mut program = command(marram);
+    program.env("MARRAM_CONFIG", folder.join(CONFIG)).env_remove("MARRAM_DATA").env_remove("MARRAM_LOG");
+    program
+}
+
+fn start(marram: &mut Command, deployment: &Path, data: &Path, log: &Path) -> Result<Child> {
     let cannot = |err| format!("cannot write {}: {err}", log.display());
     let file = fs::File::create(log).map_err(cannot)?;
     let same = file.try_clone().map_err(cannot)?;
-    command(marram)
+    marram
         .arg("run")
         .arg(deployment)
         .arg("--data")
@@ -184,5 +195,5 @@ fn start(marram: &Path, deployment: &Path, data: &Path, log: &Path) -> Result<Ch
         .stdout(file)
         .stderr(same)
         .spawn()
-        .map_err(|err| format!("cannot start {}: {err}", marram.display()))
+        .map_err(|err| format!("cannot start marram: {err}"))
 }
