@@ -26,14 +26,14 @@ pub const MAX_BACKOFF: Duration = Duration::from_secs(300);
 /// A module that ran this long is healthy: its next back-off starts at [`FIRST_BACKOFF`] again (IoT Edge's number).
 pub const HEALTHY_AFTER: Duration = Duration::from_secs(600);
 
-/// What to do now and when to ask again. [`Observed::issued`] says what each step changes at once; after that, and after
-/// every event, it is time for a new plan.
+/// What to do now and when to ask again. [`Observed::issued`] says what each step changes at once.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
     /// At most one a module, in the order in which they are to be issued.
     pub steps: Vec<Step>,
-    /// When something becomes due by itself; none = only an event changes anything. `now` itself when a step of this
-    /// plan brings no event and another step waits for it.
+    /// When to plan again if no event comes before: at the next thing that becomes due by itself; none = only an event
+    /// changes anything. `now` as long as there are steps: once they are issued, others may be possible without an event
+    /// (a promoted module can be started, a starting one can have its update prepared).
     pub wake_at: Option<Uptime>,
 }
 
@@ -67,7 +67,7 @@ pub fn plan(desired: &Deployment, observed: &Observed, now: Uptime) -> Plan {
     let mut plan = Plan::default();
     for (name, module) in &observed.modules {
         if !desired.modules.contains_key(name) {
-            plan.add(leave(name, module), now);
+            plan.add(leave(name, module));
         }
     }
     let mut waiting_order = None;
@@ -78,7 +78,10 @@ pub fn plan(desired: &Deployment, observed: &Observed, now: Uptime) -> Plan {
         if waiting_order.is_none() && is_awaited(spec, module, &decision) {
             waiting_order = Some(spec.startup_order);
         }
-        plan.add(decision, now);
+        plan.add(decision);
+    }
+    if !plan.steps.is_empty() {
+        plan.wake_at = Some(now);
     }
     plan
 }
@@ -133,10 +136,8 @@ pub fn shutdown_order(observed: &Observed) -> Vec<Vec<ModuleName>> {
 }
 
 impl Plan {
-    fn add(&mut self, decision: Decision, now: Uptime) {
-        let promotes = matches!(decision.step, Some(Step::Promote(_)));
-        let due = if promotes { Some(now) } else { decision.due };
-        self.wake_at = match (self.wake_at, due) {
+    fn add(&mut self, decision: Decision) {
+        self.wake_at = match (self.wake_at, decision.due) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
@@ -289,7 +290,8 @@ fn update_beside(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, no
 fn update_in_place(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, now: Uptime) -> Decision {
     let prepare = || Step::Prepare(spec.clone());
     let old_stands_in = match module.state {
-        ModuleState::Stopped => true,
+        // Put back by the supervisor so that it is started again (an operator's restart).
+        ModuleState::Stopped | ModuleState::Prepared => true,
         ModuleState::Exited { code, .. } => restarts(spec.restart_policy, code),
         _ => false,
     };

@@ -301,7 +301,7 @@ fn an_update_is_prepared_beside_the_old_version_and_starts_without_back_off() {
     scene.event("a", Event::Prepared);
     assert_eq!(scene.step(), ["stop a"]);
     scene.event("a", Event::Stopped);
-    assert_eq!(scene.wake_at(), Some(scene.now), "promoting brings no event");
+    assert_eq!(scene.wake_at(), Some(scene.now), "promoting brings no event: plan again at once");
     assert_eq!(scene.step(), ["promote a"]);
     assert_eq!(scene.step(), ["start a"]);
     scene.event("a", Event::Started);
@@ -354,6 +354,36 @@ fn the_old_version_is_restarted_while_its_update_is_not_ready() {
         scene.check_due(10, "start a");
         assert_eq!(scene.observed.modules["a"].spec.version, "");
     }
+}
+
+#[test]
+fn an_operators_restart_brings_back_the_old_version_while_its_update_is_not_ready() {
+    for outcome in [None, Some(Event::PrepareFailed)] {
+        for put_back in [ModuleState::Prepared, ModuleState::Stopped] {
+            let mut scene = Scene::running([spec("a")]);
+            scene.want([version("a", "v2")]);
+            scene.step();
+            outcome.into_iter().for_each(|event| scene.event("a", event));
+            scene.observed.modules.get_mut("a").unwrap().state = put_back;
+            assert_eq!(scene.step(), ["start a"]);
+        }
+    }
+}
+
+#[test]
+fn an_update_is_tried_again_although_the_old_version_never_comes_up() {
+    let mut scene = Scene::running([spec("a")]);
+    scene.want([version("a", "v2")]);
+    scene.step();
+    scene.event("a", Event::PrepareFailed);
+    scene.event("a", Event::Exited(134));
+    scene.at(10);
+    assert_eq!(scene.wake_at(), Some(scene.now));
+    assert_eq!(scene.step(), ["start a"]);
+    assert_eq!(scene.step(), ["prepare a v2"]);
+    scene.event("a", Event::Exited(134));
+    scene.event("a", Event::Prepared);
+    assert_eq!(scene.step(), ["promote a"]);
 }
 
 #[test]

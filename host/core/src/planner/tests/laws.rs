@@ -86,15 +86,15 @@ impl Model {
         self.now = end;
     }
 
-    /// Plans until nothing is to be done now, checking the laws of each plan.
+    /// Plans for as long as the plans ask for it, checking the laws of each.
     fn settle(&mut self) {
         for _ in 0..20 {
             let plan = plan(&self.desired, &self.observed, self.now);
             check_laws(&plan, self);
-            if plan.steps.is_empty() {
+            plan.steps.iter().for_each(|step| self.issue(step));
+            if plan.wake_at.is_none_or(|at| at > self.now) {
                 return;
             }
-            plan.steps.iter().for_each(|step| self.issue(step));
         }
         panic!("plans never come to rest: {:?}", self.observed);
     }
