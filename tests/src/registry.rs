@@ -137,7 +137,7 @@ fn spawn(folder: &Path, options: &Options, listen: &str) -> (Child, SocketAddr) 
     write(&config, &config_text(folder, options, listen));
     write(&folder.join("htpasswd"), HTPASSWD);
     let log = File::create(folder.join("log")).unwrap_or_else(|err| panic!("cannot write the registry's log: {err}"));
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program());
     // OTEL_…: newer versions would look for a collector.
     command.arg("serve").arg(&config).env("OTEL_TRACES_EXPORTER", "none").stdin(Stdio::null());
     let child = command.stdout(Stdio::null()).stderr(log).spawn();
@@ -157,6 +157,12 @@ fn spawn(folder: &Path, options: &Options, listen: &str) -> (Child, SocketAddr) 
         }
         std::thread::sleep(LOOK);
     }
+}
+
+/// The program on the path, or where `cargo xtask setup` puts it.
+fn program() -> PathBuf {
+    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/bin").join(PROGRAM);
+    if installed.exists() { installed } else { PROGRAM.into() }
 }
 
 fn config_text(folder: &Path, options: &Options, listen: &str) -> String {

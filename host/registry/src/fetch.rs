@@ -16,13 +16,14 @@ use crate::{
     cache::{Cache, Temporary},
     digest::{Digest, Hasher},
     failure::{Failure, blocking},
-    http::{Body, Transport},
+    http::Transport,
     image::{Authority, Image},
     inspect::{PREAMBLE_BYTES, check_preamble},
     layout::Layout,
     manifest::{self, Descriptor, Document, Manifest},
     session::{Action, Session},
     settings::{Settings, SettingsError, hosts},
+    source::Source,
 };
 
 /// Bytes gathered before they are written: a call to the disk thread costs more than a network packet.
@@ -103,7 +104,7 @@ impl Registry {
                 tracing::warn!(%image, reason = why, "the source is out of reach; the copy of an earlier fetch is used");
                 Ok(Artifact { stale: true, ..artifact })
             }
-            None => Err(Failure::Unreachable(format!("{why}, and there is no copy on this device"))),
+            None => Err(Failure::Unreachable(format!("{why} (no copy on this device)"))),
         }
     }
 
@@ -148,7 +149,9 @@ impl Registry {
     fn source<'a>(&'a self, image: &'a Image, credentials: &[RegistryCredential]) -> Result<Source<'a>, Failure> {
         match image {
             Image::Layout(image) => Ok(Source::Layout(Layout::new(&image.path, self.settings.max_manifest_bytes))),
-            Image::Remote(_) => self.session(image, credentials, Action::Pull).map(Source::Registry),
+            Image::Remote(_) => {
+                self.session(image, credentials, Action::Pull).map(|session| Source::Registry(Box::new(session)))
+            }
         }
     }
 
@@ -215,7 +218,7 @@ fn artifact(manifest: Digest, layer: &Descriptor, path: PathBuf) -> Artifact {
     Artifact { manifest_digest: manifest.to_string(), component_digest: layer.digest.to_string(), path, stale: false }
 }
 
-fn expect_digest(what: &str, expected: Option<Digest>, computed: Digest) -> Result<(), Failure> {
+pub(crate) fn expect_digest(what: &str, expected: Option<Digest>, computed: Digest) -> Result<(), Failure> {
     match expected {
         Some(expected) if expected != computed => Err(Failure::refused(format!(
             "digest mismatch: {what} {expected} arrived as {computed}; it was changed or damaged at its source, push it \
@@ -239,113 +242,9 @@ fn present(cache: &Cache, layer: &Descriptor) -> Result<Option<PathBuf>, Failure
     Ok(Some(path))
 }
 
-fn wrong_size(layer: &Descriptor, bytes: u64) -> Failure {
+pub(crate) fn wrong_size(layer: &Descriptor, bytes: u64) -> Failure {
     let Descriptor { digest, size, .. } = layer;
     Failure::refused(format!("size mismatch: its manifest says that {digest} has {size} bytes, but it has {bytes}"))
-}
-
-/// Where an image comes from.
-enum Source<'a> {
-    Registry(Session<'a>),
-    Layout(Layout),
-}
-
-impl Source<'_> {
-    /// The manifest or index that the reference names.
-    async fn named_manifest(&self, image: &Image, limit: u64) -> Result<Vec<u8>, Failure> {
-        match (self, image) {
-            (Self::Registry(session), _) => {
-                let digest = image.digest().map(|digest| digest.to_string());
-                session.manifest(digest.as_deref().or(image.tag()).unwrap_or_default(), limit).await
-            }
-            (Self::Layout(layout), Image::Layout(image)) => {
-                let (layout, image) = (layout.clone(), image.clone());
-                let digest = blocking(move || layout.resolve(&image)).await?;
-                self.layout_manifest(&digest, limit).await
-            }
-            (Self::Layout(_), Image::Remote(_)) => Err(Failure::refused("it is not in a layout")),
-        }
-    }
-
-    /// An entry of an index.
-    async fn manifest(&self, entry: &Descriptor, limit: u64) -> Result<Vec<u8>, Failure> {
-        match self {
-            Self::Registry(session) => session.manifest(&entry.digest.to_string(), limit).await,
-            Self::Layout(_) => self.layout_manifest(&entry.digest, limit).await,
-        }
-    }
-
-    async fn layout_manifest(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, Failure> {
-        let entry = Descriptor { media_type: String::new(), digest: *digest, size: limit };
-        let mut pieces = self.open(&entry).await?;
-        let mut bytes = Vec::new();
-        while let Some(piece) = pieces.next().await? {
-            if (bytes.len() + piece.len()) as u64 > limit {
-                return Err(Failure::refused(format!("its manifest is larger than {limit} bytes")));
-            }
-            bytes.extend_from_slice(&piece);
-        }
-        expect_digest("the manifest", Some(*digest), Digest::of(&bytes))?;
-        Ok(bytes)
-    }
-
-    /// A blob whose size has been found bearable.
-    async fn small_blob(&self, blob: &Descriptor) -> Result<Vec<u8>, Failure> {
-        let mut pieces = self.open(blob).await?;
-        let mut bytes = Vec::new();
-        while let Some(piece) = pieces.next().await? {
-            bytes.extend_from_slice(&piece);
-            if bytes.len() as u64 > blob.size {
-                return Err(wrong_size(blob, bytes.len() as u64));
-            }
-        }
-        expect_digest("the config", Some(blob.digest), Digest::of(&bytes))?;
-        Ok(bytes)
-    }
-
-    async fn open(&self, blob: &Descriptor) -> Result<Pieces, Failure> {
-        match self {
-            Self::Registry(session) => {
-                let body = session.blob(&blob.digest, blob.size).await?;
-                // Said before it is sent: not worth reading.
-                match body.announced() {
-                    Some(bytes) if bytes != blob.size => Err(wrong_size(blob, bytes)),
-                    _ => Ok(Pieces::Http(body)),
-                }
-            }
-            Self::Layout(layout) => {
-                let (layout, digest) = (layout.clone(), blob.digest);
-                blocking(move || layout.open(&digest)).await.map(|file| Pieces::File(Some(file)))
-            }
-        }
-    }
-}
-
-/// Content on its way.
-enum Pieces {
-    Http(Body),
-    /// None while a piece is read.
-    File(Option<File>),
-}
-
-impl Pieces {
-    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
-        match self {
-            Self::Http(body) => body.next().await,
-            Self::File(slot) => {
-                let Some(mut file) = slot.take() else { return Ok(None) };
-                let (file, piece) = blocking(move || {
-                    let mut piece = Vec::with_capacity(WRITE_BYTES);
-                    let read = Read::by_ref(&mut file).take(WRITE_BYTES as u64).read_to_end(&mut piece);
-                    read.map_err(|source| Failure::Disk { action: "read the layout".to_owned(), source })?;
-                    Ok((file, piece))
-                })
-                .await?;
-                *slot = Some(file);
-                Ok((!piece.is_empty()).then(|| Bytes::from(piece)))
-            }
-        }
-    }
 }
 
 /// A component being written to the cache's temporary folder; gone when dropped before [`Download::finish`].

@@ -17,6 +17,7 @@ mod manifest;
 mod push;
 mod session;
 mod settings;
+mod source;
 
 pub use digest::{BadDigest, Digest};
 pub use fetch::Registry;

@@ -51,7 +51,8 @@ impl Settings {
     }
 }
 
-/// How long to wait for a registry. A transfer's whole time is bounded too: see `http::Limits`.
+/// How long to wait for a registry. A transfer's whole time is bounded too, by its size: one
+/// minute and what 2 KiB/s take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
     /// To a connection, TLS included. Default 10 s.

@@ -109,6 +109,17 @@ async fn a_manifest_that_is_not_what_its_header_says_is_refused() {
 }
 
 #[tokio::test]
+async fn a_pinned_manifest_with_other_bytes_is_refused() {
+    let (offer, device) = (Offer::new(&component("a")), Device::new());
+    let pinned = marram_registry::Digest::of(b"what was meant");
+    let server = Server::start(move |_| Reply::ok(&offer.manifest));
+    let err = fault(&device.boot(), &format!("{}/test@{pinned}", server.address)).await;
+    assert_says(&err, &["digest mismatch", &pinned.to_string()]);
+    assert!(!err.transient);
+    assert_eq!(device.cache_files(), no_files());
+}
+
+#[tokio::test]
 async fn a_config_that_is_not_what_the_manifest_says_is_refused() {
     let (offer, device) = (Offer::new(&component("a")), Device::new());
     let changed = String::from_utf8(offer.config.clone()).unwrap().replace("wasip2", "wasip1").into_bytes();
