@@ -17,7 +17,7 @@ use wasmtime::{Engine, component::Component};
 use crate::{compile::write_new, settings::Profile};
 
 /// Version of wasmtime whose code the entries hold.
-const WASMTIME: &str = "48.0.8";
+pub const WASMTIME: &str = "48.0.8";
 
 /// Rises when entries of the same wasmtime become useless: other settings, other checks before compiling.
 const REVISION: u32 = 1;

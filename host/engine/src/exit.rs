@@ -69,8 +69,7 @@ fn backtrace(error: &wasmtime::Error) -> Vec<String> {
 
 /// One line a frame; inlined functions, which only debug information tells, have lines of their own.
 fn frame_lines(frame: &FrameInfo) -> Vec<String> {
-    let function =
-        || frame.func_name().map_or_else(|| format!("<function {}>", frame.func_index()), |name| demangle(name));
+    let function = || frame.func_name().map_or_else(|| format!("<function {}>", frame.func_index()), demangle);
     if frame.symbols().is_empty() {
         return vec![match frame.module().name() {
             Some(module) => format!("{module}!{}", function()),

@@ -21,6 +21,7 @@ mod state;
 mod ticker;
 mod wasi;
 
+pub use cache::WASMTIME as WASMTIME_VERSION;
 pub use check::{ComponentKind, Refusal, Surface, survey};
 pub use compile::{CompileError, compile_helper};
 pub use engine::{EngineError, WasmEngine};

@@ -76,8 +76,15 @@ impl Lines {
     }
 
     fn emit(&mut self) {
-        let line = self.partial.strip_suffix(b"\r").unwrap_or(&self.partial);
-        self.host.log(self.stream, &String::from_utf8_lossy(line));
+        let line = String::from_utf8_lossy(self.partial.strip_suffix(b"\r").unwrap_or(&self.partial));
+        let mut rest = &*line;
+        // Replacement characters are longer than what they replace, so the text may be up to three times as long.
+        while rest.len() > MAX_LINE_BYTES {
+            let (head, tail) = rest.split_at(rest.floor_char_boundary(MAX_LINE_BYTES));
+            self.host.log(self.stream, head);
+            rest = tail;
+        }
+        self.host.log(self.stream, rest);
         self.partial.clear();
     }
 
@@ -144,5 +151,90 @@ impl AsyncWrite for LogPipe {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use marram_core::{
+        message::Message,
+        ports::{BoxFuture, ModuleInfo, ReportError, SendError, Sent, TimerError, TwinDocument},
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Keeps lines; guests never reach the rest here.
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<String>>);
+
+    impl ModuleHost for Kept {
+        fn try_send(&self, _: &str, _: &Arc<Message>) -> Sent {
+            Sent::Wait
+        }
+        fn send(&self, _: String, _: Arc<Message>) -> BoxFuture<'static, Result<u64, SendError>> {
+            Box::pin(async { Err(SendError::Full) })
+        }
+        fn desired(&self) -> TwinDocument {
+            TwinDocument { json: String::new(), version: 0 }
+        }
+        fn reported(&self) -> TwinDocument {
+            self.desired()
+        }
+        fn report(&self, _: String) -> BoxFuture<'static, Result<u64, ReportError>> {
+            Box::pin(async { Ok(0) })
+        }
+        fn set_timer(&self, _: &str, _: Duration, _: bool) -> Result<(), TimerError> {
+            Ok(())
+        }
+        fn cancel_timer(&self, _: &str) -> bool {
+            false
+        }
+        fn info(&self) -> ModuleInfo {
+            unreachable!("output asks nobody who it is")
+        }
+        fn log(&self, _: LogStream, line: &str) {
+            self.0.lock().unwrap().push(line.to_owned());
+        }
+    }
+
+    fn lines_of<'a>(writes: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
+        let host = Arc::new(Kept::default());
+        let pipe = LogPipe::new(host.clone(), LogStream::Out);
+        writes.into_iter().for_each(|bytes| pipe.write_bytes(bytes));
+        pipe.flush_partial();
+        host.0.lock().unwrap().clone()
+    }
+
+    /// Bytes with line ends, broken UTF-8 and long stretches.
+    fn output() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            "[a-zé☃\r\n]{0,20}".prop_map(String::into_bytes),
+            proptest::collection::vec(any::<u8>(), 0..20),
+            (any::<u8>(), 0..9000_usize).prop_map(|(byte, count)| vec![byte; count]),
+            (0..5000_usize).prop_map(|count| "é".repeat(count).into_bytes()),
+        ];
+        proptest::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn lines_do_not_depend_on_how_they_are_written(bytes in output(), step in 1..5000_usize) {
+            prop_assert_eq!(lines_of([&bytes[..]]), lines_of(bytes.chunks(step)));
+        }
+
+        #[test]
+        fn no_line_is_longer_than_the_bound_or_has_an_end(bytes in output()) {
+            for line in lines_of([&bytes[..]]) {
+                prop_assert!(line.len() <= MAX_LINE_BYTES && !line.contains('\n'));
+            }
+        }
+
+        #[test]
+        fn valid_text_is_kept(text in "[a-zé☃]{0,9000}") {
+            prop_assert_eq!(lines_of([text.as_bytes()]).concat(), text);
+        }
     }
 }

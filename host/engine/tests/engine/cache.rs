@@ -130,3 +130,54 @@ async fn a_compiler_that_eats_cpu_time_is_killed() {
     let error = failure_of("while :; do :; done", limits).await;
     assert!(error.contains("more than 1s of CPU time"), "{error}");
 }
+
+/// Not a test: what a test below starts this binary for. The three last arguments are those of the helper.
+#[test]
+fn helper_entry() {
+    let args: Vec<_> = std::env::args().collect();
+    let [.., input, output, profile] = &args[..] else { return };
+    if let Ok(profile) = profile.parse() {
+        if let Err(error) = marram_engine::compile_helper(Path::new(input), Path::new(output), profile) {
+            panic!("{error}");
+        }
+    }
+}
+
+fn this_binary() -> HelperCommand {
+    // The test runner takes the helper's arguments for names of further tests, of which there are none.
+    let args = ["--exact", "--nocapture", "cache::helper_entry"].map(Into::into).to_vec();
+    HelperCommand::Process { program: std::env::current_exe().unwrap(), args }
+}
+
+#[tokio::test]
+async fn a_child_process_compiles_within_the_default_limits() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = WasmEngine::new(Settings { helper: this_binary(), ..settings(&folder, Profile::Narrow) }).unwrap();
+    let bench = Bench { engine, folder };
+    let component = bench.load(&binary(&program(GOOD))).await.unwrap();
+    let mut instance = component.instantiate(&spec(|_| ()), Recorder::new()).await.unwrap();
+    assert_eq!(instance.run().await.code, Exit::DONE);
+}
+
+#[tokio::test]
+async fn a_child_process_reports_what_does_not_compile() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = WasmEngine::new(Settings { helper: this_binary(), ..settings(&folder, Profile::Wide) }).unwrap();
+    let bench = Bench { engine, folder };
+    // Passes our reader, which looks at names, but not the validator.
+    let mut bytes = wat::parse_str(program("(func $run (result i32) (i32.const 77))")).unwrap();
+    let constant = bytes.windows(3).position(|code| code == [0x41, 0xcd, 0x00]).unwrap();
+    bytes[constant] = 0x42; // i64.const
+    let error = bench.load(&bytes).await.err().unwrap().0;
+    assert!(error.contains("does not compile") && error.contains("type mismatch"), "{error}");
+}
+
+#[tokio::test]
+async fn a_child_process_without_enough_memory_fails_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = CompileLimits { address_space: 1 << 20, ..CompileLimits::default() };
+    let settings = Settings { helper: this_binary(), limits, ..settings(&folder, Profile::Wide) };
+    let bench = Bench { engine: WasmEngine::new(settings).unwrap(), folder };
+    let error = bench.load(&binary(&program(GOOD))).await.err().unwrap().0;
+    assert!(error.contains("the compiler failed"), "{error}");
+}

@@ -104,12 +104,14 @@ pub(crate) fn program(core: &str) -> String {
     )
 }
 
-/// A program that may call `$exit` (0 ok, 1 error), `$sleep` (nanoseconds) and `$print` (address, length of at most 4096);
+/// A program that may call `$exit` (0 ok, 1 error), `$exit-with` (code), `$sleep` (nanoseconds) and `$print` (address, length of at most 4096);
 /// `core` defines `(func $run (result i32))` and may hold data segments for the memory.
 pub(crate) fn wasi_program(core: &str) -> String {
     format!(
         r#"(component $C
-  (import "wasi:cli/exit@0.2.0" (instance $exit (export "exit" (func (param "status" (result))))))
+  (import "wasi:cli/exit@0.2.0" (instance $exit
+    (export "exit" (func (param "status" (result))))
+    (export "exit-with-code" (func (param "status-code" u8)))))
   (import "wasi:io/poll@0.2.0" (instance $poll
     (export "pollable" (type $pollable (sub resource)))
     (export "[method]pollable.block" (func (param "self" (borrow $pollable))))))
@@ -137,6 +139,7 @@ pub(crate) fn wasi_program(core: &str) -> String {
   (core instance $mem (instantiate $Mem))
   (alias core export $mem "memory" (core memory $memory))
   (core func $exit (canon lower (func $exit "exit")))
+  (core func $exit-with (canon lower (func $exit "exit-with-code")))
   (core func $block (canon lower (func $poll "[method]pollable.block")))
   (core func $timer (canon lower (func $clock "subscribe-duration")))
   (core func $get (canon lower (func $stdout "get-stdout")))
@@ -145,6 +148,7 @@ pub(crate) fn wasi_program(core: &str) -> String {
   (core module $Main
     (import "mem" "memory" (memory 1))
     (import "host" "exit" (func $exit (param i32)))
+    (import "host" "exit-with" (func $exit-with (param i32)))
     (import "host" "block" (func $block (param i32)))
     (import "host" "timer" (func $timer (param i64) (result i32)))
     (import "host" "get" (func $get (result i32)))
@@ -159,10 +163,41 @@ pub(crate) fn wasi_program(core: &str) -> String {
   (core instance $main (instantiate $Main
     (with "mem" (instance $mem))
     (with "host" (instance
-      (export "exit" (func $exit)) (export "block" (func $block)) (export "timer" (func $timer))
+      (export "exit" (func $exit)) (export "exit-with" (func $exit-with)) (export "block" (func $block)) (export "timer" (func $timer))
       (export "get" (func $get)) (export "write" (func $write))))))
   (func $f (result (result)) (canon lift (core func $main "run")))
   (instance $i (export "run" (func $f)))
   (export "wasi:cli/run@0.2.0" (instance $i)))"#
+    )
+}
+
+/// Exports `timer-handler`, which waits for `nanoseconds` in WASI.
+pub(crate) fn sleeper(nanoseconds: u64) -> String {
+    format!(
+        r#"(component $C
+  (import "wasi:io/poll@0.2.0" (instance $poll
+    (export "pollable" (type $pollable (sub resource)))
+    (export "[method]pollable.block" (func (param "self" (borrow $pollable))))))
+  (alias export $poll "pollable" (type $pollable))
+  (import "wasi:clocks/monotonic-clock@0.2.0" (instance $clock
+    (alias outer $C $pollable (type $p'))
+    (export "pollable" (type $p (eq $p')))
+    (export "subscribe-duration" (func (param "when" u64) (result (own $p))))))
+  (core func $block (canon lower (func $poll "[method]pollable.block")))
+  (core func $timer (canon lower (func $clock "subscribe-duration")))
+  (core module $M
+    (import "host" "block" (func $block (param i32)))
+    (import "host" "timer" (func $timer (param i64) (result i32)))
+    (memory (export "memory") 1)
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+    (func (export "fire") (param i32 i32 i64) (call $block (call $timer (i64.const {nanoseconds})))))
+  (core instance $m (instantiate $M
+    (with "host" (instance (export "block" (func $block)) (export "timer" (func $timer))))))
+  (alias core export $m "memory" (core memory $memory))
+  (alias core export $m "realloc" (core func $realloc))
+  (func $f (param "name" string) (param "missed" u64)
+    (canon lift (core func $m "fire") (memory $memory) (realloc $realloc)))
+  (instance $i (export "fire" (func $f)))
+  (export "marram:edge/timer-handler@0.1.0" (instance $i)))"#
     )
 }

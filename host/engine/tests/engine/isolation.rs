@@ -9,7 +9,7 @@ use marram_core::ports::Exit;
 use marram_engine::{EXIT_CANNOT_START, Profile};
 
 use crate::{
-    guests::{handler, program, starter, wasi_program},
+    guests::{handler, program, sleeper, starter, wasi_program},
     support::{Bench, Queue, Recorder, spec},
 };
 
@@ -152,6 +152,23 @@ async fn a_send_that_waits_too_long_traps_where_it_waits() {
     assert_eq!(exit.code, Exit::DEADLINE);
     assert_eq!(exit.reason, "the call took more than 80ms (limits.handlerWall), waiting in a host function");
     assert!(exit.backtrace[0].ends_with("handle"), "{:?}", exit.backtrace);
+}
+
+#[tokio::test]
+async fn a_handler_that_sleeps_too_long_in_wasi_is_abandoned() {
+    let spec = spec(|sandbox| sandbox.handler_wall = Duration::from_millis(50));
+    let mut instance = Bench::new().start(&sleeper(3_600_000_000_000), &spec, &Recorder::new()).await.unwrap();
+    let exit = instance.fire("t", 0).await.unwrap_err();
+    assert_eq!(exit.code, Exit::DEADLINE);
+    assert!(exit.reason.contains("limits.handlerWall") && exit.reason.contains("abandoned"), "{}", exit.reason);
+}
+
+#[tokio::test]
+async fn waiting_is_not_running_time() {
+    let spec = spec(|sandbox| sandbox.handler_time = Duration::from_millis(30));
+    let mut instance = Bench::new().start(&sleeper(200_000_000), &spec, &Recorder::new()).await.unwrap();
+    instance.fire("t", 0).await.unwrap();
+    instance.fire("t", 0).await.unwrap();
 }
 
 #[tokio::test]

@@ -33,6 +33,12 @@ async fn the_exit_code_is_the_programs_own() {
 }
 
 #[tokio::test]
+async fn a_program_may_choose_any_exit_code() {
+    let core = "(func $run (result i32) (call $exit-with (i32.const 7)) unreachable)";
+    assert_eq!(exit_of(&wasi_program(core)).await.0, Exit::new(7, "exited with code 7"));
+}
+
+#[tokio::test]
 async fn output_becomes_lines_and_the_last_one_needs_no_end() {
     let core = r#"(data (i32.const 0) "one\0atwo\r\0a\0ahalf \ff")
       (func $run (result i32) (call $print (i32.const 0) (i32.const 2)) (call $print (i32.const 2) (i32.const 14))
