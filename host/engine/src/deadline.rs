@@ -18,7 +18,7 @@ const GRACE: Duration = Duration::from_millis(100);
 pub(crate) struct Deadline {
     /// None: no deadline (programs).
     limits: Option<CallLimits>,
-    ticks: u64,
+    ticks: u32,
     /// When the call first proved slow; at most a tick after its begin.
     slow_since: Option<Instant>,
 }
@@ -50,8 +50,10 @@ impl Deadline {
     pub(crate) fn tick(&mut self) -> Result<(), Ended> {
         let since = *self.slow_since.get_or_insert_with(Instant::now);
         let Some(limits) = self.limits else { return Ok(()) };
+        // The first tick may have come just after the call began, so n of them prove n - 1 intervals.
+        let proven = TICK * self.ticks;
         self.ticks += 1;
-        if u128::from(self.ticks) * TICK.as_millis() > limits.running.as_millis() {
+        if proven >= limits.running {
             return Err(Ended::Deadline(format!(
                 "the call ran for more than {:?} (limits.handlerTime)",
                 limits.running

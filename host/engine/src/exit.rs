@@ -4,7 +4,7 @@ use marram_core::ports::Exit;
 use wasmtime::{FrameInfo, WasmBacktrace};
 use wasmtime_wasi::{I32Exit, ResourceTableError};
 
-use crate::{limits, state::HOSTCALL_BYTES};
+use crate::{limits, settings::MAX_FRAMES, state::HOSTCALL_BYTES};
 
 /// Longest reason and longest frame in bytes: function names of generic code can be enormous.
 const MAX_LINE_BYTES: usize = 512;
@@ -63,7 +63,7 @@ fn code_and_reason(error: &wasmtime::Error) -> (i32, String) {
 
 fn backtrace(error: &wasmtime::Error) -> Vec<String> {
     error.downcast_ref::<WasmBacktrace>().map_or_else(Vec::new, |trace| {
-        trace.frames().iter().flat_map(frame_lines).map(|line| one_line(&line)).take(32).collect()
+        trace.frames().iter().flat_map(frame_lines).map(|line| one_line(&line)).take(MAX_FRAMES.get()).collect()
     })
 }
 

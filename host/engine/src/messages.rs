@@ -11,8 +11,9 @@ use crate::{exit::Ended, limits::Memory};
 /// joined need far fewer; more is a leak.
 pub(crate) const MAX_MESSAGES: usize = 4096;
 
-/// Properties of one message. The host searches them one by one, in time that no deadline counts.
-pub(crate) const MAX_PROPERTIES: usize = 1024;
+/// Properties of one message (`wit/types.wit`). The host searches them one by one, in time that no deadline counts: with
+/// names as long as they can be, that is some milliseconds for a whole set, and grows with the square.
+pub(crate) const MAX_PROPERTIES: usize = 256;
 
 /// What a handle costs the host besides the bytes of its message.
 const HANDLE_BYTES: u64 = 256;

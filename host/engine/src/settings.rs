@@ -5,7 +5,7 @@ use std::{ffi::OsString, fmt, num::NonZeroUsize, path::PathBuf, str::FromStr, ti
 use wasmtime::{Config, WasmBacktraceDetails};
 
 /// Frames kept of a backtrace. Deeper ones tell little, and each is a line in a log.
-const MAX_FRAMES: NonZeroUsize = NonZeroUsize::new(32).unwrap();
+pub(crate) const MAX_FRAMES: NonZeroUsize = NonZeroUsize::new(32).unwrap();
 
 /// Guest stack. A quarter of a MiB runs JavaScript and Python guests; the fiber below must hold it and the host's frames.
 const GUEST_STACK_BYTES: usize = 256 << 10;

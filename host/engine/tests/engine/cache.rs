@@ -136,10 +136,9 @@ async fn a_compiler_that_eats_cpu_time_is_killed() {
 fn helper_entry() {
     let args: Vec<_> = std::env::args().collect();
     let [.., input, output, profile] = &args[..] else { return };
-    if let Ok(profile) = profile.parse() {
-        if let Err(error) = marram_engine::compile_helper(Path::new(input), Path::new(output), profile) {
-            panic!("{error}");
-        }
+    let Ok(profile) = profile.parse() else { return };
+    if let Err(error) = marram_engine::compile_helper(Path::new(input), Path::new(output), profile) {
+        panic!("{error}");
     }
 }
 

@@ -21,8 +21,8 @@ pub(crate) fn starter(core: &str) -> String {
 }
 
 /// Exports `input-handler`. `core` defines `(func $handle (param i32 i32 i32) (result i32))` (text of the input, its
-/// length, the message) and may call `$new`, `$drop`, `$set-body`, `$set-property`, `$body-len`, `$sequence-or-zero` and
-/// `$send` (output, length, message, where the answer goes). Address 0 reads as `ok`, text `out` lies at 512.
+/// length, the message) and may call `$new`, `$drop`, `$set-body`, `$set-property`, `$body-len`,
+/// `$send` (output, length, message, where the answer goes) and `$send-batch` (with address and count of handles instead). Address 0 reads as `ok`, text `out` lies at 512.
 pub(crate) fn handler(core: &str) -> String {
     format!(
         r#"(component $C
@@ -44,7 +44,9 @@ pub(crate) fn handler(core: &str) -> String {
       (case "too-large" u64) (case "full") (case "denied" string) (case "shutting-down") (case "other" string)))
     (export "send-error" (type $send-error (eq $send-error')))
     (export "send" (func (param "output" string) (param "msg" (borrow $message))
-      (result (result u64 (error $send-error)))))))
+      (result (result u64 (error $send-error)))))
+    (export "send-batch" (func (param "output" string) (param "msgs" (list (borrow $message)))
+      (result (result u32 (error $send-error)))))))
   (core module $Mem
     (memory (export "memory") 1)
     (data (i32.const 512) "out")
@@ -66,8 +68,10 @@ pub(crate) fn handler(core: &str) -> String {
   (core func $set-property (canon lower (func $types "[method]message.set-property") (memory $memory)))
   (core func $body-len (canon lower (func $types "[method]message.body-len")))
   (core func $send (canon lower (func $messaging "send") (memory $memory) (realloc $realloc)))
+  (core func $send-batch (canon lower (func $messaging "send-batch") (memory $memory) (realloc $realloc)))
   (core module $Main
     (import "mem" "memory" (memory 1))
+    (import "host" "send-batch" (func $send-batch (param i32 i32 i32 i32 i32)))
     (import "host" "new" (func $new (param i32 i32) (result i32)))
     (import "host" "drop" (func $drop (param i32)))
     (import "host" "set-body" (func $set-body (param i32 i32 i32)))
@@ -84,6 +88,7 @@ pub(crate) fn handler(core: &str) -> String {
       (export "set-body" (func $set-body))
       (export "set-property" (func $set-property))
       (export "body-len" (func $body-len))
+      (export "send-batch" (func $send-batch))
       (export "send" (func $send))))))
   (func $f (param "input" string) (param "msg" (own $message)) (result (result (error $nack)))
     (canon lift (core func $main "handle") (memory $memory) (realloc $realloc)))

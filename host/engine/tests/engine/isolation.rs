@@ -130,6 +130,14 @@ async fn hoarded_handles_end_the_instance() {
 }
 
 #[tokio::test]
+async fn hoarded_wasi_resources_end_the_instance() {
+    let core = "(func $run (result i32) (loop $l (drop (call $timer (i64.const 1))) (br $l)) unreachable)";
+    let mut instance = Bench::new().start(&wasi_program(core), &spec(|_| ()), &Recorder::new()).await.unwrap();
+    let exit = instance.run().await;
+    assert_eq!(exit.code, Exit::MEMORY, "{exit:?}");
+}
+
+#[tokio::test]
 async fn held_messages_count_against_the_memory_limit() {
     let core = "(func $handle (param i32 i32 i32) (result i32)
         (loop $l (drop (call $new (i32.const 0) (i32.const 60000))) (br $l)) unreachable)";

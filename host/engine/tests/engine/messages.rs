@@ -1,6 +1,6 @@
 //! Messages between host and guest: settled one by one, shared and never changed behind a receiver's back.
 
-use marram_core::ports::Settlement;
+use marram_core::ports::{Exit, Settlement};
 
 use crate::{
     guests::handler,
@@ -79,6 +79,45 @@ async fn a_message_above_the_limit_is_refused_before_the_router_sees_it() {
     instance.handle_batch(&mut queue).await.unwrap();
     assert_eq!(queue.settled, [Settlement::Done]);
     assert!(host.sent().is_empty());
+}
+
+#[tokio::test]
+async fn a_batch_is_accepted_up_to_where_room_ends() {
+    // Sends its message five times in one batch, then again; the answers are 3 accepted, and then the error `full`.
+    let core = "(func $handle (param i32 i32 i32) (result i32) (local $i i32)
+      (loop $fill
+        (i32.store (i32.add (i32.const 768) (i32.mul (local.get $i) (i32.const 4))) (local.get 2))
+        (local.set $i (i32.add (local.get $i) (i32.const 1)))
+        (br_if $fill (i32.lt_u (local.get $i) (i32.const 5))))
+      (call $send-batch (i32.const 512) (i32.const 3) (i32.const 768) (i32.const 5) (i32.const 256))
+      (if (i32.load8_u (i32.const 256)) (then unreachable))
+      (if (i32.ne (i32.load (i32.const 264)) (i32.const 3)) (then unreachable))
+      (call $send-batch (i32.const 512) (i32.const 3) (i32.const 768) (i32.const 5) (i32.const 256))
+      (if (i32.ne (i32.load8_u (i32.const 256)) (i32.const 1)) (then unreachable))
+      (if (i32.ne (i32.load8_u (i32.const 264)) (i32.const 1)) (then unreachable))
+      (i32.const 0))";
+    let host = Recorder::new();
+    host.room.store(3, std::sync::atomic::Ordering::SeqCst);
+    let mut instance = Bench::new().start(&handler(core), &spec(|_| ()), &host).await.unwrap();
+    let mut queue = Queue::of(&["x"]);
+    instance.handle_batch(&mut queue).await.unwrap();
+    assert_eq!((queue.settled, host.sent().len()), (vec![Settlement::Done], 3));
+}
+
+#[tokio::test]
+async fn a_flood_of_properties_ends_the_instance() {
+    // Two-byte names, all different.
+    let core = "(func $handle (param i32 i32 i32) (result i32) (local $n i32)
+      (loop $l
+        (i32.store8 (i32.const 600) (i32.add (i32.const 97) (i32.rem_u (local.get $n) (i32.const 26))))
+        (i32.store8 (i32.const 601) (i32.add (i32.const 97) (i32.div_u (local.get $n) (i32.const 26))))
+        (call $set-property (local.get 2) (i32.const 600) (i32.const 2) (i32.const 512) (i32.const 3))
+        (local.set $n (i32.add (local.get $n) (i32.const 1)))
+        (br_if $l (i32.lt_u (local.get $n) (i32.const 400))))
+      (i32.const 0))";
+    let mut instance = Bench::new().start(&handler(core), &spec(|_| ()), &Recorder::new()).await.unwrap();
+    let exit = instance.handle_batch(&mut Queue::of(&["x"])).await.unwrap_err();
+    assert_eq!((exit.code, &*exit.reason), (Exit::MEMORY, "more than 256 properties in one message"));
 }
 
 #[tokio::test]

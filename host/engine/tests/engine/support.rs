@@ -102,6 +102,8 @@ pub(crate) struct Recorder {
     pub(crate) sent: Mutex<Vec<(String, Arc<Message>)>>,
     /// Receivers are full and never get room.
     pub(crate) full: AtomicBool,
+    /// Receivers have room for this many messages, then refuse after a wait; 0 = any number.
+    pub(crate) room: AtomicU64,
     sequence: AtomicU64,
 }
 
@@ -121,7 +123,8 @@ impl Recorder {
 
 impl ModuleHost for Recorder {
     fn try_send(&self, output: &str, message: &Arc<Message>) -> Sent {
-        if self.full.load(Ordering::SeqCst) {
+        let room = self.room.load(Ordering::SeqCst);
+        if self.full.load(Ordering::SeqCst) || room > 0 && self.sent().len() as u64 >= room {
             return Sent::Wait;
         }
         self.sent.lock().unwrap().push((output.to_owned(), message.clone()));
@@ -129,7 +132,13 @@ impl ModuleHost for Recorder {
     }
 
     fn send(&self, _: String, _: Arc<Message>) -> BoxFuture<'static, Result<u64, SendError>> {
-        Box::pin(std::future::pending())
+        if self.full.load(Ordering::SeqCst) {
+            return Box::pin(std::future::pending());
+        }
+        Box::pin(async {
+            tokio::task::yield_now().await;
+            Err(SendError::Full)
+        })
     }
 
     fn desired(&self) -> TwinDocument {
