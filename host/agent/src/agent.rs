@@ -11,8 +11,9 @@ use std::{
 use marram_core::{
     deployment::Deployment,
     manifest::{self, Faults, Finding},
+    message::Message,
     name::ModuleName,
-    ports::{DocumentError, Documents, Engine, Images, Upstream},
+    ports::{SendError, DocumentError, Documents, Engine, Images, Upstream},
     twin::Origin,
 };
 use serde::{Deserialize, Serialize};
@@ -291,6 +292,22 @@ impl Agent {
         version: u64,
     ) -> Result<(), TwinError> {
         self.twins.cell(module).await?.apply_section(section, version).await
+    }
+
+    /// Sends a message that does not come from a module here: from a device behind this gateway, or from a bench. Never
+    /// waits for room. `source` is as in IoT Edge, e.g. `/messages` for a device's telemetry.
+    ///
+    /// # Errors
+    /// Too large, or a receiver is full: nothing was stored.
+    pub fn publish(&self, source: &str, message: &Arc<Message>) -> Result<(), SendError> {
+        self.router.publish(source, message)
+    }
+
+    /// Messages that an input of a module has handled since the host started; 0 if no route leads there.
+    #[must_use]
+    pub fn delivered(&self, module: &str, input: &str) -> u64 {
+        let endpoints = self.router.inputs_of(module);
+        endpoints.iter().filter(|endpoint| *endpoint.input == *input).map(|endpoint| endpoint.stats().delivered).sum()
     }
 
     /// What everything is doing.

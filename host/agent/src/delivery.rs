@@ -147,6 +147,8 @@ impl ModuleTask {
                 instance.fire(&name, missed).await?;
             }
             if exports.input && self.deliver(instance, &mut inputs, &told, exports).await? {
+                // A busy guest may never wait by itself: let the others of this thread have their turn.
+                tokio::task::yield_now().await;
                 continue;
             }
             self.wait(&mut inputs, &told, exports).await;

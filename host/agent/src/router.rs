@@ -34,6 +34,8 @@ pub struct Router {
     /// By module name; a module's queues ring its bell, whether it runs or not. Key "" is upstream.
     doorbells: Mutex<BTreeMap<Box<str>, Arc<Doorbell>>>,
     no_route: AtomicU64,
+    /// Of all sources that are not modules here: increasing for all of them together is increasing for each.
+    foreign_sequence: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +78,7 @@ impl Router {
             generation: AtomicU64::new(0),
             doorbells: Mutex::default(),
             no_route: AtomicU64::new(0),
+            foreign_sequence: AtomicU64::new(0),
         }
     }
 
@@ -259,6 +262,18 @@ impl Router {
             deadline: target.time_to_live.map(|ttl| self.clock.uptime().after(ttl)),
             attempts: 0,
             max_attempts: target.max_attempts,
+        }
+    }
+
+    /// Accepts a message from a source that is not a module here, without waiting for room.
+    pub(crate) fn publish(&self, source: &str, message: &Arc<Message>) -> Result<(), SendError> {
+        Self::check_size(message)?;
+        loop {
+            match self.accept(&self.resolve(source), message, &self.foreign_sequence) {
+                Ok(_) => return Ok(()),
+                Err(Refusal::Stale) => {}
+                Err(Refusal::Full(..)) => return Err(SendError::Full),
+            }
         }
     }
 

@@ -27,6 +27,10 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 pub(super) type Handler =
     dyn Fn(&dyn ModuleHost, &Delivery) -> BoxFuture<'static, Result<Settlement, Exit>> + Send + Sync;
 
+/// What `start-handler` and `timer-handler` do.
+pub(super) type Start = dyn Fn(&dyn ModuleHost) -> Result<Result<(), String>, Exit> + Send + Sync;
+pub(super) type Fire = dyn Fn(&dyn ModuleHost, &str, u64) -> Result<(), Exit> + Send + Sync;
+
 /// Guests by image.
 #[derive(Clone, Default)]
 pub(super) struct World {
@@ -44,8 +48,8 @@ pub(super) struct Guest {
     pub(super) handler: Arc<Handler>,
     /// What `wasi:cli/run` does.
     pub(super) program: Arc<dyn Fn() -> BoxFuture<'static, Exit> + Send + Sync>,
-    pub(super) start: Arc<dyn Fn(&dyn ModuleHost) -> Result<Result<(), String>, Exit> + Send + Sync>,
-    pub(super) fire: Arc<dyn Fn(&dyn ModuleHost, &str, u64) -> Result<(), Exit> + Send + Sync>,
+    pub(super) start: Arc<Start>,
+    pub(super) fire: Arc<Fire>,
 }
 
 impl Default for Guest {
