@@ -1,0 +1,123 @@
+//! The real thing: agent, router, queues and engine as the binary has them; only the far ends are made up.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use marram_agent::{Agent, Config};
+use marram_core::{
+    message::Message,
+    ports::{
+        Artifact, BoxFuture, DocumentError, Documents, FetchError, FetchRequest, Images, Outgoing, StoredDocument,
+        Upstream, UpstreamError,
+    },
+};
+use marram_engine::{CompileLimits, HelperCommand, Profile, Settings, WasmEngine};
+
+use crate::report::thread_cpu;
+
+/// `/messages` → forwarder → sink.
+pub(crate) struct Hop {
+    agent: Arc<Agent>,
+    delivered: u64,
+    _cache: tempfile::TempDir,
+}
+
+impl Hop {
+    pub(crate) async fn new() -> Self {
+        let cache = tempfile::tempdir().expect("a folder");
+        let settings = Settings {
+            profile: Profile::Wide,
+            cache: cache.path().join("compiled"),
+            helper: HelperCommand::InProcess,
+            limits: CompileLimits::default(),
+        };
+        let config = Config {
+            device_id: "bench".into(),
+            engine: Arc::new(WasmEngine::new(settings).expect("an engine")),
+            images: Arc::new(Guests),
+            upstream: Arc::new(Nowhere),
+            documents: Arc::new(Nowhere),
+            check_image: |_| Ok(()),
+        };
+        let agent = Agent::start(config).await.expect("an agent");
+        let module = |guest| serde_json::json!({ "type": "wasm", "status": "running", "settings": { "image": guest } });
+        let manifest = serde_json::json!({ "modulesContent": {
+            "$edgeAgent": { "properties.desired": { "schemaVersion": "1.1", "runtime": { "type": "docker", "settings": {} },
+                "modules": { "forwarder": module("forwarder"), "sink": module("sink") } } },
+            "$edgeHub": { "properties.desired": { "schemaVersion": "1.1", "routes": {
+                "in": "FROM /messages/bench INTO BrokeredEndpoint(\"/modules/forwarder/inputs/in\")",
+                "hop": "FROM /messages/modules/forwarder/outputs/out INTO BrokeredEndpoint(\"/modules/sink/inputs/in\")"
+            }, "storeAndForwardConfiguration": { "timeToLiveSecs": -1 } } }
+        }});
+        agent.apply(&manifest.to_string()).await.expect("a deployment");
+        while !agent.status().await.expect("a status").modules.iter().all(|module| module.status == "running") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Self { agent, delivered: 0, _cache: cache }
+    }
+
+    /// CPU nanoseconds a message, from the first call of the forwarder to the last one of the sink. The forwarder's queue is
+    /// filled before, while neither module can run: this thread is the only one.
+    pub(crate) async fn round(&mut self, message: &Arc<Message>, count: usize) -> f64 {
+        for _ in 0..count {
+            self.agent.publish("/messages/bench", message).expect("room");
+        }
+        let target = self.delivered + count as u64;
+        let started = thread_cpu();
+        while self.handled() < target {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        self.delivered = target;
+        (thread_cpu() - started) as f64 / count as f64
+    }
+
+    fn handled(&self) -> u64 {
+        self.agent.delivered("sink", "in")
+    }
+
+    pub(crate) async fn end(self) {
+        self.agent.shut_down(Duration::from_secs(5)).await;
+    }
+}
+
+/// Images are names of guests.
+struct Guests;
+
+impl Images for Guests {
+    fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<Artifact, FetchError>> {
+        let path: PathBuf = crate::report::guest(&request.image);
+        let digest = format!("sha256:{:0<64}", hex(&request.image));
+        let artifact =
+            Artifact { manifest_digest: digest.clone(), component_digest: digest, path, stale: false };
+        Box::pin(async move { Ok(artifact) })
+    }
+}
+
+fn hex(name: &str) -> String {
+    name.bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+struct Nowhere;
+
+impl Upstream for Nowhere {
+    fn publish<'a>(&'a self, batch: &'a [Outgoing]) -> BoxFuture<'a, Result<usize, UpstreamError>> {
+        Box::pin(async { Ok(batch.len()) })
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<(), UpstreamError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+impl Documents for Nowhere {
+    fn read(&self, _: &str) -> Result<Option<StoredDocument>, DocumentError> {
+        Ok(None)
+    }
+
+    fn write(&self, _: &str, _: &[u8]) -> Result<(), DocumentError> {
+        Ok(())
+    }
+
+    fn remove(&self, _: &str) -> Result<(), DocumentError> {
+        Ok(())
+    }
+}
