@@ -1,1 +1,73 @@
-fn main() {}
+//! The `marram` binary: arguments, output, exit codes. The only crate that names every world; it joins them and decides
+//! nothing about modules or messages.
+
+mod args;
+mod ask;
+mod check;
+mod client;
+mod config;
+mod failure;
+mod input;
+mod output;
+mod push;
+mod run;
+mod version;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command, CompileHelper, Format, Module};
+use failure::{Code, Failure};
+
+fn main() -> ExitCode {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => {
+            let _ = error.print(); // nobody to hear it is no error
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let format = command.format();
+    match carry_out(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            tell(&failure, format);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn carry_out(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run(args) => run::run(args),
+        Command::Check(args) => check::check(args),
+        Command::Apply(args) => ask::apply(args),
+        Command::List(args) => ask::list(args),
+        Command::Logs(args) => ask::logs(args),
+        Command::Restart(args) => ask::restart(args),
+        Command::Twin(args) => ask::twin(args),
+        Command::Module(Module::Push(args)) => push::push(args),
+        Command::Version(args) => version::version(args),
+        Command::CompileHelper(args) => compile_helper(&args),
+    }
+}
+
+/// Errors are talk, unless a script asked for JSON: then it reads one stream, whatever happens.
+fn tell(failure: &Failure, format: Format) {
+    match format {
+        Format::Text => output::talk(&failure.to_text()),
+        Format::Json => {
+            let _ = output::data(&format!("{}\n", failure.to_json())); // the exit code still tells
+        }
+    }
+}
+
+/// The body of the engine's child process. Reads no settings and starts no runtime: it lives under limits.
+fn compile_helper(args: &CompileHelper) -> Result<(), Failure> {
+    let profile = args
+        .profile
+        .parse()
+        .map_err(|error: marram_engine::ParseProfileError| Failure::new(Code::Usage, error.to_string()))?;
+    marram_engine::compile_helper(&args.input, &args.output, profile).map_err(|error| Failure::failed(&error))
+}

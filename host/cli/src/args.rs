@@ -1,0 +1,238 @@
+//! The command line: what can be written, and its help. Reads no file and decides nothing.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A module host for edge devices: runs WebAssembly components, routes their messages, supervises them.
+#[derive(Debug, Parser)]
+#[command(name = "marram", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 a document has faults, 4 no host answers, \
+                        5 no such module, 6 refused in this state, 7 the data folder is in use.")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the host: the stored deployment, or DEPLOYMENT, which is watched for changes
+    Run(Run),
+    /// Read a deployment manifest and report all its faults; starts nothing
+    Check(Check),
+    /// Give a deployment manifest to the running host
+    Apply(Apply),
+    /// List the modules of the running host
+    List(Ask),
+    /// Show what a module has printed
+    Logs(Logs),
+    /// Replace a module's instance by a new one
+    Restart(Restart),
+    /// Show or change a module's twin
+    #[command(subcommand)]
+    Twin(Twin),
+    /// Work with modules in registries
+    #[command(subcommand)]
+    Module(Module),
+    /// Show versions and features of this binary
+    Version(Version),
+    /// Compile a component in this process; the host calls it
+    #[command(hide = true)]
+    CompileHelper(CompileHelper),
+}
+
+/// Where settings and state lie.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Place {
+    /// Settings of this device [default: marram.toml in ~/.config/marram, then in /etc/marram]
+    #[arg(long, value_name = "FILE", env = "MARRAM_CONFIG", hide_env_values = true)]
+    pub(crate) config: Option<PathBuf>,
+    /// Data folder [default: `data` of marram.toml, else /var/lib/marram for root, ~/.local/state/marram otherwise]
+    #[arg(long, value_name = "DIR", env = "MARRAM_DATA", hide_env_values = true)]
+    pub(crate) data: Option<PathBuf>,
+}
+
+/// How an answer is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON document; errors too, as `{"error": …}`
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Deployment manifest; without it the stored deployment runs, and `marram apply` replaces it
+    pub(crate) deployment: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// How long modules may take to stop before they are cut off, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub(crate) grace: u64,
+    /// Write log lines even on a terminal, instead of the view
+    #[arg(long)]
+    pub(crate) plain: bool,
+    /// Form of the log lines on standard error
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) log_format: LogFormat,
+    /// Least important log lines to write [default: info, or the filter in MARRAM_LOG]
+    #[arg(long, value_enum)]
+    pub(crate) log_level: Option<LogLevel>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// Deployment manifest; `-` reads standard input
+    pub(crate) file: PathBuf,
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// A question to the running host.
+#[derive(Debug, Args)]
+pub(crate) struct Ask {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Apply {
+    /// Deployment manifest; `-` reads standard input
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// Name of the module
+    pub(crate) module: String,
+    /// Only the last N lines [default: all that are kept]
+    #[arg(long, value_name = "N")]
+    pub(crate) tail: Option<usize>,
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restart {
+    /// Name of the module
+    pub(crate) module: String,
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Twin {
+    /// Show desired and reported properties
+    Get {
+        /// Name of the module
+        module: String,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Change desired properties
+    Set {
+        /// Name of the module
+        module: String,
+        /// JSON merge patch: `null` removes a property; `-` reads standard input
+        #[arg(allow_hyphen_values = true)]
+        patch: String,
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Module {
+    /// Store a component in a registry (HOST/REPOSITORY:TAG) or in an image-layout folder (oci:FOLDER:TAG)
+    Push(Push),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Push {
+    /// The component
+    pub(crate) file: PathBuf,
+    /// Where to
+    pub(crate) reference: String,
+    /// User at the registry [default: the credentials of marram.toml]
+    #[arg(long, value_name = "USER", requires = "password_stdin")]
+    pub(crate) username: Option<String>,
+    /// Read the password from standard input
+    #[arg(long, requires = "username")]
+    pub(crate) password_stdin: bool,
+    /// Speak HTTP without TLS to this registry; loopback needs no such word
+    #[arg(long)]
+    pub(crate) plain_http: bool,
+    /// Creation time to write, RFC 3339 in UTC; the same one gives the same digest [default: now]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) created: Option<String>,
+    /// Settings of this device [default: marram.toml in ~/.config/marram, then in /etc/marram]
+    #[arg(long, value_name = "FILE", env = "MARRAM_CONFIG", hide_env_values = true)]
+    pub(crate) config: Option<PathBuf>,
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Version {
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompileHelper {
+    pub(crate) input: PathBuf,
+    pub(crate) output: PathBuf,
+    /// `wide` or `narrow`
+    pub(crate) profile: String,
+}
+
+impl Command {
+    /// How errors of this command are written.
+    pub(crate) fn format(&self) -> Format {
+        match self {
+            Self::Run(_) | Self::CompileHelper(_) => Format::Text,
+            Self::Check(Check { format, .. }) | Self::Version(Version { format }) => *format,
+            Self::List(ask) => ask.format,
+            Self::Apply(Apply { ask, .. }) | Self::Logs(Logs { ask, .. }) | Self::Restart(Restart { ask, .. }) => {
+                ask.format
+            }
+            Self::Twin(Twin::Get { ask, .. } | Twin::Set { ask, .. }) => ask.format,
+            Self::Module(Module::Push(push)) => push.format,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,165 @@
+//! What `marram.toml` means: identity, data folder, engine, registries, upstream. Plain data; `config::file` reads it, and
+//! `docs/configuration.md` describes it for people. Nothing here opens a socket or makes a folder.
+
+mod file;
+mod place;
+mod reader;
+
+use std::path::{Path, PathBuf};
+
+use marram_core::{deployment::RegistryCredential, manifest::Finding};
+
+use crate::failure::{Code, Failure};
+
+pub(crate) use place::{data_folder, load};
+
+/// Smallest file of the journal. Below it, more time goes into files than into messages.
+pub(crate) const MIN_JOURNAL_FILE_BYTES: u64 = 64 << 10;
+
+/// The owner's settings.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Config {
+    /// Where they were read; none = there is no file, all are defaults.
+    pub(crate) file: Option<PathBuf>,
+    /// `device-id`; none = the host name.
+    pub(crate) device_id: Option<String>,
+    /// `data`.
+    pub(crate) data: Option<PathBuf>,
+    /// `engine.profile`.
+    pub(crate) profile: marram_engine::Profile,
+    /// `[registries]`.
+    pub(crate) registries: Registries,
+    /// `[upstream]`.
+    pub(crate) upstream: Upstream,
+    /// What is allowed and yet not well.
+    pub(crate) warnings: Vec<Finding>,
+}
+
+/// `[registries]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Registries {
+    /// `default`.
+    pub(crate) default: Option<String>,
+    /// `plain-http`.
+    pub(crate) plain_http: Vec<String>,
+    /// `certificate-authorities`: PEM files.
+    pub(crate) certificate_authorities: Vec<PathBuf>,
+    /// `[[registries.credentials]]`.
+    pub(crate) credentials: Vec<Credential>,
+}
+
+/// One of `[[registries.credentials]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Credential {
+    pub(crate) address: String,
+    pub(crate) username: String,
+    pub(crate) password: Password,
+}
+
+/// Where a password is.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Password {
+    /// `password`.
+    Text(String),
+    /// `password-file`: read when a registry is to be asked, so that commands without one do not need it.
+    File(PathBuf),
+}
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text(_) => f.write_str("Text(…)"),
+            Self::File(path) => write!(f, "File({})", path.display()),
+        }
+    }
+}
+
+/// `[upstream]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Upstream {
+    /// `journal-max-bytes`: over all files.
+    pub(crate) journal_max_bytes: u64,
+    /// `journal-files`.
+    pub(crate) journal_files: u64,
+}
+
+impl Default for Upstream {
+    /// As [`marram_upstream::Settings::new`].
+    fn default() -> Self {
+        Self { journal_max_bytes: 64 << 20, journal_files: 8 }
+    }
+}
+
+impl Upstream {
+    /// Settings of the journal in this folder.
+    pub(crate) fn journal(&self, folder: PathBuf) -> marram_upstream::Settings {
+        marram_upstream::Settings {
+            max_file_bytes: self.journal_max_bytes / self.journal_files.max(1),
+            max_files: usize::try_from(self.journal_files).unwrap_or(usize::MAX),
+            ..marram_upstream::Settings::new(folder)
+        }
+    }
+}
+
+impl Config {
+    /// Settings of the registry client; reads passwords and certificates.
+    pub(crate) fn registry(&self, cache: &Path) -> Result<marram_registry::Settings, Failure> {
+        let mut settings = marram_registry::Settings::new(cache);
+        settings.default_registry = self.registries.default.clone();
+        settings.plain_http = self.registries.plain_http.clone();
+        settings.credentials =
+            self.registries.credentials.iter().map(Credential::resolve).collect::<Result<_, Failure>>()?;
+        settings.extra_roots =
+            self.registries.certificate_authorities.iter().map(|path| read(path)).collect::<Result<_, Failure>>()?;
+        Ok(settings)
+    }
+
+    /// The device's id: as set, else the host name.
+    pub(crate) fn device_id(&self) -> Result<String, Failure> {
+        if let Some(id) = &self.device_id {
+            return Ok(id.clone());
+        }
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let name = name.trim_end();
+        check_device_id(name).map(|()| name.to_owned()).map_err(|why| {
+            Failure::new(Code::Failed, format!("the host name `{name}` cannot be the device's id: {why}"))
+                .hint("set `device-id` in marram.toml")
+        })
+    }
+}
+
+impl Credential {
+    fn resolve(&self) -> Result<RegistryCredential, Failure> {
+        let password = match &self.password {
+            Password::Text(text) => text.clone(),
+            Password::File(path) => {
+                let bytes = read(path)?;
+                let text = String::from_utf8(bytes)
+                    .map_err(|_| Failure::new(Code::BadConfig, format!("{} is not UTF-8", path.display())))?;
+                text.trim_end_matches(['\r', '\n']).to_owned()
+            }
+        };
+        Ok(RegistryCredential { address: self.address.clone(), username: self.username.clone(), password })
+    }
+}
+
+/// Largest password or certificate file; the system's whole list of authorities has a quarter of it.
+const MAX_SIDE_FILE_BYTES: u64 = 1 << 20;
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    crate::input::read_bounded(path, MAX_SIDE_FILE_BYTES).map_err(|error| {
+        Failure::new(Code::BadConfig, format!("cannot read {}: {error}", path.display()))
+            .hint("marram.toml names this file")
+    })
+}
+
+/// IoT Hub's rule for device ids, so that the device can go to the cloud under the same name.
+fn check_device_id(text: &str) -> Result<(), String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "-.%_*?!(),:=@$'+#".contains(c);
+    if text.is_empty() || text.len() > 128 {
+        return Err(format!("it has {} bytes, 1 to 128 are allowed", text.len()));
+    }
+    text.chars().find(|c| !good(*c)).map_or(Ok(()), |c| {
+        Err(format!("{c:?} may not stand in it (letters, digits and - . % _ * ? ! ( ) , : = @ $ ' + # may)"))
+    })
+}

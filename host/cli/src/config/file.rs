@@ -1,0 +1,177 @@
+//! The keys of `marram.toml`: reads the text into a [`Config`], all faults at once, each with its line. Opens no file.
+
+use std::path::{Path, PathBuf};
+
+use marram_core::manifest::Finding;
+use marram_engine::Profile;
+use marram_registry::Authority;
+use toml::{Spanned, de::DeValue};
+
+use super::{
+    Config, Credential, MIN_JOURNAL_FILE_BYTES, Password, Registries, Upstream, check_device_id,
+    reader::{Entry, Reader, entries},
+};
+
+type Value<'t> = Spanned<DeValue<'t>>;
+
+const ROOT: [&str; 5] = ["device-id", "data", "engine", "registries", "upstream"];
+const ENGINE: [&str; 1] = ["profile"];
+const REGISTRIES: [&str; 4] = ["default", "plain-http", "certificate-authorities", "credentials"];
+const CREDENTIALS: [&str; 4] = ["address", "username", "password", "password-file"];
+const UPSTREAM: [&str; 2] = ["journal-max-bytes", "journal-files"];
+
+/// Most files of the journal: each start looks at all of them.
+const MAX_JOURNAL_FILES: u64 = 10_000;
+
+/// Reads a `marram.toml`. Relative paths in it start at `folder`, the folder of the file.
+pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Finding>> {
+    let mut reader = Reader::new(text);
+    let document = reader.parse();
+    let mut config = Config::default();
+    for (key, value) in entries(document.get_ref()) {
+        match key.get_ref().as_ref() {
+            "device-id" => config.device_id = device_id(&mut reader, value),
+            "data" => config.data = path(&mut reader, "data", value, folder),
+            "engine" => config.profile = engine(&mut reader, value),
+            "registries" => config.registries = registries(&mut reader, value, folder),
+            "upstream" => config.upstream = upstream(&mut reader, value),
+            _ => reader.unknown("", key, &ROOT),
+        }
+    }
+    if reader.faults.is_empty() { Ok(config) } else { Err(reader.faults) }
+}
+
+fn device_id(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<String> {
+    let id = reader.string("device-id", value)?;
+    reader.checked("device-id", value.span(), check_device_id(&id))?;
+    Some(id)
+}
+
+fn path(reader: &mut Reader<'_>, at: &str, value: &Value<'_>, folder: &Path) -> Option<PathBuf> {
+    reader.string(at, value).map(|text| folder.join(text))
+}
+
+fn engine(reader: &mut Reader<'_>, value: &Value<'_>) -> Profile {
+    let mut found = None;
+    for (key, value) in reader.table("engine", value) {
+        match key.get_ref().as_ref() {
+            "profile" => found = profile(reader, value),
+            _ => reader.unknown("engine", key, &ENGINE),
+        }
+    }
+    found.unwrap_or_default()
+}
+
+fn profile(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Profile> {
+    let text = reader.string("engine.profile", value)?;
+    let parsed = text.parse::<Profile>().map_err(|error| error.to_string());
+    reader.checked("engine.profile", value.span(), parsed)
+}
+
+fn registries(reader: &mut Reader<'_>, value: &Value<'_>, folder: &Path) -> Registries {
+    let mut registries = Registries::default();
+    for (key, value) in reader.table("registries", value) {
+        match key.get_ref().as_ref() {
+            "default" => registries.default = authority(reader, "registries.default", value),
+            "plain-http" => registries.plain_http = authorities(reader, "registries.plain-http", value),
+            "certificate-authorities" => {
+                let files = reader.strings("registries.certificate-authorities", value);
+                registries.certificate_authorities = files.into_iter().map(|file| folder.join(file)).collect();
+            }
+            "credentials" => registries.credentials = credentials(reader, value, folder),
+            _ => reader.unknown("registries", key, &REGISTRIES),
+        }
+    }
+    registries
+}
+
+fn authorities(reader: &mut Reader<'_>, at: &str, value: &Value<'_>) -> Vec<String> {
+    let mut hosts = reader.strings(at, value);
+    hosts.retain(|host| reader.checked(at, value.span(), check_authority(host)).is_some());
+    hosts
+}
+
+fn authority(reader: &mut Reader<'_>, at: &str, value: &Value<'_>) -> Option<String> {
+    let text = reader.string(at, value)?;
+    reader.checked(at, value.span(), check_authority(&text))?;
+    Some(text)
+}
+
+fn check_authority(text: &str) -> Result<(), String> {
+    Authority::parse(text).map(drop).map_err(|error| error.to_string())
+}
+
+fn credentials(reader: &mut Reader<'_>, value: &Value<'_>, folder: &Path) -> Vec<Credential> {
+    let Some(array) = value.get_ref().as_array() else {
+        reader.fault(value.span(), "registries.credentials", "expected `[[registries.credentials]]`".into());
+        return Vec::new();
+    };
+    array.iter().filter_map(|value| credential(reader, value, folder)).collect()
+}
+
+fn credential(reader: &mut Reader<'_>, value: &Value<'_>, folder: &Path) -> Option<Credential> {
+    const AT: &str = "registries.credentials";
+    let entries = reader.table(AT, value);
+    let (mut address, mut username, mut password, mut file) = (None, None, None, None);
+    for (key, value) in entries.iter().copied() {
+        let at = format!("{AT}.{}", key.get_ref());
+        match key.get_ref().as_ref() {
+            "address" => address = authority(reader, &at, value),
+            "username" => username = reader.string(&at, value),
+            "password" => password = reader.string(&at, value).map(Password::Text),
+            "password-file" => file = path(reader, &at, value, folder).map(Password::File),
+            _ => reader.unknown(AT, key, &CREDENTIALS),
+        }
+    }
+    for keys in [&["address"][..], &["username"], &["password", "password-file"]] {
+        require_one(reader, value, &entries, keys);
+    }
+    Some(Credential { address: address?, username: username?, password: password.or(file)? })
+}
+
+/// Exactly one of the keys must stand there.
+fn require_one(reader: &mut Reader<'_>, table: &Value<'_>, entries: &[Entry<'_, '_>], keys: &[&str]) {
+    let written = entries.iter().filter(|(key, _)| keys.contains(&key.get_ref().as_ref())).count();
+    let names = keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(" or ");
+    match written {
+        0 => reader.fault(table.span(), "registries.credentials", format!("{names} is missing")),
+        1 => {}
+        _ => reader.fault(table.span(), "registries.credentials", format!("only one of {names} may stand there")),
+    }
+}
+
+fn upstream(reader: &mut Reader<'_>, value: &Value<'_>) -> Upstream {
+    let mut upstream = Upstream::default();
+    for (key, value) in reader.table("upstream", value) {
+        match key.get_ref().as_ref() {
+            "journal-max-bytes" => {
+                let number = reader.number("upstream.journal-max-bytes", value);
+                upstream.journal_max_bytes = number.unwrap_or(upstream.journal_max_bytes);
+            }
+            "journal-files" => upstream.journal_files = journal_files(reader, value).unwrap_or(upstream.journal_files),
+            _ => reader.unknown("upstream", key, &UPSTREAM),
+        }
+    }
+    let each = upstream.journal_max_bytes / upstream.journal_files.max(1);
+    if each < MIN_JOURNAL_FILE_BYTES {
+        let why = format!(
+            "journal-max-bytes over journal-files leaves {each} bytes a file; at least {MIN_JOURNAL_FILE_BYTES} are needed"
+        );
+        reader.fault(value.span(), "upstream", why);
+    }
+    upstream
+}
+
+fn journal_files(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<u64> {
+    let at = "upstream.journal-files";
+    let number = reader.number(at, value)?;
+    let result = match number {
+        1..=MAX_JOURNAL_FILES => Ok(number),
+        _ => Err(format!("{number}: expected 1 to {MAX_JOURNAL_FILES}")),
+    };
+    reader.checked(at, value.span(), result)
+}
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;

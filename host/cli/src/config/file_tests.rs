@@ -1,0 +1,119 @@
+//! `marram.toml` as owners write it, well and badly.
+
+use super::*;
+
+fn check(text: &str) -> Result<Config, Vec<String>> {
+    read(text, Path::new("/etc/marram")).map_err(|faults| faults.iter().map(ToString::to_string).collect())
+}
+
+fn faults(text: &str) -> Vec<String> {
+    check(text).unwrap_err()
+}
+
+const EVERY_KEY: &str = r#"
+device-id = "pump-7"
+data = "state"
+[engine]
+profile = "narrow"
+[registries]
+default = "registry.example:5000"
+plain-http = ["registry.example:5000"]
+certificate-authorities = ["ca.pem"]
+[[registries.credentials]]
+address = "registry.example:5000"
+username = "pump"
+password-file = "pump.password"
+[[registries.credentials]]
+address = "other.example"
+username = "pump"
+password = "secret"
+[upstream]
+journal-max-bytes = 1_048_576
+journal-files = 4
+"#;
+
+#[test]
+fn an_empty_file_means_the_defaults() {
+    assert_eq!(check(""), Ok(Config::default()));
+    let journal = Config::default().upstream.journal("/j".into());
+    assert_eq!(journal, marram_upstream::Settings::new("/j"));
+}
+
+#[test]
+fn every_key_is_read() {
+    let config = check(EVERY_KEY).unwrap();
+    assert_eq!(config.device_id.as_deref(), Some("pump-7"));
+    assert_eq!(config.data, Some("/etc/marram/state".into()));
+    assert_eq!(config.profile, Profile::Narrow);
+    assert_eq!(config.registries.default.as_deref(), Some("registry.example:5000"));
+    assert_eq!(config.registries.plain_http, ["registry.example:5000"]);
+    assert_eq!(config.registries.certificate_authorities, [PathBuf::from("/etc/marram/ca.pem")]);
+    let passwords: Vec<_> = config.registries.credentials.iter().map(|c| c.password.clone()).collect();
+    assert_eq!(passwords, [Password::File("/etc/marram/pump.password".into()), Password::Text("secret".into())]);
+    assert_eq!(config.upstream.journal("/j".into()).max_file_bytes, 262_144);
+}
+
+#[test]
+fn all_faults_are_told_at_once_in_the_order_of_the_file() {
+    let found = faults(
+        "device_id = 'a'\ndata = 7\n[engine]\nprofile = 'huge'\n[registries]\nplain-http = 'x'\n\
+         [upstream]\njournal-files = 0\nspeed = 1\n",
+    );
+    let expected = [
+        "line 1, column 1: device_id: unknown key",
+        "line 2, column 8: data: expected a string, found integer",
+        "line 4, column 11: engine.profile: unknown engine profile `huge` (wide, narrow)",
+        "line 6, column 14: registries.plain-http: expected an array of strings, found string",
+        "line 8, column 17: upstream.journal-files: 0: expected 1 to 10000",
+        "line 9, column 1: upstream.speed: unknown key",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_slip_in_a_key_comes_with_what_was_meant() {
+    let found = read("device_id = 'a'", Path::new("/")).unwrap_err();
+    assert_eq!(found[0].hint.as_deref(), Some("did you mean `device-id`?"));
+}
+
+#[test]
+fn text_that_is_not_toml_is_a_fault_with_its_line() {
+    let found = faults("data = 'b'\nwhat is this\n");
+    assert!(found.iter().any(|fault| fault.starts_with("line 2, column ")), "{found:?}");
+}
+
+#[test]
+fn a_credential_needs_its_parts_and_one_password() {
+    let found = faults("[[registries.credentials]]\naddress = 'r.example'\npassword = 'a'\npassword-file = 'b'\n");
+    let expected = [
+        "line 1, column 1: registries.credentials: `username` is missing",
+        "line 1, column 1: registries.credentials: only one of `password` or `password-file` may stand there",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_journal_of_crumbs_is_refused() {
+    let found = faults("[upstream]\njournal-max-bytes = 100000\n");
+    assert!(found[0].contains("12500 bytes a file"), "{found:?}");
+}
+
+#[test]
+fn a_device_id_must_be_one_for_the_cloud_too() {
+    assert!(faults("device-id = 'a b'")[0].contains("' ' may not stand in it"));
+    assert!(faults(&format!("device-id = '{}'", "x".repeat(129)))[0].contains("129 bytes"));
+}
+
+#[test]
+fn passwords_are_not_shown_in_debug_output() {
+    assert!(!format!("{:?}", Password::Text("secret".into())).contains("secret"));
+}
+
+#[test]
+fn the_example_in_the_manual_is_a_good_configuration() {
+    let manual = include_str!("../../../../docs/configuration.md");
+    let example = manual.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let config = check(example).unwrap();
+    assert!(config.device_id.is_some() && config.data.is_some());
+    assert!(!config.registries.plain_http.is_empty() && !config.registries.credentials.is_empty());
+}

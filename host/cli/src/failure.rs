@@ -1,0 +1,164 @@
+//! How a command fails: one error, its exit code, and how people and scripts read it. Prints nothing itself.
+
+use std::fmt::Write as _;
+
+use marram_core::manifest::{Faults, Finding};
+use serde_json::{Value, json};
+
+use crate::output::plain;
+
+/// Why a command ends without success.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// For scripts: a code of the control API or of [`Code`].
+    pub(crate) code: String,
+    /// What failed, one line.
+    pub(crate) message: String,
+    /// All that is wrong with a document.
+    pub(crate) faults: Vec<Finding>,
+    /// What to try.
+    pub(crate) hint: Option<String>,
+}
+
+/// The codes that this crate gives; the control API adds its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Code {
+    Failed,
+    Usage,
+    BadManifest,
+    BadConfig,
+    NoHost,
+    InUse,
+}
+
+impl Code {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Usage => "usage",
+            Self::BadManifest => "bad-manifest",
+            Self::BadConfig => "bad-config",
+            Self::NoHost => "no-host",
+            Self::InUse => "in-use",
+        }
+    }
+}
+
+impl Failure {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code: code.as_str().into(), message: message.into(), faults: Vec::new(), hint: None }
+    }
+
+    /// An operation failed; the message holds its causes.
+    pub(crate) fn failed(error: &dyn std::error::Error) -> Self {
+        Self::new(Code::Failed, chain(error))
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// A manifest that cannot be accepted; `what` names it.
+    pub(crate) fn manifest(what: &str, faults: Faults) -> Self {
+        let message = format!("{what} has {}", count(faults.0.len(), "fault"));
+        Self { faults: faults.0, ..Self::new(Code::BadManifest, message) }
+    }
+
+    /// The process's exit code; `docs/cli.md` has the table.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self.code.as_str() {
+            "usage" => 2,
+            "bad-manifest" | "bad-config" | "bad-patch" => 3,
+            "no-host" | "stopping" => 4,
+            "unknown-module" => 5,
+            "refused" => 6,
+            "in-use" => 7,
+            _ => 1,
+        }
+    }
+
+    /// For people: `error:`, what is wrong where, `hint:`.
+    pub(crate) fn to_text(&self) -> String {
+        let mut text = format!("error: {}\n", plain(&self.message));
+        for fault in &self.faults {
+            text.push_str(&finding_lines("  ", fault));
+        }
+        if let Some(hint) = &self.hint {
+            let _ = writeln!(text, "hint: {}", plain(hint));
+        }
+        text
+    }
+
+    /// For scripts: the control API's error document.
+    pub(crate) fn to_json(&self) -> Value {
+        let mut error = json!({ "code": self.code, "message": self.message });
+        if !self.faults.is_empty() {
+            error["faults"] = self.faults.iter().map(finding_json).collect();
+        }
+        if let Some(hint) = &self.hint {
+            error["hint"] = hint.as_str().into();
+        }
+        json!({ "error": error })
+    }
+}
+
+/// A finding on a line, its hint below it.
+pub(crate) fn finding_lines(lead: &str, finding: &Finding) -> String {
+    let mut text = format!("{lead}{}\n", plain(&finding.to_string()));
+    if let Some(hint) = &finding.hint {
+        let _ = writeln!(text, "    hint: {}", plain(hint));
+    }
+    text
+}
+
+pub(crate) fn finding_json(finding: &Finding) -> Value {
+    json!({ "at": finding.at, "message": finding.message, "hint": finding.hint })
+}
+
+/// `1 fault`, `2 faults`.
+pub(crate) fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// An error and its causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |error| error.source())
+        .fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(at: &str, message: &str, hint: Option<&str>) -> Finding {
+        Finding { at: at.into(), message: message.into(), hint: hint.map(Into::into) }
+    }
+
+    #[test]
+    fn people_read_what_where_and_what_to_try() {
+        let faults = Faults(vec![fault("a.b", "unknown policy", Some("`always`")), fault("", "no modules", None)]);
+        let failure = Failure::manifest("deployment", faults).hint("read the manual");
+        assert_eq!(
+            failure.to_text(),
+            "error: deployment has 2 faults\n  a.b: unknown policy\n    hint: `always`\n  no modules\nhint: read the manual\n"
+        );
+        assert_eq!(failure.exit_code(), 3);
+    }
+
+    #[test]
+    fn scripts_read_the_same_in_json() {
+        let failure = Failure::manifest("deployment", Faults(vec![fault("a", "b", None)]));
+        let expected = json!({ "error": {
+            "code": "bad-manifest", "message": "deployment has 1 fault",
+            "faults": [{ "at": "a", "message": "b", "hint": null }],
+        }});
+        assert_eq!(failure.to_json(), expected);
+    }
+
+    #[test]
+    fn what_others_wrote_cannot_move_the_cursor() {
+        let failure = Failure::new(Code::Failed, "bad \u{1b}[2J name");
+        assert!(!failure.to_text().contains('\u{1b}'), "{:?}", failure.to_text());
+    }
+}

@@ -1,0 +1,118 @@
+//! Writing answers: data to standard output, talk to standard error. A reader that went away is no error: the command
+//! then ends quietly.
+
+use std::{
+    borrow::Cow,
+    io::{self, ErrorKind, Write},
+};
+
+use crate::failure::{Code, Failure};
+
+/// Writes data. A closed pipe counts as written.
+pub(crate) fn data(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::new(Code::Failed, format!("cannot write the answer: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes words for people. Nobody to hear them is no error.
+pub(crate) fn talk(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// The text without control characters: what a module, a manifest or a registry wrote must not move the cursor, ring,
+/// or retitle the terminal. Tabs stay.
+pub(crate) fn plain(text: &str) -> Cow<'_, str> {
+    let bad = |c: char| c.is_control() && c != '\t';
+    if !text.contains(bad) {
+        return text.into();
+    }
+    text.chars().map(|c| if bad(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// Columns, two spaces between, the last one ragged. Numbers stand on the right.
+pub(crate) struct Table {
+    rows: Vec<Vec<String>>,
+    right: &'static [usize],
+}
+
+impl Table {
+    /// `right` are the columns of numbers.
+    pub(crate) fn new(head: &[&str], right: &'static [usize]) -> Self {
+        Self { rows: vec![head.iter().map(|name| (*name).to_owned()).collect()], right }
+    }
+
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().map(|cell| plain(&cell).into_owned()).collect());
+    }
+
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let columns = self.rows.first().map_or(0, Vec::len);
+        let width = |column| self.rows.iter().map(|row| length(row, column)).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        self.rows.iter().map(|row| self.line(row, &widths)).collect()
+    }
+
+    fn line(&self, row: &[String], widths: &[usize]) -> String {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = widths.get(column).copied().unwrap_or(0);
+            let cell = match self.right.contains(&column) {
+                true => format!("{cell:>width$}  "),
+                false => format!("{cell:<width$}  "),
+            };
+            line.push_str(&cell);
+        }
+        line.truncate(line.trim_end().len());
+        line
+    }
+}
+
+fn length(row: &[String], column: usize) -> usize {
+    row.get(column).map_or(0, |cell| cell.chars().count())
+}
+
+/// `640 B`, `1.5 MiB`.
+pub(crate) fn bytes(number: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let mut value = number as f64;
+    let mut unit = "B";
+    for next in UNITS {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    if unit == "B" { format!("{number} B") } else { format!("{value:.1} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut table = Table::new(&["NAME", "N", "WHY"], &[1]);
+        table.row(["telemetry".into(), "12".into(), "so".into()]);
+        table.row(["f".into(), "3".into(), String::new()]);
+        assert_eq!(table.lines(), ["NAME        N  WHY", "telemetry  12  so", "f           3"]);
+    }
+
+    #[test]
+    fn sizes_have_the_unit_that_reads_well() {
+        for (number, text) in [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (3 << 19, "1.5 MiB")] {
+            assert_eq!(bytes(number), text);
+        }
+    }
+
+    #[test]
+    fn control_characters_become_visible() {
+        assert_eq!(plain("a\u{1b}[31mb\tc\r"), "a\u{fffd}[31mb\tc\u{fffd}");
+        assert!(matches!(plain("plain"), Cow::Borrowed(_)));
+    }
+}

@@ -1,0 +1,214 @@
+//! The built binary as people and scripts meet it: what it answers, where, and with which exit code. No guest runs here;
+//! the `marram-tests` package has those.
+
+mod host;
+
+use host::{Host, marram, scratch};
+use serde_json::{Value, json};
+
+const GOOD: &str = r#"{"modulesContent":{
+  "$edgeAgent":{"properties.desired":{"schemaVersion":"1.1","modules":{}}},
+  "$edgeHub":{"properties.desired":{"schemaVersion":"1.1","routes":{},"storeAndForwardConfiguration":{"timeToLiveSecs":60}}}}}"#;
+const BAD: &str = r#"{"modulesContent":{
+  "$edgeAgent":{"properties.desired":{"schemaVersion":"1.1","modules":{
+    "a b":{"type":"wasm","status":"running","restartPolicy":"always","settings":{"image":"r.example/x:1"}},
+    "b":{"type":"wasm","status":"running","restartPolicy":"sometimes","settings":{"image":"r.example/x:1"}}}}},
+  "$edgeHub":{"properties.desired":{"schemaVersion":"1.1","routes":{},"storeAndForwardConfiguration":{"timeToLiveSecs":60}}}}}"#;
+
+#[test]
+fn exit_codes_are_as_documented() {
+    let folder = scratch();
+    let data = folder.path().join("data");
+    let data = data.to_str().unwrap();
+    std::fs::write(folder.path().join("bad.json"), BAD).unwrap();
+    std::fs::write(folder.path().join("bad.toml"), "data = 7").unwrap();
+    let bad = folder.path().join("bad.json");
+    let toml = folder.path().join("bad.toml");
+    let table: [(&[&str], i32); 12] = [
+        (&["version"], 0),
+        (&["--version"], 0),
+        (&["--help"], 0),
+        (&[], 2),
+        (&["no-such-command"], 2),
+        (&["run", "--grace", "soon"], 2),
+        (&["check", "/does/not/exist.json"], 1),
+        (&["check", bad.to_str().unwrap()], 3),
+        (&["run", bad.to_str().unwrap(), "--data", data], 3),
+        (&["run", "--config", toml.to_str().unwrap(), "--data", data], 3),
+        (&["list", "--data", data], 4),
+        (&["module", "push", "/does/not/exist.wasm", "oci:/does/not/exist:1"], 1),
+    ];
+    for (arguments, code) in table {
+        let output = marram().args(arguments).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "marram {arguments:?}: {errors}");
+    }
+}
+
+#[test]
+fn check_tells_all_faults_on_standard_error_and_nothing_on_standard_output() {
+    let folder = scratch();
+    let file = folder.path().join("d.json");
+    std::fs::write(&file, BAD).unwrap();
+    let output = marram().arg("check").arg(&file).output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(output.stdout.is_empty());
+    assert!(errors.starts_with(&format!("error: {} has 2 faults\n", file.display())), "{errors}");
+    assert!(errors.contains("sometimes"), "{errors}");
+}
+
+#[test]
+fn check_json_has_the_faults_on_standard_output() {
+    let folder = scratch();
+    let file = folder.path().join("d.json");
+    std::fs::write(&file, BAD).unwrap();
+    let output = marram().args(["check", "--format", "json"]).arg(&file).output().unwrap();
+    assert!(output.stderr.is_empty());
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["error"]["code"], "bad-manifest");
+    assert_eq!(document["error"]["faults"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn check_passes_a_good_manifest() {
+    let folder = scratch();
+    let file = folder.path().join("d.json");
+    std::fs::write(&file, GOOD).unwrap();
+    let output = marram().args(["check", "--format", "json"]).arg(&file).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&document["modules"], &document["routes"]), (&json!([]), &json!([])));
+}
+
+#[test]
+fn version_names_the_engine_it_holds() {
+    let output = marram().args(["version", "--format", "json"]).output().unwrap();
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["version"], env!("CARGO_PKG_VERSION"));
+    assert!(document["wasmtime"].as_str().unwrap().starts_with("48."));
+}
+
+#[test]
+fn without_a_host_the_error_says_what_to_try() {
+    let folder = scratch();
+    let output = marram().args(["list", "--data"]).arg(folder.path()).output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("no host is running") && errors.contains("hint: start one with `marram run"), "{errors}");
+    let output = marram().args(["list", "--format", "json", "--data"]).arg(folder.path()).output().unwrap();
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&document["error"]["code"], output.status.code()), (&json!("no-host"), Some(4)));
+}
+
+#[test]
+fn a_data_folder_whose_socket_path_would_be_too_long_is_refused_with_the_limit() {
+    let folder = scratch();
+    let data = folder.path().join("d".repeat(110));
+    let output = marram().args(["run", "--data"]).arg(&data).output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("the system allows 107"), "{errors}");
+    assert!(!data.exists());
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let mut child = marram().arg("version").stdout(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn an_empty_deployment_runs_until_sigterm_and_ends_well() {
+    let host = Host::start(Some(GOOD), &[]);
+    let status: Value = host.json(&["list"]);
+    assert_eq!(status["modules"], json!([]));
+    assert_eq!(status["deploymentVersion"], 1);
+    assert_eq!(host.stop(), Some(0));
+}
+
+#[test]
+fn the_control_socket_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let host = Host::start(None, &[]);
+    let mode = |path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(host.data().join("marram.sock")), 0o600);
+    assert_eq!(mode(host.data().to_owned()), 0o700);
+    assert_eq!(host.stop(), Some(0));
+}
+
+#[test]
+fn a_second_host_on_the_same_data_folder_is_refused() {
+    let host = Host::start(None, &[]);
+    let output = marram().args(["run", "--data"]).arg(host.data()).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(7), "{errors}");
+    assert_eq!(host.stop(), Some(0));
+}
+
+#[test]
+fn an_unknown_module_has_an_exit_code_of_its_own() {
+    let host = Host::start(None, &[]);
+    for arguments in [&["logs", "nobody"][..], &["restart", "nobody"], &["twin", "get", "nobody"], &["logs", "../x y"]]
+    {
+        let output = host.ask(arguments);
+        assert_eq!(output.status.code(), Some(5), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(host.stop(), Some(0));
+}
+
+#[test]
+fn apply_reads_standard_input_and_says_which_version_is_in_force() {
+    let host = Host::start(None, &[]);
+    let first = host.ask_with(&["apply", "-"], GOOD);
+    assert_eq!(String::from_utf8_lossy(&first.stdout), "deployment 1 is in force\n");
+    let again = host.ask_with(&["apply", "-"], GOOD);
+    assert_eq!(String::from_utf8_lossy(&again.stdout), "deployment 1 is in force already\n");
+    let bad = host.ask_with(&["apply", "-", "--format", "json"], BAD);
+    let document: Value = serde_json::from_slice(&bad.stdout).unwrap();
+    assert_eq!((&document["error"]["code"], bad.status.code()), (&json!("bad-manifest"), Some(3)));
+    assert_eq!(host.json(&["list"])["deploymentVersion"], 1);
+    assert_eq!(host.stop(), Some(0));
+}
+
+#[test]
+fn a_changed_deployment_file_is_applied_and_a_bad_or_missing_one_changes_nothing() {
+    let host = Host::start(Some(GOOD), &[]);
+    // As editors do: a new file in the place of the old one.
+    let new = host.file().with_extension("new");
+    std::fs::write(&new, GOOD.replace("60", "61")).unwrap();
+    std::fs::rename(&new, host.file()).unwrap();
+    host.wait_for_log("deployment file read version=2");
+    std::fs::write(host.file(), BAD).unwrap();
+    host.wait_for_log("has 2 faults; the deployment in force is unchanged");
+    host.wait_for_log("sometimes");
+    std::fs::remove_file(host.file()).unwrap();
+    host.wait_for_log("the file is gone; the deployment in force is unchanged");
+    std::fs::write(host.file(), GOOD.replace("60", "62")).unwrap();
+    host.wait_for_log("deployment file read version=3");
+    assert_eq!(host.stop(), Some(0));
+}
+
+#[test]
+fn a_bad_deployment_at_start_leaves_the_stored_one_in_force() {
+    let host = Host::start(Some(GOOD), &[]);
+    std::fs::write(host.file(), BAD).unwrap();
+    let host = host.restart();
+    host.wait_for_log("the stored deployment goes on version=1");
+    assert_eq!(host.json(&["list"])["deploymentVersion"], 1);
+    assert_eq!(host.stop(), Some(0));
+}
+
+#[test]
+fn log_lines_are_json_when_asked_for() {
+    let host = Host::start(None, &["--log-format", "json"]);
+    let line = host.wait_for_log("host is up");
+    let line: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&line["level"], &line["message"]), (&json!("INFO"), &json!("host is up")));
+    assert_eq!(host.stop(), Some(0));
+}
+
+#[test]
+fn sigint_ends_the_host_well_too() {
+    let host = Host::start(None, &[]);
+    host.signal("INT");
+    assert_eq!(host.wait(), Some(0));
+}
