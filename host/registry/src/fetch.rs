@@ -11,6 +11,7 @@ use marram_core::{
     deployment::{PullPolicy, RegistryCredential},
     ports::{Artifact, BoxFuture, FetchError, FetchRequest, Images},
 };
+use oci_client::RegistryOperation;
 
 use crate::{
     cache::{Cache, Temporary},
@@ -21,7 +22,7 @@ use crate::{
     inspect::{PREAMBLE_BYTES, check_preamble},
     layout::Layout,
     manifest::{self, Descriptor, Document, Manifest},
-    session::{Action, Session},
+    session::Session,
     settings::{Settings, SettingsError, hosts},
     source::Source,
 };
@@ -149,9 +150,9 @@ impl Registry {
     fn source<'a>(&'a self, image: &'a Image, credentials: &[RegistryCredential]) -> Result<Source<'a>, Failure> {
         match image {
             Image::Layout(image) => Ok(Source::Layout(Layout::new(&image.path, self.settings.max_manifest_bytes))),
-            Image::Remote(_) => {
-                self.session(image, credentials, Action::Pull).map(|session| Source::Registry(Box::new(session)))
-            }
+            Image::Remote(_) => self
+                .session(image, credentials, RegistryOperation::Pull)
+                .map(|session| Source::Registry(Box::new(session))),
         }
     }
 
@@ -160,12 +161,12 @@ impl Registry {
         &'a self,
         image: &'a Image,
         credentials: &[RegistryCredential],
-        action: Action,
+        operation: RegistryOperation,
     ) -> Result<Session<'a>, Failure> {
         let Image::Remote(remote) = image else { return Err(Failure::refused("it is not in a registry")) };
         let Some(registry) = &remote.registry else { return Err(Failure::refused("it names no registry")) };
         let credentials = self.settings.credentials.iter().chain(credentials);
-        Session::new(&self.transport, registry, remote, credentials, action)
+        Session::new(&self.transport, registry, remote, credentials, operation)
     }
 
     /// Follows an index to the manifest for wasm.

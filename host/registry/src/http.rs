@@ -1,21 +1,38 @@
-//! HTTP as we allow it: which hosts may be asked in plain text, how long anything may take, how much may be read.
+//! What oci-client leaves to its user: bounds. Which hosts may be asked in plain text, how long anything may take, and one
+//! GET of our own whose answer is read within a bound, for manifests: oci-client reads those whole into memory whatever
+//! their size. Its blobs come as streams and are bounded here too.
 //!
-//! Built on reqwest and not on oci-client, which reads manifests, tokens and error pages whole into memory whatever their
-//! size, waits without a bound for a slow sender, drops the reason when a token is refused, and panics where the system
-//! has no certificate authorities.
+//! Known limits of oci-client 0.18 that nothing here can lift:
+//! - It reads a token, and the error page that comes instead of a blob, a token or an upload's acceptance, whole into
+//!   memory. They are bounded in time alone (the idle time-out; for uploads the transfer's), so a hostile registry or
+//!   token server can send what the line carries in that time.
+//! - It follows up to 10 redirects, and from HTTPS to plain HTTP too: blobs (checked by digest), uploads and tokens.
+//!   Passwords and tokens are not sent along to another host or port. Our own GET follows 5, and none out of HTTPS.
+//! - It asks for credentials only when `/v2/` does, and looks at the first `WWW-Authenticate` only.
+//! - It follows an upload's location out of HTTPS, without password and token, but with the component.
+//! - It cannot be made on a system without certificate authorities, not even for plain HTTP or with authorities of the
+//!   owner's alone.
 
-use std::{error::Error as _, sync::OnceLock, time::Duration};
+use std::{io, sync::OnceLock, time::Duration};
 
 use bytes::Bytes;
-use reqwest::{Certificate, Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url, redirect};
+use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
+use oci_client::{
+    client::{CertificateEncoding, ClientConfig, ClientProtocol, SizedStream},
+    errors::DigestError,
+};
+use reqwest::{Certificate, Client, RequestBuilder, Response, Url, redirect};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
+    answer::{innermost, unreachable},
     failure::Failure,
     image::Authority,
     settings::{Settings, SettingsError, Timeouts, hosts},
 };
 
+/// How we call ourselves.
+const USER_AGENT: &str = concat!("marram/", env!("CARGO_PKG_VERSION"));
 /// Most redirects of one request; object stores need one or two.
 const MAX_REDIRECTS: usize = 5;
 /// Slowest transfer, in bytes a second over its whole length, that is waited for: half of what GPRS gives. It bounds the
@@ -23,14 +40,15 @@ const MAX_REDIRECTS: usize = 5;
 const MIN_RATE: u64 = 2 << 10;
 /// Most of an error page that is read.
 const MAX_ERROR_BYTES: usize = 8 << 10;
-/// Most of an error page that is shown.
-const MAX_ERROR_CHARS: usize = 200;
 
-/// The clients of one [`crate::Registry`], made when first needed: reading the system's certificates takes time.
+/// What the settings say about connections, and our own clients, made when first needed: reading the system's
+/// certificates takes time.
 pub(crate) struct Transport {
     plain: OnceLock<Client>,
     secure: OnceLock<Client>,
     plain_http: Vec<Authority>,
+    /// PEM.
+    extra_roots: Vec<Vec<u8>>,
     roots: Vec<Certificate>,
     pub(crate) timeouts: Timeouts,
 }
@@ -50,6 +68,7 @@ impl Transport {
             plain: OnceLock::new(),
             secure: OnceLock::new(),
             plain_http: hosts("plain-http", &settings.plain_http)?,
+            extra_roots: settings.extra_roots.clone(),
             roots,
             timeouts: settings.timeouts,
         })
@@ -60,31 +79,50 @@ impl Transport {
         registry.is_loopback() || self.plain_http.iter().any(|host| host.same(registry, 80))
     }
 
-    /// The client for `http` (`plain`) or `https`.
+    /// Our own client for `http` (`plain`) or `https`.
     pub(crate) fn client(&self, plain: bool) -> Result<Client, Failure> {
         let slot = if plain { &self.plain } else { &self.secure };
         if let Some(client) = slot.get() {
             return Ok(client.clone());
         }
-        let client = if plain { self.build_plain() } else { self.builder().build() }
-            .map_err(|err| Failure::refused(format!("HTTPS cannot be used here: {}", innermost(&err))))?;
+        let builder = Client::builder()
+            .user_agent(USER_AGENT)
+            .connect_timeout(self.timeouts.connect)
+            .redirect(redirect::Policy::custom(follow))
+            .tls_certs_merge(self.roots.iter().cloned());
+        // Plain registries are on this device or in its network.
+        let client =
+            if plain { builder.no_proxy() } else { builder }.build().map_err(|err| no_https(&innermost(&err)))?;
         Ok(slot.get_or_init(|| client).clone())
     }
 
-    /// Plain registries are on this device or in its network: no proxy. They must work on a device without certificate
-    /// authorities too; only a redirect to HTTPS fails there.
-    fn build_plain(&self) -> reqwest::Result<Client> {
-        let builder = || self.builder().no_proxy();
-        builder().build().or_else(|_| builder().tls_certs_only([]).build())
+    /// How oci-client is to ask this registry.
+    pub(crate) fn config(&self, registry: &Authority, plain: bool) -> ClientConfig {
+        let certificate =
+            |pem: &Vec<u8>| oci_client::client::Certificate { encoding: CertificateEncoding::Pem, data: pem.clone() };
+        ClientConfig {
+            protocol: ClientProtocol::HttpsExcept(plain.then(|| registry.to_string()).into_iter().collect()),
+            extra_root_certificates: self.extra_roots.iter().map(certificate).collect(),
+            platform_resolver: None,
+            use_monolithic_push: true,
+            user_agent: USER_AGENT,
+            connect_timeout: Some(self.timeouts.connect),
+            // It would count while a body is sent, and end slow uploads; each call is bounded by its caller instead.
+            read_timeout: None,
+            // The one way to say "no proxy": one that is used for no host.
+            http_proxy: plain.then(|| "http://proxy.invalid".to_owned()),
+            no_proxy: plain.then(|| "*,0.0.0.0/0,::/0".to_owned()),
+            ..ClientConfig::default()
+        }
     }
+}
 
-    fn builder(&self) -> ClientBuilder {
-        Client::builder()
-            .user_agent(concat!("marram/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(self.timeouts.connect)
-            .redirect(redirect::Policy::custom(follow))
-            .tls_certs_merge(self.roots.iter().cloned())
-    }
+/// What to try where no client can be made.
+pub(crate) fn no_https(cause: &str) -> Failure {
+    Failure::refused(format!(
+        "registries cannot be asked from this device: {cause}; install the system's certificate authorities (Debian: \
+         `apt-get install ca-certificates`), or name a file of them in SSL_CERT_FILE"
+    ))
 }
 
 /// Follows a redirect unless it leaves HTTPS: content is checked by digest, but what a tag names is not.
@@ -104,40 +142,56 @@ pub(crate) fn transfer_time(bytes: u64) -> Duration {
     Duration::from_secs(60 + bytes / MIN_RATE)
 }
 
-/// Sends a request and waits for the head of the answer, at most `limit`.
+/// Sends a request of our own and waits for the head of the answer, at most `limit`.
 pub(crate) async fn send(request: RequestBuilder, limit: Duration, host: &str) -> Result<Response, Failure> {
     match timeout(limit, request.send()).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(err)) => Err(unreachable(&err, host)),
-        Err(_) => Err(Failure::Unreachable(format!("{host} did not answer within {} s", limit.as_secs_f32()))),
+        Err(_) => Err(silent(host, limit)),
     }
+}
+
+pub(crate) fn silent(host: &str, limit: Duration) -> Failure {
+    Failure::Unreachable(format!("{host} did not answer within {} s", limit.as_secs_f32()))
 }
 
 /// Body of an answer, piece by piece, within its bounds of time.
 pub(crate) struct Body {
-    response: Response,
+    stream: BoxStream<'static, io::Result<Bytes>>,
+    announced: Option<u64>,
     host: String,
     idle: Duration,
     deadline: Instant,
 }
 
 impl Body {
-    /// `expected`: bytes, for the bound on the whole time.
-    pub(crate) fn new(response: Response, host: String, idle: Duration, expected: u64) -> Self {
-        Self { response, host, idle, deadline: Instant::now() + transfer_time(expected) }
+    /// Of an answer to our own request. `expected`: bytes, for the bound on the whole time.
+    pub(crate) fn of_response(response: Response, idle: Duration, expected: u64) -> Self {
+        let (announced, host) = (response.content_length(), host_of(response.url()));
+        let stream = response.bytes_stream().map_err(io::Error::other).boxed();
+        Self { stream, announced, host, idle, deadline: Instant::now() + transfer_time(expected) }
+    }
+
+    /// Of a blob that oci-client opened.
+    pub(crate) fn of_blob(blob: SizedStream, host: String, idle: Duration, expected: u64) -> Self {
+        let deadline = Instant::now() + transfer_time(expected);
+        Self { stream: blob.stream, announced: blob.content_length, host, idle, deadline }
     }
 
     /// What the sender announced.
     pub(crate) fn announced(&self) -> Option<u64> {
-        self.response.content_length()
+        self.announced
     }
 
     /// The next piece; none at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         let until = self.deadline.min(Instant::now() + self.idle);
-        match timeout_at(until, self.response.chunk()).await {
-            Ok(Ok(chunk)) => Ok(chunk),
-            Ok(Err(err)) => {
+        match timeout_at(until, self.stream.next()).await {
+            Ok(None) => Ok(None),
+            Ok(Some(Ok(piece))) => Ok(Some(piece)),
+            // The library's word at the end of a blob. Ours follows, and tells a damaged blob from half a blob.
+            Ok(Some(Err(err))) if err.get_ref().is_some_and(|inner| inner.is::<DigestError>()) => Ok(None),
+            Ok(Some(Err(err))) => {
                 Err(Failure::Unreachable(format!("{} broke off the transfer: {}", self.host, innermost(&err))))
             }
             Err(_) if Instant::now() >= self.deadline => {
@@ -165,8 +219,8 @@ impl Body {
         Ok(bytes)
     }
 
-    /// What an error page says, in one bounded line with a leading `: `; empty when it says nothing.
-    pub(crate) async fn complaint(mut self) -> String {
+    /// As much of an error page as is worth reading.
+    pub(crate) async fn beginning(mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         while let Ok(Some(chunk)) = self.next().await {
             bytes.extend_from_slice(&chunk[..chunk.len().min(MAX_ERROR_BYTES - bytes.len())]);
@@ -174,66 +228,8 @@ impl Body {
                 break;
             }
         }
-        complaint_of(&bytes).map_or_else(String::new, |text| format!(": {text}"))
+        bytes
     }
-}
-
-/// The messages of an OCI error document.
-fn complaint_of(bytes: &[u8]) -> Option<String> {
-    let document: serde_json::Value = serde_json::from_slice(bytes).ok()?;
-    let errors = document.get("errors")?.as_array()?;
-    let text = |error: &serde_json::Value| {
-        let field = |key: &str| error.get(key).and_then(serde_json::Value::as_str).filter(|text| !text.is_empty());
-        field("message").or_else(|| field("code")).map(str::to_owned)
-    };
-    let joined = errors.iter().filter_map(text).collect::<Vec<_>>().join("; ");
-    let line: String = joined.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_ERROR_CHARS).collect();
-    (!line.is_empty()).then_some(line)
-}
-
-/// True when the registry may answer the same request later.
-pub(crate) fn is_temporary(status: StatusCode) -> bool {
-    status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
-}
-
-/// A request that got no answer, with what to try.
-fn unreachable(err: &reqwest::Error, host: &str) -> Failure {
-    let cause = innermost(err);
-    if err.is_redirect() || err.is_builder() {
-        return Failure::refused(format!("{host}: {cause}"));
-    }
-    let texts = chain(err);
-    // rustls' word for an answer that is no TLS at all.
-    if texts.iter().any(|text| text.contains("InvalidContentType")) {
-        return Failure::refused(format!(
-            "{host} does not speak TLS; if plain HTTP is what you want, add `{host}` to `registries.plain-http`"
-        ));
-    }
-    if texts.iter().any(|text| text.contains("certificate")) {
-        return Failure::Unreachable(format!(
-            "{host} shows a certificate that is not accepted ({cause}); check the device's clock, or add the registry's \
-             certificate authority"
-        ));
-    }
-    if err.is_timeout() {
-        return Failure::Unreachable(format!("{host} is out of reach (no connection in time)"));
-    }
-    Failure::Unreachable(format!("{host} is out of reach ({cause})"))
-}
-
-fn chain(err: &reqwest::Error) -> Vec<String> {
-    let mut texts = vec![err.to_string()];
-    let mut source = err.source();
-    while let Some(err) = source {
-        texts.push(err.to_string());
-        source = err.source();
-    }
-    texts
-}
-
-/// The last cause: the one that says something.
-fn innermost(err: &reqwest::Error) -> String {
-    chain(err).pop().unwrap_or_default()
 }
 
 /// `host:port` of a URL, for messages.

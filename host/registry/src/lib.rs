@@ -4,6 +4,7 @@
 //! here over the bytes that are kept, and a file in the cache is checked again before its first use in a process.
 //! Signatures are not checked here, components are not compiled here, and nothing here is process-wide.
 
+mod answer;
 mod auth;
 mod cache;
 mod digest;

@@ -7,6 +7,7 @@ use std::{path::Path, time::SystemTime};
 
 use bytes::Bytes;
 use marram_core::deployment::RegistryCredential;
+use oci_client::RegistryOperation;
 use serde_json::json;
 
 use crate::{
@@ -18,7 +19,6 @@ use crate::{
     inspect::{Inspection, check_component, inspect},
     layout::Layout,
     manifest::{MEDIA_TYPE_MANIFEST, MEDIA_TYPE_WASM, MEDIA_TYPE_WASM_CONFIG},
-    session::Action,
 };
 
 /// Names the component's file for people who look at the artifact.
@@ -87,10 +87,10 @@ impl Registry {
         let bundle = Bundle::new(component, &inspection, &title(file), &created);
         match image {
             Image::Remote(_) => {
-                let session = self.session(image, credentials, Action::Push)?;
+                let session = self.session(image, credentials, RegistryOperation::Push)?;
                 session.put_blob(&Digest::of(&bundle.component), &bundle.component).await?;
                 session.put_blob(&Digest::of(&bundle.config), &bundle.config).await?;
-                session.put_manifest(image.tag().unwrap_or_default(), bundle.manifest.clone()).await?;
+                session.put_manifest(bundle.manifest.clone()).await?;
             }
             Image::Layout(target) => {
                 let layout = Layout::new(&target.path, self.settings.max_manifest_bytes);

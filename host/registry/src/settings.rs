@@ -24,7 +24,7 @@ pub struct Settings {
     pub plain_http: Vec<String>,
     /// Largest component in bytes.
     pub max_component_bytes: u64,
-    /// Largest manifest, config, index or token answer in bytes.
+    /// Largest manifest, config or index in bytes.
     pub max_manifest_bytes: u64,
     /// The owner's credentials; they come before those of the deployment manifest.
     pub credentials: Vec<RegistryCredential>,

@@ -175,6 +175,105 @@ async fn a_token_is_asked_for_where_the_registry_says_and_used() {
     assert!(!err.transient);
 }
 
+/// A registry that sends everybody to this token server.
+fn guarded(tokens: &Server, offer: &Offer) -> Server {
+    let challenge = format!(r#"WWW-Authenticate: Bearer realm="http://{}/token""#, tokens.address);
+    let offer = offer.clone();
+    Server::start(move |seen| match seen.authorization.as_deref() {
+        Some("Bearer let-me-in") => offer.reply(seen),
+        _ => Reply::Send(401, vec![challenge.clone()], Vec::new()),
+    })
+}
+
+#[tokio::test]
+async fn a_token_server_in_trouble_is_out_of_reach_and_a_copy_stands_in() {
+    let (offer, device) = (Offer::new(&component("a")), Device::new());
+    let trouble = Arc::new(AtomicBool::new(false));
+    let switch = trouble.clone();
+    let tokens = Server::start(move |_| match switch.load(Ordering::SeqCst) {
+        true => Reply::Send(503, Vec::new(), b"<html>\nout of order</html>".to_vec()),
+        false => Reply::ok(br#"{"access_token":"let-me-in"}"#),
+    });
+    let server = guarded(&tokens, &offer);
+    fetch(&device.boot(), &image(&server)).await.unwrap();
+    trouble.store(true, Ordering::SeqCst);
+    assert!(fetch(&device.boot(), &image(&server)).await.unwrap().stale);
+    let err = fault(&Device::new().boot(), &image(&server)).await;
+    assert_says(&err, &["a token", "503"]);
+    assert!(err.transient);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_token_is_a_fault_and_no_panic() {
+    let offer = Offer::new(&component("a"));
+    for (answer, says) in [
+        (&b"[]"[..], "sent no token"),
+        (br#"{"token":"two\nlines"}"#, "sent no token"),
+        // The library takes it for a JWT that it cannot read, and asks again each time.
+        (br#"{"token":"a.!.c"}"#, "without credentials"),
+    ] {
+        let tokens = Server::start(move |_| Reply::ok(answer));
+        let err = fault(&Device::new().boot(), &image(&guarded(&tokens, &offer))).await;
+        assert_says(&err, &[says]);
+        assert!(!err.transient);
+    }
+    // Good at first, bad when the library renews it.
+    let turns = std::sync::atomic::AtomicUsize::new(0);
+    let tokens = Server::start(move |_| match turns.fetch_add(1, Ordering::SeqCst) {
+        0 => Reply::ok(br#"{"token":"a.!.c"}"#),
+        _ => Reply::ok(br#"{"token":"a.!.c\n"}"#),
+    });
+    let challenge = format!(r#"WWW-Authenticate: Bearer realm="http://{}/token""#, tokens.address);
+    let server = Server::start(move |seen| match seen.authorization.as_deref() {
+        Some("Bearer a.!.c") => offer.reply(seen),
+        _ => Reply::Send(401, vec![challenge.clone()], Vec::new()),
+    });
+    assert_says(&fault(&Device::new().boot(), &image(&server)).await, &["makes no sense"]);
+}
+
+#[tokio::test]
+async fn what_the_library_reads_whole_is_bounded_in_time() {
+    let (offer, mut device) = (Offer::new(&component("a")), Device::new());
+    device.settings.timeouts.idle = Duration::from_millis(200);
+    let begun = |status| format!("HTTP/1.1 {status} X\r\n\r\nand so on").into_bytes();
+    let tokens = Server::start(move |_| Reply::Stall(begun(200)));
+    let refused = Server::start(move |_| Reply::Stall(begun(401)));
+    let error_page = with_layer(&offer, move |_| Reply::Stall(begun(500)));
+    for server in [guarded(&tokens, &offer), guarded(&refused, &offer), error_page] {
+        let err = fault(&device.boot(), &image(&server)).await;
+        assert_says(&err, &["0.2 s"]);
+        assert!(err.transient);
+    }
+}
+
+#[tokio::test]
+async fn an_upload_to_nowhere_is_refused() {
+    let device = Device::new();
+    let file = device.write("x.wasm", &component("a"));
+    for headers in [vec!["Location: no url".to_owned()], Vec::new()] {
+        let server = Server::start(move |seen| match seen.method.as_str() {
+            "POST" => Reply::Send(202, headers.clone(), Vec::new()),
+            _ => Reply::status(404),
+        });
+        let err = device.boot().push(&file, &image(&server), &[], None).await.unwrap_err();
+        assert!(err.message.contains(&server.address) && !err.transient, "{err}");
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_stores_another_manifest_is_refused() {
+    let device = Device::new();
+    let file = device.write("x.wasm", &component("a"));
+    let another = marram_registry::Digest::of(b"another");
+    let server = Server::start(move |seen| match (seen.method.as_str(), seen.path.contains("/manifests/")) {
+        ("HEAD", _) => Reply::status(200),
+        ("PUT", true) => Reply::Send(201, vec![format!("Location: /v2/test/manifests/{another}")], Vec::new()),
+        _ => Reply::status(404),
+    });
+    let err = device.boot().push(&file, &image(&server), &[], None).await.unwrap_err();
+    assert!(err.message.contains("stored the manifest as") && err.message.contains(&another.to_string()), "{err}");
+}
+
 #[tokio::test]
 async fn a_password_is_not_told_to_strangers() {
     let (offer, device) = (Offer::new(&component("a")), Device::new());
@@ -209,4 +308,22 @@ async fn redirects_come_to_an_end() {
     let err = fault(&Device::new().boot(), &image(&server)).await;
     assert_says(&err, &["too many redirects"]);
     assert!(server.requests.load(Ordering::SeqCst) <= 7);
+}
+
+#[tokio::test]
+async fn a_system_without_certificate_authorities_is_named_as_the_fault() {
+    const NAME: &str = "a_system_without_certificate_authorities_is_named_as_the_fault";
+    // The variables are the process's: it is started again with others.
+    if std::env::var("SSL_CERT_FILE").as_deref() != Ok("/dev/null") {
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", NAME]).env("SSL_CERT_FILE", "/dev/null").env("SSL_CERT_DIR", "/dev/null");
+        let output = again.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        return;
+    }
+    let offer = Offer::new(&component("a"));
+    let server = Server::start(move |seen| offer.reply(seen));
+    let err = fault(&Device::new().boot(), &image(&server)).await;
+    assert_says(&err, &["certificate authorities", "ca-certificates", "SSL_CERT_FILE"]);
+    assert!(!err.transient);
 }

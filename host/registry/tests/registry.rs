@@ -340,16 +340,9 @@ async fn https_is_spoken_to_a_registry_with_an_authority_that_the_owner_trusts()
     // 0.0.0.0 is this machine, but no loopback address: plain HTTP is not allowed there by itself.
     let keys = tempfile::tempdir().unwrap();
     let (certificate, key) = (keys.path().join("cert.pem"), keys.path().join("key.pem"));
-    let made = std::process::Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
-        .args(["-subj", "/CN=registry", "-addext", "subjectAltName=IP:0.0.0.0"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output()
-        .expect("the program `openssl` makes a certificate for this test (Debian: `apt-get install openssl`)");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let made = rcgen::generate_simple_self_signed(["0.0.0.0".to_owned()]).unwrap();
+    fs::write(&certificate, made.cert.pem()).unwrap();
+    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let options = Options { tls: Some((certificate.clone(), key)), host: Some("0.0.0.0".into()), password: true };
     let (upstream, mut device) = (DockerRegistry::start_with(options), Device::new());
     let image = upstream.image("x:1");

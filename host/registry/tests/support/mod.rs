@@ -136,6 +136,8 @@ pub enum Reply {
     Send(u16, Vec<String>, Vec<u8>),
     /// These bytes, as they are.
     Raw(Vec<u8>),
+    /// These bytes, and then nothing: the connection stays open until the client goes.
+    Stall(Vec<u8>),
     /// Nothing: the connection stays open until the client goes.
     Silence,
 }
@@ -203,6 +205,7 @@ fn serve(stream: TcpStream, answer: &dyn Fn(&Seen) -> Reply, counter: &AtomicUsi
             stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body))
         }
         Reply::Raw(bytes) => stream.write_all(&bytes),
+        Reply::Stall(bytes) => stream.write_all(&bytes).and_then(|()| reader.read_line(&mut String::new()).map(|_| ())),
         Reply::Silence => reader.read_line(&mut String::new()).map(|_| ()),
     };
 }
