@@ -156,6 +156,22 @@ fn an_unknown_module_has_an_exit_code_of_its_own() {
 }
 
 #[test]
+fn a_stopped_module_has_a_twin_and_refuses_a_restart() {
+    let module = r#""modules":{"b":{"type":"wasm","status":"stopped","restartPolicy":"always",
+        "settings":{"image":"oci:/does/not/exist:1"}}}"#;
+    let host = Host::start(Some(&GOOD.replace(r#""modules":{}"#, module)), &[]);
+    let refused = host.ask(&["restart", "b", "--format", "json"]);
+    let document: Value = serde_json::from_slice(&refused.stdout).unwrap();
+    assert_eq!((&document["error"]["code"], refused.status.code()), (&json!("refused"), Some(6)));
+    let set = host.json(&["twin", "set", "b", r#"{"limit":7}"#]);
+    let twin = host.json(&["twin", "get", "b"]);
+    assert_eq!((&twin["desired"], &twin["desiredVersion"]), (&json!({ "limit": 7 }), &set["version"]));
+    assert_eq!(host.ask(&["twin", "set", "b", "[]"]).status.code(), Some(3));
+    assert_eq!(host.json(&["logs", "b"]), json!([]));
+    assert_eq!(host.stop(), Some(0));
+}
+
+#[test]
 fn apply_reads_standard_input_and_says_which_version_is_in_force() {
     let host = Host::start(None, &[]);
     let first = host.ask_with(&["apply", "-"], GOOD);

@@ -60,13 +60,17 @@ impl Deployer {
         let (notice, notices) = mpsc::channel(1);
         let _watcher = watcher(&path, notice).inspect_err(no_notices).ok();
         let mut deployer = Self { agent, path, stamp: None, seen: None, notices, _watcher };
-        if let Some(Err(failure)) = deployer.look().await {
-            let stored = deployer.agent.status().await.map_or(0, |status| status.deployment_version);
-            if stored == 0 {
-                return Err(failure);
+        match deployer.look().await {
+            Some(Err(failure)) => {
+                let stored = deployer.agent.status().await.map_or(0, |status| status.deployment_version);
+                if stored == 0 {
+                    return Err(failure);
+                }
+                report(Err(failure));
+                tracing::warn!(version = stored, "the stored deployment goes on");
             }
-            report(Err(failure));
-            tracing::warn!(version = stored, "the stored deployment goes on");
+            Some(done) => report(done),
+            None => {}
         }
         Ok(deployer)
     }

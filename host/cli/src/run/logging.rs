@@ -35,7 +35,7 @@ pub(super) struct Console {
 
 /// The view's thread; dropping the sender asks it to end.
 struct Running {
-    _stop: mpsc::Sender<()>,
+    stop: mpsc::Sender<()>,
     ended: mpsc::Receiver<()>,
 }
 
@@ -93,7 +93,7 @@ impl Console {
             drop(end);
         });
         match thread {
-            Ok(_) => *self.lock() = Some(Running { _stop: stop, ended }),
+            Ok(_) => *self.lock() = Some(Running { stop, ended }),
             Err(error) => tracing::error!(%error, "cannot show the view"),
         }
     }
@@ -101,8 +101,11 @@ impl Console {
     /// Ends the view and brings the last lines out. Waits a moment at the most: a terminal on hold must not keep a host.
     pub(super) fn close(&self) {
         if let Some(running) = self.lock().take() {
-            drop(running._stop);
-            let _ = running.ended.recv_timeout(LAST_LINES); // an error either way: it never sends
+            drop(running.stop);
+            // It never sends: disconnected says that its thread has ended.
+            if running.ended.recv_timeout(LAST_LINES) == Err(mpsc::RecvTimeoutError::Timeout) {
+                return self.sink.mute(); // the terminal is on hold, and would hold us too
+            }
         }
         self.sink.close(LAST_LINES);
     }
@@ -135,12 +138,15 @@ struct State {
     pumped: bool,
     writing: bool,
     closed: bool,
+    muted: bool,
 }
 
 impl Sink {
     fn push(&self, line: &str) {
         let mut state = self.lock();
-        if state.closed {
+        if state.muted {
+            // Nobody takes lines any more, and writing would block.
+        } else if state.closed {
             drop(state);
             let _ = io::stderr().lock().write_all(line.as_bytes()); // the end is near, and nobody else writes
         } else if state.bytes + line.len() > MAX_WAITING_BYTES {
@@ -191,13 +197,20 @@ impl Sink {
             state = self.changed.wait_timeout_while(state, limit, busy).map_or_else(|e| e.into_inner().0, |(s, _)| s);
         }
         state.closed = true;
-        let stuck = state.writing;
-        let text = state.take();
+        state.muted = state.writing; // the reader hangs
+        let text = if state.muted { String::new() } else { state.take() };
         drop(state);
         self.changed.notify_all();
-        if !stuck {
+        if !text.is_empty() {
             let _ = io::stderr().lock().write_all(text.as_bytes());
         }
+    }
+
+    /// Drops what waits and all that comes.
+    fn mute(&self) {
+        let mut state = self.lock();
+        (state.closed, state.muted) = (true, true);
+        state.take();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

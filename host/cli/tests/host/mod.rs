@@ -1,5 +1,7 @@
 //! A host process under test: started in a temporary folder, asked by further processes, ended with the test.
 
+#![allow(clippy::unwrap_used)] // tests
+
 use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
