@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     io,
     os::unix::fs::{FileTypeExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -60,14 +60,23 @@ pub fn serve(agent: Arc<Agent>, path: &Path) -> Result<tokio::task::JoinHandle<(
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    let path = path.to_owned();
+    let file = SocketFile(path.to_owned());
     Ok(tokio::spawn(async move {
+        let _file = file;
         tokio::select! {
             () = accept(&agent, &listener) => {}
             () = agent.stopped() => {}
         }
-        let _ = std::fs::remove_file(path);
     }))
+}
+
+/// Removes the socket with the task: also when the runtime ends before the task has heard of the stop.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 async fn accept(agent: &Arc<Agent>, listener: &UnixListener) {
