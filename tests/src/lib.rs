@@ -1,5 +1,13 @@
-//! What the whole-system tests share: other people's programs, started and stopped.
+//! What the whole-system tests share: the built `marram` as a process, its journal, manifests, and other people's
+//! programs. No test stands here.
 //!
-//! No test stands here, and nothing of Marram's own: crates of the host use this package in their tests too.
+//! Nothing is mocked and nothing of Marram is linked in: what a test sees is what an operator sees. Crates of the host
+//! use [`registry`] in their own tests too.
 
+pub mod device;
+pub mod host;
+pub mod journal;
+pub mod manifest;
+pub mod program;
 pub mod registry;
+pub mod wait;

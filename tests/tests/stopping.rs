@@ -1,0 +1,144 @@
+//! How the host ends: on request, without losing what it accepted; by force, without damage.
+
+#![allow(clippy::unwrap_used)] // helpers of tests
+
+use std::time::{Duration, Instant};
+
+use marram_tests::{
+    device::Device,
+    host::{Host, Signal},
+    journal::{flood_numbers, sequences},
+    manifest::{Manifest, Module},
+    program::{Layout, push},
+    registry::DockerRegistry,
+};
+use serde_json::{Value, json};
+
+#[test]
+fn a_stop_waits_for_a_flood_that_ends_in_time_and_everything_accepted_is_upstream() {
+    let (layout, device) = (Layout::with(&["misbehaving"]), Device::new());
+    let host = device.start_with(&flood(&layout, 40_000), &["--log-format", "json", "--grace", "60"]);
+    wait_for_load(&host);
+    host.stop();
+    // It says at its end how much the host accepted; the host's own log keeps its words.
+    let said = module_lines(&host).into_iter().find(|line| line.starts_with(r#"{"flood""#));
+    let said: Value = serde_json::from_str(&said.expect("the flood came to its end")).unwrap();
+    let accepted = said["flood"]["accepted"].as_u64().unwrap();
+    assert!(accepted > 1000, "{said}");
+    let mut journal = device.journal();
+    let numbers = flood_numbers(journal.read());
+    assert_eq!(numbers.len() as u64, accepted);
+    assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "in order, none twice");
+}
+
+#[test]
+fn a_stop_cuts_an_endless_flood_off_within_the_grace_time_and_loses_nothing_accepted() {
+    let (layout, device) = (Layout::with(&["misbehaving", "forwarder"]), Device::new());
+    let manifest = flood(&layout, ENDLESS)
+        .module("forwarder", Module::new(&layout.image("forwarder")))
+        .route(
+            "in",
+            r#"FROM /messages/modules/bad/outputs/flood INTO BrokeredEndpoint("/modules/forwarder/inputs/in")"#,
+        )
+        .upstream("forwarder");
+    let host = device.start_with(&manifest, &["--log-format", "json", "--grace", "2"]);
+    wait_for_load(&host);
+    let accepted = host.queue("$upstream")["accepted"].as_u64().unwrap();
+    let start = Instant::now();
+    host.stop();
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(2 + 1 + 10), "{took:?}");
+
+    let mut journal = device.journal();
+    let entries = journal.read();
+    assert!(entries.len() as u64 >= accepted, "{} of {accepted}", entries.len());
+    for source in ["bad", "forwarder"] {
+        let source = format!("/messages/modules/{source}/outputs/");
+        let of_source = |entry: &&Value| entry["source"].as_str().unwrap().starts_with(&source);
+        let entries: Vec<Value> = entries.iter().filter(of_source).cloned().collect();
+        assert_contiguous(&sequences(&entries));
+    }
+    assert!(!host.log().contains("are lost"), "the host lost nothing that it knows of");
+}
+
+#[test]
+fn ctrl_c_stops_the_host_too() {
+    let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
+    let program = Module::new(&layout.image("plain_program")).env("RUN_MS", "3600000");
+    let host = device.start(&Manifest::new().module("program", program));
+    host.wait_for_status("program", "running");
+    host.signal(Signal::INT);
+    assert_eq!(host.wait_for_exit().code(), Some(0));
+    assert!(!device.data().join("marram.sock").exists(), "the socket is gone");
+}
+
+#[test]
+fn a_host_that_is_killed_under_load_goes_on_with_whole_lines_the_same_deployment_and_the_same_twins() {
+    let (mut registry, device) = (DockerRegistry::start(), Device::new());
+    push("misbehaving", &registry.image("bad:1"));
+    let image = registry.image("bad:1");
+    let host = device.start(&flood_of(&image, ENDLESS));
+    wait_for_load(&host);
+    // `command` stays as it is, so the flood goes on.
+    let _ = device.marram(&["twin", "set", "bad", r#"{"colour":"green"}"#]).ok();
+    let (version, twin) = (host.status()["deploymentVersion"].clone(), host.twin("bad"));
+    host.kill();
+    let mut journal = device.journal();
+    let before = sequences(journal.read());
+    assert_contiguous(&before);
+
+    registry.stop();
+    let host = device.start_stored(&["--grace", "1"]);
+    assert_eq!(host.status()["deploymentVersion"], version);
+    let after = host.twin("bad");
+    assert_eq!((&after["desired"], &after["desiredVersion"]), (&twin["desired"], &twin["desiredVersion"]));
+    assert_eq!(after["desired"]["colour"], "green");
+    journal.wait_for("the flood to go on", |all| (all.len() > before.len() + 1000).then_some(()));
+    host.stop();
+    // The numbers begin anew with the host; nothing of the first life is missing in between.
+    let all = sequences(journal.read());
+    let second = (1..all.len()).find(|at| all[*at] <= all[at - 1]).unwrap();
+    assert!(second >= before.len(), "lines that stood there are still there");
+    assert_contiguous(&all[..second]);
+    assert_contiguous(&all[second..]);
+    for file in journal.bytes() {
+        assert!(file.is_empty() || file.ends_with(b"\n"), "a torn line is left");
+    }
+}
+
+/// More messages than any test waits for. Twins take whole numbers below 2^52 only, as IoT Hub's.
+const ENDLESS: u64 = 1 << 50;
+
+/// A module `bad` that floods upstream once it runs, as long as it likes.
+fn flood(layout: &Layout, count: u64) -> Manifest {
+    flood_of(&layout.image("misbehaving"), count)
+}
+
+fn flood_of(image: &str, count: u64) -> Manifest {
+    Manifest::new()
+        .module("bad", Module::new(image).limit("handlerTime", "1h").limit("handlerWall", "1h"))
+        .upstream("bad")
+        .twin("bad", json!({ "command": { "do": "flood", "count": count, "bytes": 200 } }))
+}
+
+/// Waits until messages flow.
+#[track_caller]
+fn wait_for_load(host: &Host) {
+    host.wait("messages on their way upstream", |host| {
+        (host.queue("$upstream")["delivered"].as_u64()? > 500).then_some(())
+    });
+}
+
+/// What modules printed, as passed on to the host's log.
+fn module_lines(host: &Host) -> Vec<String> {
+    let log = host.log();
+    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| line["target"] == "module").map(|line| line["message"].as_str().unwrap().to_owned()).collect()
+}
+
+/// 1, 2, 3 and so on.
+#[track_caller]
+fn assert_contiguous(sequences: &[u64]) {
+    let gap = sequences.iter().zip(1..).find(|(have, want)| *have != want);
+    assert!(gap.is_none(), "a gap (have, want): {gap:?} of {}", sequences.len());
+}
