@@ -158,7 +158,6 @@ pub(crate) enum Twin {
         /// Name of the module
         module: String,
         /// JSON merge patch: `null` removes a property; `-` reads standard input
-        #[arg(allow_hyphen_values = true)]
         patch: String,
         #[command(flatten)]
         ask: Ask,

@@ -167,6 +167,9 @@ fn a_stopped_module_has_a_twin_and_refuses_a_restart() {
     let twin = host.json(&["twin", "get", "b"]);
     assert_eq!((&twin["desired"], &twin["desiredVersion"]), (&json!({ "limit": 7 }), &set["version"]));
     assert_eq!(host.ask(&["twin", "set", "b", "[]"]).status.code(), Some(3));
+    let piped = host.ask_with(&["twin", "set", "--format", "json", "b", "-"], r#"{"limit":null}"#);
+    assert!(piped.status.success(), "{}", String::from_utf8_lossy(&piped.stderr));
+    assert_eq!(host.json(&["twin", "get", "b"])["desired"], json!({}));
     assert_eq!(host.json(&["logs", "b"]), json!([]));
     assert_eq!(host.stop(), Some(0));
 }
