@@ -90,7 +90,7 @@ fn acts(stage: &mut Stage) -> std::result::Result<(), Ended> {
     stage.tell(&["twin", "get", "filter"])?;
     stage.tell(&["list"])?;
     if interactive() {
-        say("demo: it goes on until Ctrl-C; in another terminal, try the commands above");
+        say(format!("demo: it goes on until Ctrl-C; in another terminal, try: {}", stage.command_line("logs filter")));
         stage.watch_until_stopped();
         stage.end_act("threshold 0.1, until Ctrl-C");
     }

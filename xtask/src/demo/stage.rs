@@ -115,6 +115,12 @@ impl Stage {
         answer.map(|text| print!("{text}")).map_err(Ended::Wrong)
     }
 
+    /// A command to the running host as a person would type it at the top of the repository.
+    pub(crate) fn command_line(&self, args: &str) -> String {
+        let short = |path: &Path| path.strip_prefix(root()).unwrap_or(path).display().to_string();
+        format!("{} {args} --data {}", short(&self.marram), short(&self.folder.join("data")))
+    }
+
     /// The error for a person, with the end of the host's log.
     pub(crate) fn explain(&mut self, ended: Ended) -> String {
         let why = match ended {
