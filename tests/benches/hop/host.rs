@@ -11,6 +11,7 @@ use marram_core::{
     },
 };
 use marram_engine::{CompileLimits, HelperCommand, Profile, Settings, WasmEngine};
+use sha2::{Digest, Sha256};
 
 use crate::report::thread_cpu;
 
@@ -49,7 +50,13 @@ impl Hop {
             }, "storeAndForwardConfiguration": { "timeToLiveSecs": -1 } } }
         }});
         agent.apply(&manifest.to_string()).await.expect("a deployment");
-        while !agent.status().await.expect("a status").modules.iter().all(|module| module.status == "running") {
+        loop {
+            let modules = agent.status().await.expect("a status").modules;
+            if modules.iter().all(|module| module.status == "running") {
+                break;
+            }
+            let failed = modules.iter().find(|module| ["backoff", "failed"].contains(&module.status.as_str()));
+            assert!(failed.is_none(), "{failed:?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Self { agent, delivered: 0, _cache: cache }
@@ -85,15 +92,15 @@ struct Guests;
 impl Images for Guests {
     fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<Artifact, FetchError>> {
         let path: PathBuf = crate::report::guest(&request.image);
-        let digest = format!("sha256:{:0<64}", hex(&request.image));
-        let artifact =
-            Artifact { manifest_digest: digest.clone(), component_digest: digest, path, stale: false };
+        let bytes = std::fs::read(&path).expect("a guest");
+        let digest = format!("sha256:{}", hex(&Sha256::digest(&bytes)));
+        let artifact = Artifact { manifest_digest: digest.clone(), component_digest: digest, path, stale: false };
         Box::pin(async move { Ok(artifact) })
     }
 }
 
-fn hex(name: &str) -> String {
-    name.bytes().map(|byte| format!("{byte:02x}")).collect()
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 struct Nowhere;

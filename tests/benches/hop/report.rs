@@ -18,9 +18,7 @@ pub(crate) fn wanted(names: &[String], figure: &str) -> bool {
 pub(crate) fn cost(name: &str, values: &[f64], floors: &[f64]) {
     let ratios: Vec<f64> = floors.iter().zip(values).map(|(floor, value)| floor / value).collect();
     let (value, floor, ratio) = (median(values), median(floors), median(&ratios));
-    println!(
-        r#"{{"name":"{name}","value":{value:.1},"unit":"ns CPU/message","floor":{floor:.1},"ratio":{ratio:.3}}}"#
-    );
+    println!(r#"{{"name":"{name}","value":{value:.1},"unit":"ns CPU/message","floor":{floor:.1},"ratio":{ratio:.3}}}"#);
 }
 
 fn median(values: &[f64]) -> f64 {
