@@ -13,7 +13,7 @@ use marram_core::{
     manifest::{self, Faults, Finding},
     message::Message,
     name::ModuleName,
-    ports::{SendError, DocumentError, Documents, Engine, Images, Upstream},
+    ports::{DocumentError, Documents, Engine, Images, SendError, Upstream},
     twin::Origin,
 };
 use serde::{Deserialize, Serialize};

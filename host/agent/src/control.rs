@@ -249,8 +249,9 @@ impl From<ApplyError> for Failure {
         };
         let mut failure = Self::new(status, code, error.to_string());
         if let ApplyError::Bad(faults) = &error {
-            failure.message =
-                format!("the manifest has {} fault(s); the deployment in force is unchanged", faults.0.len());
+            let count = faults.0.len();
+            let noun = if count == 1 { "fault" } else { "faults" };
+            failure.message = format!("the manifest has {count} {noun}; the deployment in force is unchanged");
             let as_json = |fault: &marram_core::manifest::Finding| json!({ "at": fault.at, "message": fault.message, "hint": fault.hint });
             failure.faults = faults.0.iter().map(as_json).collect();
         }

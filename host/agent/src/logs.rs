@@ -66,7 +66,7 @@ impl LogBuffer {
             if withheld > 0 {
                 tracing::info!(target: "module", module = %self.module, withheld, "lines not passed on; see `marram logs`");
             }
-            tracing::info!(target: "module", module = %self.module, stream = ?stream, "{text}");
+            tracing::info!(target: "module", module = %self.module, stream = name(stream), "{text}");
         }
     }
 
@@ -100,6 +100,14 @@ impl Inner {
         }
         self.forwarded += 1;
         Some(std::mem::take(&mut self.withheld))
+    }
+}
+
+/// As in the control API.
+fn name(stream: LogStream) -> &'static str {
+    match stream {
+        LogStream::Out => "out",
+        LogStream::Err => "err",
     }
 }
 

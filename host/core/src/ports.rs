@@ -79,7 +79,11 @@ pub trait Component: Send + Sync {
     fn exports(&self) -> Exports;
 
     /// Makes an isolated instance. Runs initialisers; an error of theirs is an [`Exit`].
-    fn instantiate(&self, spec: &ModuleSpec, host: Arc<dyn ModuleHost>) -> BoxFuture<'_, Result<Box<dyn Instance>, Exit>>;
+    fn instantiate(
+        &self,
+        spec: &ModuleSpec,
+        host: Arc<dyn ModuleHost>,
+    ) -> BoxFuture<'_, Result<Box<dyn Instance>, Exit>>;
 }
 
 /// Which exports a component has; each is optional, but not all of them may be missing.

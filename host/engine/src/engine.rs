@@ -122,7 +122,7 @@ impl Shared {
         compile(helper, *limits, *profile, input, &output.0)
             .await
             .map_err(|error| LoadError(format!("component sha256:{digest}: {}", chain(&error))))?;
-        tracing::info!(component = digest, seconds = started.elapsed().as_secs_f32(), "compiled");
+        tracing::info!(component = digest, milliseconds = started.elapsed().as_millis(), "compiled");
         let (shared, entry) = (self.clone(), entry.clone());
         blocking(move || shared.cache.commit(&output.0, &entry).map_err(|error| disk(&shared.settings.cache, &error)))
             .await
