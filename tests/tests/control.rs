@@ -5,6 +5,7 @@
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
 };
 
 use marram_tests::{
@@ -18,12 +19,29 @@ use serde_json::{Value, json};
 #[test]
 fn only_the_owner_can_reach_the_socket_and_the_data() {
     let (_layout, device, host) = sleeper();
-    let mode = |path: &std::path::Path| fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(&device.data().join("marram.sock")), 0o600);
     assert_eq!(mode(&device.data()), 0o700);
     let own = fs::metadata(device.deployment_file()).unwrap().uid();
     assert!(device.files().iter().all(|file| fs::symlink_metadata(file).unwrap().uid() == own));
     host.stop();
+}
+
+#[test]
+fn a_data_folder_that_others_may_enter_shows_them_nothing() {
+    let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
+    fs::create_dir(device.data()).unwrap();
+    fs::set_permissions(device.data(), fs::Permissions::from_mode(0o755)).unwrap();
+    // The stored deployment has passwords in it.
+    let manifest = Manifest::new().module("sleeper", asleep(&layout)).credentials("127.0.0.1:1", "user", "secret");
+    let host = device.start(&manifest);
+    host.wait_for_status("sleeper", "running");
+    let _ = device.marram(&["twin", "set", "sleeper", r#"{"a":1}"#]).ok();
+    assert_eq!(mode(&device.data().join("marram.sock")), 0o600);
+    let entries: Vec<_> = fs::read_dir(device.data()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(entries.len() >= 5, "deployment, cache, compiled code, journal, lock: {entries:?}");
+    for path in entries {
+        assert_eq!(mode(&path) & 0o077, 0, "{}", path.display());
+    }
 }
 
 #[test]
@@ -135,6 +153,10 @@ fn log_lines_are_objects_where_they_are_asked_for_and_plain_otherwise() {
     let log = host.log();
     assert!(!log.contains('\u{1b}'), "no colours in a file: {log:?}");
     assert!(log.contains("INFO"), "{log}");
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
 fn asleep(layout: &Layout) -> Module {

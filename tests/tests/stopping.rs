@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
-use std::time::{Duration, Instant};
+use std::{
+    net::TcpListener,
+    time::{Duration, Instant},
+};
 
 use marram_tests::{
     device::Device,
@@ -70,6 +73,34 @@ fn ctrl_c_stops_the_host_too() {
     host.signal(Signal::INT);
     assert_eq!(host.wait_for_exit().code(), Some(0));
     assert!(!device.data().join("marram.sock").exists(), "the socket is gone");
+}
+
+#[test]
+fn a_second_signal_ends_the_host_at_once() {
+    let (layout, device) = (Layout::with(&["misbehaving"]), Device::new());
+    let host = device.start_with(&flood(&layout, ENDLESS), &["--log-format", "json", "--grace", "3600"]);
+    wait_for_load(&host);
+    host.signal(Signal::TERM);
+    host.wait("the first signal to be heard", |host| host.log().contains("a second signal").then_some(()));
+    host.signal(Signal::TERM);
+    assert_eq!(host.wait_for_exit().code(), Some(143));
+}
+
+#[test]
+fn a_registry_that_does_not_answer_holds_no_stop_up() {
+    let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
+    // It takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let manifest = Manifest::new()
+        .module("waiting", Module::new(&format!("{}/program:1", silent.local_addr().unwrap())))
+        .module("program", Module::new(&layout.image("plain_program")).env("RUN_MS", "3600000"));
+    let host = device.start(&manifest);
+    host.wait_for_status("program", "running");
+    assert_eq!(host.module("waiting")["status"], "preparing");
+    let start = Instant::now();
+    host.stop();
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
 }
 
 #[test]
