@@ -248,6 +248,9 @@ impl Supervisor {
     fn on(&mut self, event: Event) {
         match event {
             Event::Deployed(deployed) => {
+                if deployed.deployment.registry_credentials != self.desired.registry_credentials {
+                    self.forget_refusals();
+                }
                 self.desired = deployed.deployment;
                 self.version = deployed.version;
                 self.prefer_cached = deployed.prefer_cached;
@@ -266,6 +269,11 @@ impl Supervisor {
             }
             Event::Shutdown { .. } => {}
         }
+    }
+
+    /// Other credentials may open what was refused: it is tried at once, not after its back-off.
+    fn forget_refusals(&mut self) {
+        self.observed.modules.retain(|_, module| !matches!(module.state, ModuleState::PrepareFailed { .. }));
     }
 
     fn on_prepared(&mut self, name: &ModuleName, result: Result<(Artifact, Arc<dyn Component>), String>) {

@@ -273,3 +273,17 @@ async fn an_instance_that_does_not_end_is_stopped_in_the_middle_of_its_call() {
     let ended = tokio::time::timeout(super::worlds::DEADLINE, agent.shut_down(Duration::from_millis(300))).await;
     assert!(ended.is_ok(), "the host ends whatever its guests do");
 }
+
+#[tokio::test]
+async fn other_credentials_are_tried_at_once() {
+    let world = World::default();
+    let agent = world.agent().await;
+    let mut document: serde_json::Value = serde_json::from_str(&manifest(&[("a", "{}")], &[])).unwrap();
+    agent.apply(&document.to_string()).await.unwrap();
+    until(&agent, "a", "backoff").await;
+    world.guest("a", forever());
+    document["modulesContent"]["$edgeAgent"]["properties.desired"]["runtime"]["settings"]["registryCredentials"] =
+        serde_json::json!({ "r": { "address": "example.test", "username": "u", "password": "p" } });
+    agent.apply(&document.to_string()).await.unwrap();
+    until(&agent, "a", "running").await;
+}
