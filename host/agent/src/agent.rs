@@ -75,6 +75,15 @@ struct Stored {
 
 const FORMAT: u32 = 1;
 
+/// The document that counts the starts of the host.
+const HOST: &str = "host";
+
+#[derive(Serialize, Deserialize)]
+struct HostDocument {
+    format: u32,
+    starts: u64,
+}
+
 /// What became of a manifest that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -157,7 +166,8 @@ impl Agent {
     /// The data folder cannot be read.
     pub async fn start(config: Config) -> Result<Arc<Self>, StartError> {
         let clock = Clock::start();
-        let router = Arc::new(Router::new(clock));
+        let first_sequence = first_sequence(&config.documents).await?;
+        let router = Arc::new(Router::new(clock, first_sequence));
         let twins = Arc::new(Twins::new(config.documents.clone()));
         let (events, receiver) = mpsc::channel(EVENTS);
         let (upstream_closing, closing) = watch::channel(false);
@@ -170,6 +180,7 @@ impl Agent {
             engine: config.engine,
             images: config.images,
             upstream_closing,
+            first_sequence,
         };
         let agent = Arc::new(Self {
             clock,
@@ -418,6 +429,28 @@ impl Agent {
         // The sender lives in self: this cannot fail while we are borrowed.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     }
+}
+
+/// The number before the first sequence of this run: above all of earlier runs, because each start of the host on this
+/// data folder has a number of its own in the upper bits. 2^40 messages a run, 2^24 starts.
+async fn first_sequence(documents: &Arc<dyn Documents>) -> Result<u64, DocumentError> {
+    let read = documents.clone();
+    let stored = blocking(move || read.read(HOST)).await?;
+    let last = stored.map(|stored| serde_json::from_slice::<HostDocument>(&stored.bytes));
+    let starts = match last {
+        None => 0,
+        Some(Ok(last)) => last.starts,
+        Some(Err(error)) => {
+            tracing::error!(%error, "the document `host` cannot be read; sequence numbers of messages begin anew");
+            0
+        }
+    };
+    let next = serde_json::to_vec(&HostDocument { format: FORMAT, starts: starts + 1 }).unwrap_or_default();
+    let write = documents.clone();
+    if let Err(error) = blocking(move || write.write(HOST, &next)).await {
+        tracing::error!(%error, "this start cannot be counted; sequence numbers of messages may repeat after the next");
+    }
+    Ok(starts << 40)
 }
 
 fn known_name(module: &str) -> Result<ModuleName, ModuleError> {

@@ -69,16 +69,17 @@ pub(crate) enum Refusal {
 }
 
 impl Router {
-    /// A router without routes: everything is dropped and counted.
+    /// A router without routes: everything is dropped and counted. Sequences of sources that are not modules begin after
+    /// `first_sequence`.
     #[must_use]
-    pub fn new(clock: Clock) -> Self {
+    pub fn new(clock: Clock, first_sequence: u64) -> Self {
         Self {
             clock,
             table: RwLock::default(),
             generation: AtomicU64::new(0),
             doorbells: Mutex::default(),
             no_route: AtomicU64::new(0),
-            foreign_sequence: AtomicU64::new(0),
+            foreign_sequence: AtomicU64::new(first_sequence),
         }
     }
 

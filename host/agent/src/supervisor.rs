@@ -3,7 +3,11 @@
 mod record;
 mod shutdown;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use marram_core::{
     deployment::{Deployment, ModuleSpec},
@@ -39,6 +43,8 @@ pub(crate) struct Worlds {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) images: Arc<dyn Images>,
     pub(crate) upstream_closing: watch::Sender<bool>,
+    /// The number before the first sequence of each module in this run.
+    pub(crate) first_sequence: u64,
 }
 
 /// What happens.
@@ -81,6 +87,8 @@ pub(crate) struct Supervisor {
     prefer_cached: bool,
     observed: Observed,
     records: BTreeMap<ModuleName, Record>,
+    /// Kept also of modules that were removed: one that comes back goes on counting.
+    sequences: BTreeMap<ModuleName, Arc<AtomicU64>>,
     runs: u64,
 }
 
@@ -95,6 +103,7 @@ impl Supervisor {
             prefer_cached: false,
             observed: Observed::default(),
             records: BTreeMap::new(),
+            sequences: BTreeMap::new(),
             runs: 0,
         }
     }
@@ -161,7 +170,10 @@ impl Supervisor {
 
     fn prepare(&mut self, spec: &ModuleSpec) {
         let clock = self.worlds.clock;
-        let record = self.records.entry(spec.name.clone()).or_insert_with(|| Record::new(&spec.name, clock));
+        let first = self.worlds.first_sequence;
+        let sequence = self.sequences.entry(spec.name.clone()).or_insert_with(|| Arc::new(AtomicU64::new(first)));
+        let record =
+            self.records.entry(spec.name.clone()).or_insert_with(|| Record::new(&spec.name, clock, sequence.clone()));
         let beside_old = self.observed.modules.get(&spec.name).is_some_and(|module| module.next.is_some());
         record.preparing(beside_old);
         let request = FetchRequest {
@@ -410,9 +422,9 @@ struct StartedModule {
     component: Arc<dyn Component>,
     info: ModuleInfo,
     stop: Arc<StopSignal>,
-    sequence: Arc<std::sync::atomic::AtomicU64>,
+    sequence: Arc<AtomicU64>,
     logs: Arc<LogBuffer>,
-    memory: Arc<std::sync::atomic::AtomicU64>,
+    memory: Arc<AtomicU64>,
     clock: Clock,
     router: Arc<Router>,
     twins: Arc<Twins>,

@@ -47,9 +47,9 @@ pub(super) struct Running {
 }
 
 impl Record {
-    pub(super) fn new(name: &ModuleName, clock: Clock) -> Self {
+    pub(super) fn new(name: &ModuleName, clock: Clock, sequence: Arc<AtomicU64>) -> Self {
         Self {
-            sequence: Arc::default(),
+            sequence,
             logs: Arc::new(LogBuffer::new(name.clone(), clock)),
             memory: Arc::default(),
             prepared: None,

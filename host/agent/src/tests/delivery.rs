@@ -168,3 +168,35 @@ async fn a_timer_fires_and_may_send() {
     agent.apply(&manifest(&[("a", "{}")], &[r#""FROM /messages/* INTO $upstream""#])).await.unwrap();
     world.upstream.taken.until("3 ticks", |lines| lines.len() >= 3).await;
 }
+
+#[tokio::test]
+async fn sequences_rise_over_a_restart_of_the_host_and_a_removal_of_the_module() {
+    let world = World::default();
+    let log = world.log.clone();
+    let start = move |host: &dyn ModuleHost| {
+        if let Sent::Accepted(sequence) = host.try_send("out", &message("x")) {
+            log.push(format!("sequence {sequence}"));
+        }
+        Ok(Ok(()))
+    };
+    let exports = Exports { start: true, input: true, ..Exports::default() };
+    world.guest("a", Guest { exports, start: Arc::new(start), ..Guest::default() });
+    let sequences = |count: usize| {
+        move |lines: &[String]| lines.iter().filter(|line| line.starts_with("sequence")).count() == count
+    };
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("a", "{}")], &[])).await.unwrap();
+    world.log.until("the first", sequences(1)).await;
+    agent.apply(&manifest(&[], &[])).await.unwrap();
+    while !agent.status().await.unwrap().modules.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    agent.apply(&manifest(&[("a", "{}")], &[])).await.unwrap();
+    world.log.until("the second", sequences(2)).await;
+    agent.shut_down(std::time::Duration::from_secs(5)).await;
+    let _again = world.agent().await;
+    let lines = world.log.until("the third", sequences(3)).await;
+    let numbers: Vec<u64> =
+        lines.iter().filter_map(|line| line.strip_prefix("sequence ")).map(|number| number.parse().unwrap()).collect();
+    assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+}

@@ -51,7 +51,7 @@ const TO_B: &str = "FROM /messages/* INTO BrokeredEndpoint(\"/modules/b/inputs/i
 const AT_ONCE: Duration = Duration::ZERO;
 
 fn router(routes: &[(&str, Duration)]) -> Arc<Router> {
-    let router = Arc::new(Router::new(Clock::start()));
+    let router = Arc::new(Router::new(Clock::start(), 0));
     router.apply(deployment(routes));
     router
 }

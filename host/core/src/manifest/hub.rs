@@ -138,7 +138,7 @@ fn read_text(field: &Field<'_>, deployed: &BTreeSet<String>, found: &mut Finding
         found.fault(&field.at, "a route may not be empty");
         return None;
     }
-    let (route, rest) = match Route::parse_with_rest(text) {
+    let (mut route, rest) = match Route::parse_with_rest(text) {
         Ok(read) => read,
         Err(error) => {
             found.fault(&field.at, error.to_string());
@@ -148,12 +148,17 @@ fn read_text(field: &Field<'_>, deployed: &BTreeSet<String>, found: &mut Finding
     if let Some(rest) = rest {
         found.warn(&field.at, format!("what stands after the sink is ignored: `{}`", shown(rest)));
     }
-    if let Sink::Input { module, .. } = &route.sink
-        && !deployed.iter().any(|name| name.eq_ignore_ascii_case(module))
-    {
-        let message = format!("there is no module `{}` in this deployment to receive this", shown(module));
-        let hint = nearest(module, deployed.iter().map(String::as_str)).map(|name| format!("did you mean `{name}`?"));
-        found.warn_hint(&field.at, message, hint);
+    if let Sink::Input { module, .. } = &mut route.sink {
+        match deployed.iter().find(|name| name.eq_ignore_ascii_case(module)) {
+            // Two modules never differ in case alone, so one endpoint has one spelling: the module's own.
+            Some(name) => *module = name.as_str().into(),
+            None => {
+                let message = format!("there is no module `{}` in this deployment to receive this", shown(module));
+                let hint =
+                    nearest(module, deployed.iter().map(String::as_str)).map(|name| format!("did you mean `{name}`?"));
+                found.warn_hint(&field.at, message, hint);
+            }
+        }
     }
     Some(route)
 }
