@@ -22,6 +22,8 @@ use crate::{
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const MARKER: &str = "oci-layout";
 const INDEX: &str = "index.json";
+/// A file in the making. One name is enough, for pushes hold a lock, and lets the next push replace what a killed one left.
+const TEMPORARY: &str = ".push.tmp";
 /// Most names that an error lists.
 const MAX_LISTED: usize = 8;
 
@@ -139,8 +141,8 @@ impl Layout {
     }
 
     fn put(&self, path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-        let temporary = self.folder.join(format!(".{}.tmp", std::process::id()));
-        // Ours of an earlier crash: the lock is held.
+        let temporary = self.folder.join(TEMPORARY);
+        // Of a push that was killed: the lock is held.
         let _ = fs::remove_file(&temporary);
         let write = || {
             let mut file = create(&temporary)?;

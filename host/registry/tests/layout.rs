@@ -61,6 +61,19 @@ async fn a_push_keeps_other_tags_and_replaces_its_own() {
 }
 
 #[tokio::test]
+async fn what_a_killed_push_left_is_gone_after_the_next() {
+    let device = Device::new();
+    let folder = device.folder.path().join("layout");
+    let image = format!("oci:{}:1", folder.display());
+    push(&device, &image, "a").await;
+    // A killed push left half a file, under the one name that a file in the making has.
+    fs::write(folder.join(".push.tmp"), b"half").unwrap();
+    push(&device, &image, "b").await;
+    let files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(files.len(), 3, "nothing temporary stays: {files:?}");
+}
+
+#[tokio::test]
 async fn pushes_into_one_layout_at_the_same_time_all_stand() {
     let device = Device::new();
     let folder = device.folder.path().join("layout");
