@@ -5,6 +5,9 @@
 //! refs/<hex>.json      one reference record; <hex> is the digest of the image's canonical text
 //! tmp/                 downloads under way
 //! ```
+//! The folder is its owner's alone, as that of compiled code is: a file is read once in a process to be verified, so
+//! nobody else may change it afterwards, and nobody else may say what a tag means.
+//!
 //! A name in `blobs` or `refs` appears by rename after fsync: a crash leaves the old file, the new one or none. Nothing is
 //! removed here except what is damaged; it does not know which modules exist.
 
@@ -64,7 +67,7 @@ impl Stamp {
 pub(crate) struct Record {
     /// Canonical text of the image.
     pub(crate) image: String,
-    /// The manifest; never an index.
+    /// The manifest, or the index that leads to it.
     pub(crate) manifest: Digest,
 }
 
@@ -79,12 +82,16 @@ impl Cache {
         }
     }
 
-    /// Makes the folders, for their owner only, and clears unfinished downloads. Does its work once.
+    /// Makes or checks the folders, which are for their owner only, and clears unfinished downloads. Does its work once.
     pub(crate) fn prepare(&self) -> Result<(), Failure> {
         let mut prepared = lock(&self.prepared);
         if *prepared {
             return Ok(());
         }
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.root);
+        made.map_err(Failure::disk("create the folder", &self.root))?;
+        let metadata = fs::symlink_metadata(&self.root).map_err(Failure::disk("read", &self.root))?;
+        check_private(&metadata).map_err(Failure::disk("use the cache folder", &self.root))?;
         let temporary = self.root.join("tmp");
         match fs::remove_dir_all(&temporary) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(Failure::disk("clear", &temporary)(err)),
@@ -248,6 +255,21 @@ pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>
     Ok((bytes.len() as u64 <= limit).then_some(bytes))
 }
 
+/// The rule of the engine's folder of compiled code.
+fn check_private(metadata: &Metadata) -> io::Result<()> {
+    let problem = if !metadata.is_dir() {
+        "it is not a folder".to_owned()
+    } else if metadata.uid() != rustix::process::geteuid().as_raw() {
+        format!("it belongs to user {}", metadata.uid())
+    } else if metadata.mode() & 0o077 != 0 {
+        format!("others may enter it (mode {:o}); try chmod 700", metadata.mode() & 0o7777)
+    } else {
+        return Ok(());
+    };
+    let text = format!("components are only taken from a folder of this user alone: {problem}");
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+}
+
 fn digest_of_file(path: &Path) -> io::Result<Digest> {
     let mut file = File::open(path)?;
     let mut hasher = Hasher::new();
@@ -298,6 +320,26 @@ mod tests {
         assert_eq!(cache.record(&b).unwrap(), None);
         fs::write(cache.record_path(&a), b"{").unwrap();
         assert_eq!(cache.record(&a).unwrap(), None);
+    }
+
+    #[test]
+    fn a_folder_that_others_may_enter_is_not_used() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("cache");
+        let prepare = || Cache::new(root.clone()).prepare();
+        let chmod = |mode| fs::set_permissions(&root, fs::Permissions::from_mode(mode)).unwrap();
+        prepare().unwrap();
+        for mode in [0o750, 0o702, 0o755] {
+            chmod(mode);
+            let said = prepare().unwrap_err().to_string();
+            assert!(said.contains("chmod 700") && said.contains(&*root.to_string_lossy()), "{said}");
+        }
+        chmod(0o700);
+        prepare().unwrap();
+        fs::rename(&root, folder.path().join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(folder.path().join("elsewhere"), &root).unwrap();
+        assert!(prepare().unwrap_err().to_string().contains("not a folder"));
     }
 
     #[test]

@@ -114,9 +114,13 @@ impl Registry {
         let (cache, image, pinned) = (self.cache.clone(), image.clone(), image.digest());
         let (max_manifest, max_component) = (self.settings.max_manifest_bytes, self.settings.max_component_bytes);
         blocking(move || {
-            let Some(digest) = cache.record(&image)?.map(|record| record.manifest).or(pinned) else { return Ok(None) };
-            let Some(bytes) = cache.small_blob(&digest, max_manifest)? else { return Ok(None) };
-            let Document::Manifest(manifest) = manifest::read(&bytes)? else { return Ok(None) };
+            // A pin says itself what it names; what a record says is believed for a tag only.
+            let named = match pinned {
+                Some(digest) => Some(digest),
+                None => cache.record(&image)?.map(|record| record.manifest),
+            };
+            let Some(named) = named else { return Ok(None) };
+            let Some((digest, manifest)) = cached_manifest(&cache, named, max_manifest)? else { return Ok(None) };
             let layer = manifest.component(max_component)?;
             let Some(path) = cache.blob(&layer.digest)? else { return Ok(None) };
             Ok(Some(artifact(digest, layer, path)))
@@ -130,7 +134,7 @@ impl Registry {
         let limit = self.settings.max_manifest_bytes;
         let bytes = source.named_manifest(image, limit).await?;
         expect_digest("the manifest", image.digest(), Digest::of(&bytes))?;
-        let (bytes, manifest) = self.image_manifest(&source, bytes).await?;
+        let (named, (bytes, manifest)) = (bytes.clone(), self.image_manifest(&source, bytes).await?);
         let config = self.config(&source, &manifest).await?;
         manifest.refuse_container(&config)?;
         let layer = manifest.component(self.settings.max_component_bytes)?;
@@ -141,7 +145,8 @@ impl Registry {
         blocking(move || {
             cache.put_small_blob(&config)?;
             cache.put_small_blob(&bytes)?;
-            cache.put_record(&image, digest)
+            cache.put_small_blob(&named)?;
+            cache.put_record(&image, Digest::of(&named))
         })
         .await?;
         Ok(artifact(digest, layer, path))
@@ -212,6 +217,20 @@ impl Registry {
 impl Images for Registry {
     fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<Artifact, FetchError>> {
         Box::pin(self.fetch_text(request))
+    }
+}
+
+/// The manifest that a cached manifest or index leads to, with its digest; each is checked against the digest that names it.
+fn cached_manifest(cache: &Cache, named: Digest, limit: u64) -> Result<Option<(Digest, Manifest)>, Failure> {
+    let Some(bytes) = cache.small_blob(&named, limit)? else { return Ok(None) };
+    let chosen = match manifest::read(&bytes)? {
+        Document::Manifest(manifest) => return Ok(Some((named, manifest))),
+        Document::Index(entries) => manifest::choose(&entries)?.digest,
+    };
+    let Some(bytes) = cache.small_blob(&chosen, limit)? else { return Ok(None) };
+    match manifest::read(&bytes)? {
+        Document::Manifest(manifest) => Ok(Some((chosen, manifest))),
+        Document::Index(_) => Ok(None),
     }
 }
 
