@@ -52,7 +52,7 @@ impl Asker<'_> {
     pub(crate) fn fault(&self, err: &OciDistributionError, what: &str) -> Failure {
         let host = self.registry.to_string();
         match err {
-            // Its URL tells a token server from the registry.
+            // Its URL tells an object store, reached by a redirect, from the registry.
             OciDistributionError::RequestError(err) => unreachable(err, &err.url().map_or(host, host_of)),
             OciDistributionError::ServerError { code, message, .. } => {
                 let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -65,9 +65,6 @@ impl Asker<'_> {
             OciDistributionError::RegistryError { envelope, .. } => {
                 let complaint = serde_json::to_vec(envelope).ok().and_then(|bytes| complaint_of(&bytes));
                 self.refusal(verdict_of_codes(envelope), &host, what, complaint.as_deref().unwrap_or("no reason given"))
-            }
-            OciDistributionError::RegistryTokenDecodeError(_) => {
-                Failure::refused(format!("the token server of {host} sent no token"))
             }
             other => Failure::refused(format!(
                 "{host} does not keep to the distribution protocol for {what}: {}",
@@ -94,6 +91,19 @@ impl Asker<'_> {
             )),
             (Verdict::Refused, _) => Failure::refused(format!("{host} refuses {what} ({detail})")),
         }
+    }
+}
+
+/// Whether the library was not let in: a token may have run out.
+pub(crate) fn is_unauthorized(err: &OciDistributionError) -> bool {
+    match err {
+        OciDistributionError::UnauthorizedError { .. } => true,
+        OciDistributionError::ServerError { code, .. } => *code == StatusCode::UNAUTHORIZED.as_u16(),
+        OciDistributionError::RequestError(err) => err.status() == Some(StatusCode::UNAUTHORIZED),
+        OciDistributionError::RegistryError { envelope, .. } => {
+            envelope.errors.first().is_some_and(|error| error.code == OciErrorCode::Unauthorized)
+        }
+        _ => false,
     }
 }
 

@@ -1,9 +1,11 @@
-//! Who we are to a registry: which credential belongs to it, and which token servers its `WWW-Authenticate` names.
+//! Who we are to a registry: which credential belongs to it, and which token server its `WWW-Authenticate` names, and
+//! the token in that server's answer.
 //!
 //! Sends nothing, and decides nothing about who is told a password; `session` does.
 
 use http_auth::parser::ChallengeParser;
 use marram_core::deployment::RegistryCredential;
+use serde::Deserialize;
 
 use crate::image::Authority;
 
@@ -25,20 +27,29 @@ pub(crate) struct TokenServer {
     pub(crate) service: Option<String>,
 }
 
-/// The token servers in all `WWW-Authenticate` headers (RFC 9110, 11.6.1). What cannot be read ends a header: oci-client,
-/// which asks them, reads with the same parser.
-pub(crate) fn token_servers<'a>(headers: impl Iterator<Item = &'a str>) -> Vec<TokenServer> {
+/// The first token server in the `WWW-Authenticate` headers (RFC 9110, 11.6.1). What cannot be read ends a header.
+pub(crate) fn token_server<'a>(headers: impl Iterator<Item = &'a str>) -> Option<TokenServer> {
     let challenges = headers.flat_map(|header| ChallengeParser::new(header).map_while(Result::ok));
-    let bearer = challenges.filter(|challenge| challenge.scheme.eq_ignore_ascii_case("bearer"));
-    bearer
-        .filter_map(|challenge| {
-            let parameter = |key: &str| {
-                let found = challenge.params.iter().rev().find(|(name, _)| name.eq_ignore_ascii_case(key));
-                found.map(|(_, value)| value.to_unescaped())
-            };
-            Some(TokenServer { realm: parameter("realm")?, service: parameter("service") })
-        })
-        .collect()
+    let mut bearer = challenges.filter(|challenge| challenge.scheme.eq_ignore_ascii_case("bearer"));
+    bearer.find_map(|challenge| {
+        let parameter = |key: &str| {
+            let found = challenge.params.iter().rev().find(|(name, _)| name.eq_ignore_ascii_case(key));
+            found.map(|(_, value)| value.to_unescaped())
+        };
+        Some(TokenServer { realm: parameter("realm")?, service: parameter("service") })
+    })
+}
+
+/// The token in a token server's answer, if it is one that a header can carry.
+pub(crate) fn token_of(answer: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Answer {
+        token: Option<String>,
+        access_token: Option<String>,
+    }
+    let answer: Answer = serde_json::from_slice(answer).ok()?;
+    let mut tokens = [answer.token, answer.access_token].into_iter().flatten();
+    tokens.find(|token| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()))
 }
 
 #[cfg(test)]
@@ -47,8 +58,8 @@ mod tests {
 
     use super::*;
 
-    fn read(headers: &[&str]) -> Vec<String> {
-        token_servers(headers.iter().copied()).into_iter().map(|server| server.realm).collect()
+    fn read(headers: &[&str]) -> Option<String> {
+        token_server(headers.iter().copied()).map(|server| server.realm)
     }
 
     #[test]
@@ -59,19 +70,29 @@ mod tests {
             realm: "https://auth.example/token".to_owned(),
             service: Some("registry.example".to_owned()),
         };
-        assert_eq!(token_servers([header].into_iter()), [expected]);
+        assert_eq!(token_server([header].into_iter()), Some(expected));
     }
 
     #[test]
-    fn no_token_server_is_overlooked_wherever_it_stands() {
-        assert_eq!(read(&[r#"Basic realm="x, y", bearer Realm = token-server"#]), ["token-server"]);
-        assert_eq!(read(&[r#"Basic realm="x""#, r#"Bearer realm="a\"b""#]), ["a\"b"]);
-        assert_eq!(read(&[r#"Bearer realm="a", Bearer realm="b""#]), ["a", "b"]);
-        let none: [&str; 0] = [];
-        assert_eq!(read(&[r#"Basic realm="Registry Realm""#]), none);
-        assert_eq!(read(&[r#"Bearer service="x""#]), none, "without a realm there is nobody to ask");
-        assert_eq!(read(&["Negotiate"]), none);
-        assert_eq!(read(&[]), none);
+    fn the_first_token_server_is_found_wherever_it_stands() {
+        let realm = |text: &str| Some(text.to_owned());
+        assert_eq!(read(&[r#"Basic realm="x, y", bearer Realm = token-server"#]), realm("token-server"));
+        assert_eq!(read(&[r#"Basic realm="x""#, r#"Bearer realm="a\"b""#]), realm("a\"b"));
+        assert_eq!(read(&[r#"Bearer realm="a", Bearer realm="b""#]), realm("a"));
+        assert_eq!(read(&[r#"Basic realm="Registry Realm""#]), None);
+        assert_eq!(read(&[r#"Bearer service="x""#]), None, "without a realm there is nobody to ask");
+        assert_eq!(read(&["Negotiate"]), None);
+        assert_eq!(read(&[]), None);
+    }
+
+    #[test]
+    fn a_token_goes_by_two_names_and_fits_into_a_header() {
+        let token = |text: &str| token_of(text.as_bytes());
+        assert_eq!(token(r#"{"token":"a.b-c","expires_in":300}"#).as_deref(), Some("a.b-c"));
+        assert_eq!(token(r#"{"token":"","access_token":"x"}"#).as_deref(), Some("x"));
+        for none in ["", "[]", "{}", r#"{"token":5}"#, r#"{"token":"a\nb"}"#, r#"{"token":"a b"}"#, r#"{"token":""}"#] {
+            assert_eq!(token(none), None, "{none}");
+        }
     }
 
     #[test]

@@ -1,14 +1,13 @@
-//! What oci-client leaves to its user: bounds. Which hosts may be asked in plain text, how long anything may take, and one
-//! GET of our own whose answer is read within a bound, for manifests: oci-client reads those whole into memory whatever
-//! their size. Its blobs come as streams and are bounded here too.
+//! What oci-client leaves to its user: bounds. Which hosts may be asked in plain text, how long anything may take, and a
+//! GET of our own whose answer is read within a bound, for manifests and tokens: oci-client reads those whole into memory
+//! whatever their size. Its blobs come as streams and are bounded here too.
 //!
 //! Known limits of oci-client 0.18 that nothing here can lift:
-//! - It reads a token, and the error page that comes instead of a blob, a token or an upload's acceptance, whole into
-//!   memory. They are bounded in time alone (the idle time-out; for uploads the transfer's), so a hostile registry or
-//!   token server can send what the line carries in that time.
-//! - It follows up to 10 redirects, and from HTTPS to plain HTTP too: blobs (checked by digest), uploads and tokens.
-//!   Passwords and tokens are not sent along to another host or port. Our own GET follows 5, and none out of HTTPS.
-//! - It asks for credentials only when `/v2/` does, and looks at the first `WWW-Authenticate` only.
+//! - It reads the error page that comes instead of a blob or of an upload's acceptance whole into memory. It is bounded in
+//!   time alone (the idle time-out; for uploads the transfer's), so a hostile registry can send what the line carries in
+//!   that time.
+//! - It follows up to 10 redirects, and from HTTPS to plain HTTP too: blobs (checked by digest) and uploads. Passwords and
+//!   tokens are not sent along to another host or port. Our own GET follows 5, and none out of HTTPS.
 //! - It follows an upload's location out of HTTPS, without password and token, but with the component.
 //! - It cannot be made on a system without certificate authorities, not even for plain HTTP or with authorities of the
 //!   owner's alone.
@@ -76,7 +75,12 @@ impl Transport {
 
     /// Whether this registry is asked in plain text.
     pub(crate) fn is_plain(&self, registry: &Authority) -> bool {
-        registry.is_loopback() || self.plain_http.iter().any(|host| host.same(registry, 80))
+        registry.is_loopback() || self.is_listed(registry)
+    }
+
+    /// Whether the owner named this host as one to be asked in plain text.
+    pub(crate) fn is_listed(&self, host: &Authority) -> bool {
+        self.plain_http.iter().any(|listed| listed.same(host, 80))
     }
 
     /// Our own client for `http` (`plain`) or `https`.

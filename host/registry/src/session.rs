@@ -1,32 +1,42 @@
 //! One repository, asked by one user: oci-client speaks the distribution protocol, this says how long it may take and
-//! what its faults mean. Manifests are read here, within a bound (see `http`).
+//! what its faults mean. Manifests and tokens are read here, within a bound (see `http`).
+//!
+//! Who is told a password is decided here too, once: the registry itself, or the token server that its first answer names
+//! and that was found fit. The library would ask the registry again and believe another answer, so it gets what lets us in
+//! ready to show. A registry that asks for credentials must say so at `/v2/`.
 //!
 //! Decides nothing about content: digests and sizes are checked by the callers.
 
-use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use marram_core::deployment::RegistryCredential;
 use oci_client::{
-    Client, Reference, RegistryOperation, errors::OciDistributionError, errors::Result as OciResult,
-    secrets::RegistryAuth,
+    Client, Reference, RegistryOperation, errors::Result as OciResult, secrets::RegistryAuth,
+    token_cache::RegistryTokenType,
 };
 use reqwest::{
-    RequestBuilder, StatusCode, Url,
-    header::{ACCEPT, AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE},
+    RequestBuilder, Response, StatusCode, Url,
+    header::{ACCEPT, HeaderValue, WWW_AUTHENTICATE},
 };
-use tokio::{sync::OnceCell, time::timeout};
+use tokio::{
+    sync::{Mutex, OnceCell},
+    time::timeout,
+};
 
 use crate::{
-    answer::{Asker, innermost},
-    auth::{TokenServer, credential_for, token_servers},
+    answer::{Asker, innermost, is_unauthorized},
+    auth::{TokenServer, credential_for, token_of, token_server},
     digest::Digest,
     failure::{Failure, blocking},
     http::{Body, Transport, host_of, no_https, send, silent, transfer_time},
     image::{Authority, RemoteImage},
     manifest::{ACCEPTED_MANIFESTS, MEDIA_TYPE_MANIFEST},
 };
+
+/// Largest answer of a token server. Tokens that list many rights have some ten kilobytes.
+const MAX_TOKEN_BYTES: u64 = 1 << 20;
 
 /// A repository, with what is known about how to be let in.
 pub(crate) struct Session<'a> {
@@ -37,19 +47,33 @@ pub(crate) struct Session<'a> {
     image: Reference,
     operation: RegistryOperation,
     credential: Option<RegistryCredential>,
-    /// Of this session alone: its store keeps the first credential that it sees for a registry.
+    /// None: we have not asked yet.
+    entry: Mutex<Option<Arc<Entry>>>,
+}
+
+/// How we were let in.
+struct Entry {
+    pass: Pass,
+    /// Where a new token is to be had when this one runs out. None: it is no token, or it is the second already.
+    renewal: Option<Url>,
+    /// Of this entry alone: its store keeps the first credential that it sees for a registry.
     client: OnceCell<Client>,
-    pass: OnceCell<Pass>,
 }
 
 /// What lets us in.
-#[derive(Debug, Clone, PartialEq, Eq)]
 enum Pass {
     /// Nothing was asked for, or there is nothing to give.
     None,
+    /// The session's credential.
     Password,
-    /// `Bearer …`.
-    Token(HeaderValue),
+    /// What follows `Bearer`.
+    Token(String),
+}
+
+impl Entry {
+    fn new(pass: Pass, renewal: Option<Url>) -> Self {
+        Self { pass, renewal, client: OnceCell::new() }
+    }
 }
 
 impl<'a> Session<'a> {
@@ -72,21 +96,21 @@ impl<'a> Session<'a> {
             image: Reference::with_tag(registry.api().to_string(), image.repository.clone(), tag),
             operation,
             credential: credential_for(registry, port, credentials).cloned(),
-            client: OnceCell::new(),
-            pass: OnceCell::new(),
+            entry: Mutex::default(),
         })
     }
 
     /// Reads a manifest by tag or digest, at most `limit` bytes, and compares it with the digest that the registry gives.
     pub(crate) async fn manifest(&self, reference: &str, limit: u64) -> Result<Vec<u8>, Failure> {
-        let pass = self.pass().await?;
         let path = format!("{}/manifests/{reference}", self.image.repository());
         let url = self.base.join(&path).map_err(|err| Failure::refused(format!("{}{path}: {err}", self.base)))?;
-        let request = self.own_client(&url)?.get(url).header(ACCEPT, ACCEPTED_MANIFESTS);
-        let (given, body) = self.get(self.show(pass, request), &format!("the manifest `{reference}`"), limit).await?;
+        let response = self.ask(&url).await?;
+        let given = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
+        let given = given.map(Digest::parse);
+        let body = self.body(response, &format!("the manifest `{reference}`"), limit).await?;
         let bytes = body.read("the manifest", limit).await?;
         let computed = Digest::of(&bytes);
-        match given.as_deref().map(Digest::parse) {
+        match given {
             Some(Ok(given)) if given != computed => Err(Failure::refused(format!(
                 "digest mismatch: {} gives the manifest `{reference}` the digest {given}, but it has {computed}",
                 self.registry
@@ -98,32 +122,36 @@ impl<'a> Session<'a> {
 
     /// Opens a blob that is expected to have `size` bytes.
     pub(crate) async fn blob(&self, digest: &Digest, size: u64) -> Result<Body, Failure> {
-        let client = self.admitted().await?;
-        let (idle, name) = (self.transport.timeouts.idle, digest.to_string());
-        let blob = self.within(idle, client.pull_blob_stream(&self.image, name.as_str())).await?;
+        let (idle, name) = (self.transport.timeouts.idle, &digest.to_string());
+        let open = |client: Client| async move { client.pull_blob_stream(&self.image, name.as_str()).await };
+        let blob = self.call(idle, open).await?;
         let blob = blob.map_err(|err| self.asker().fault(&err, &format!("the blob {digest}")))?;
         Ok(Body::of_blob(blob, self.registry.to_string(), idle, size))
     }
 
     /// Uploads a blob unless it is there.
     pub(crate) async fn put_blob(&self, digest: &Digest, bytes: &Bytes) -> Result<(), Failure> {
-        let client = self.admitted().await?;
-        let (idle, name) = (self.transport.timeouts.idle, digest.to_string());
+        let (idle, name) = (self.transport.timeouts.idle, &digest.to_string());
+        let look = |client: Client| async move { client.blob_exists(&self.image, name).await };
         // When this goes wrong, the upload says why.
-        if self.within(idle, client.blob_exists(&self.image, &name)).await?.unwrap_or(false) {
+        if self.call(idle, look).await?.unwrap_or(false) {
             return Ok(());
         }
         let limit = idle + transfer_time(bytes.len() as u64);
-        let done = self.within(limit, client.push_blob(&self.image, bytes.clone(), &name)).await?;
+        let upload = |client: Client| async move { client.push_blob(&self.image, bytes.clone(), name).await };
+        let done = self.call(limit, upload).await?;
         done.map_err(|err| self.asker().fault(&err, &format!("the upload of {digest}"))).map(|_| ())
     }
 
     /// Uploads the manifest under the image's tag.
     pub(crate) async fn put_manifest(&self, bytes: Bytes) -> Result<(), Failure> {
-        let client = self.admitted().await?;
         let (computed, limit) = (Digest::of(&bytes), transfer_time(bytes.len() as u64));
         let media_type = HeaderValue::from_static(MEDIA_TYPE_MANIFEST);
-        let done = self.within(limit, client.push_manifest_raw(&self.image, bytes, media_type)).await?;
+        let (bytes, media_type) = (&bytes, &media_type);
+        let upload = |client: Client| async move {
+            client.push_manifest_raw(&self.image, bytes.clone(), media_type.clone()).await
+        };
+        let done = self.call(limit, upload).await?;
         let what = || format!("the manifest `{}`", self.image.tag().unwrap_or_default());
         let location = done.map_err(|err| self.asker().fault(&err, &what()))?;
         // Most registries name the digest there.
@@ -140,8 +168,22 @@ impl<'a> Session<'a> {
         Asker { registry: &self.registry, repository: self.image.repository(), user }
     }
 
-    /// Lets the library do something, at most so long. It panics on some answers (a token that no header can carry, an
-    /// upload location that is no URL): a registry must not end the task with that.
+    /// Lets the library do something, at most so long; once more when the token has run out.
+    async fn call<T, F>(&self, limit: Duration, call: impl Fn(Client) -> F) -> Result<OciResult<T>, Failure>
+    where
+        F: Future<Output = OciResult<T>>,
+    {
+        let entry = self.entry().await?;
+        let first = self.within(limit, call(self.client(&entry).await?)).await?;
+        if first.as_ref().err().is_some_and(is_unauthorized)
+            && let Some(entry) = self.renew(&entry).await?
+        {
+            return self.within(limit, call(self.client(&entry).await?)).await;
+        }
+        Ok(first)
+    }
+
+    /// The library panics on some answers (an upload location that is no URL): a registry must not end the task with that.
     async fn within<T>(
         &self,
         limit: Duration,
@@ -154,67 +196,102 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The library's client.
-    async fn client(&self) -> Result<&Client, Failure> {
-        let make = || {
+    /// The library's client, which shows what let us in and never looks for more.
+    async fn client(&self, entry: &Entry) -> Result<Client, Failure> {
+        let make = async || {
             let config = self.transport.config(&self.registry.api(), self.base.scheme() == "http");
-            blocking(move || {
+            let client = blocking(move || {
                 // It makes a client with defaults too, and panics when that fails.
                 reqwest::Client::builder().build().map_err(|err| no_https(&innermost(&err)))?;
                 Client::try_from(config).map_err(|err| no_https(&err.to_string()))
             })
+            .await?;
+            self.equip(&client, &entry.pass).await;
+            Ok(client)
         };
-        self.client.get_or_try_init(make).await
+        entry.client.get_or_try_init(make).await.cloned()
     }
 
-    /// The library's client, after it has been let in. A token that runs out is renewed by the library.
-    async fn admitted(&self) -> Result<&Client, Failure> {
-        self.pass().await?;
-        self.client().await
+    async fn equip(&self, client: &Client, pass: &Pass) {
+        let registry = self.image.resolve_registry();
+        match (pass, &self.credential) {
+            // It shows this as it is and asks nobody.
+            (Pass::Token(token), _) => {
+                client.store_auth_if_needed(registry, &RegistryAuth::Bearer(token.clone())).await;
+            }
+            // Left to itself, it would ask the registry again, and tell the password to a token server that that answer
+            // names. So it believes that it has asked; what is stored does not run out.
+            (Pass::Password, Some(own)) => {
+                client.store_auth_if_needed(registry, &RegistryAuth::Anonymous).await;
+                for operation in [RegistryOperation::Pull, RegistryOperation::Push] {
+                    let basic = RegistryTokenType::Basic(own.username.clone(), own.password.clone());
+                    client.tokens.insert(&self.image, operation, basic).await;
+                }
+            }
+            // Without anything in its store it asks for nothing.
+            _ => {}
+        }
     }
 
-    async fn pass(&self) -> Result<&Pass, Failure> {
-        self.pass.get_or_try_init(|| self.enter()).await
+    async fn entry(&self) -> Result<Arc<Entry>, Failure> {
+        let mut slot = self.entry.lock().await;
+        if let Some(entry) = &*slot {
+            return Ok(entry.clone());
+        }
+        let entry = Arc::new(self.enter().await?);
+        *slot = Some(entry.clone());
+        Ok(entry)
     }
 
-    /// Asks the registry what it wants to know about us, and has the library answer.
-    async fn enter(&self) -> Result<Pass, Failure> {
+    /// Asks the registry what it wants to know about us, and gives it that.
+    async fn enter(&self) -> Result<Entry, Failure> {
         let idle = self.transport.timeouts.idle;
         let asked = send(self.own_client(&self.base)?.get(self.base.clone()), idle, &host_of(&self.base)).await?;
         // A stranger, reached by a redirect, is never told who we are.
         let ours = asked.url().origin() == self.base.origin();
         if asked.status() != StatusCode::UNAUTHORIZED || !asked.headers().contains_key(WWW_AUTHENTICATE) || !ours {
-            return Ok(Pass::None);
+            return Ok(Entry::new(Pass::None, None));
         }
         let headers = asked.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
-        let servers = token_servers(headers);
-        // The library would tell the password to any of them.
-        let urls = servers.iter().map(|server| self.token_url(server)).collect::<Result<Vec<_>, _>>()?;
-        let auth = self
-            .credential
-            .as_ref()
-            .map_or(RegistryAuth::Anonymous, |own| RegistryAuth::Basic(own.username.clone(), own.password.clone()));
-        let client = self.client().await?;
-        match self.within(idle, client.auth(&self.image, &auth, self.operation)).await? {
-            Ok(Some(token)) => {
-                let value = HeaderValue::try_from(format!("Bearer {token}"));
-                value.map(Pass::Token).map_err(|_| Failure::refused("the token server sent no token"))
+        match token_server(headers) {
+            Some(server) => {
+                let url = self.token_url(&server)?;
+                Ok(Entry::new(Pass::Token(self.token(&url).await?), Some(url)))
             }
-            Ok(None) => Ok(if self.credential.is_some() { Pass::Password } else { Pass::None }),
-            Err(OciDistributionError::AuthenticationFailure(_)) => Err(self.why_no_token(urls).await),
-            Err(err) => Err(self.asker().fault(&err, "a token")),
+            None if self.credential.is_some() => Ok(Entry::new(Pass::Password, None)),
+            None => Ok(Entry::new(Pass::None, None)),
         }
     }
 
-    /// URL of the request for a token. A token server gets the password: it is asked in plain text only where the
-    /// registry would be.
+    /// The way in after a token ran out: a new one from the same token server, once in a session.
+    async fn renew(&self, old: &Entry) -> Result<Option<Arc<Entry>>, Failure> {
+        let Some(url) = &old.renewal else { return Ok(None) };
+        let entry = Arc::new(Entry::new(Pass::Token(self.token(url).await?), None));
+        *self.entry.lock().await = Some(entry.clone());
+        Ok(Some(entry))
+    }
+
+    /// Asks a token server that was found fit. Its refusal is an answer, its trouble is none: a copy on this device may
+    /// stand in then.
+    async fn token(&self, url: &Url) -> Result<String, Failure> {
+        let request = self.show(&Pass::Password, self.own_client(url)?.get(url.clone()));
+        let response = send(request, self.transport.timeouts.idle, &host_of(url)).await?;
+        let answer = self.body(response, "a token", 0).await?.read("the token", MAX_TOKEN_BYTES).await?;
+        token_of(&answer)
+            .ok_or_else(|| Failure::refused(format!("the token server of {} sent no token", self.registry)))
+    }
+
+    /// URL of the request for a token. A token server gets the password. It is asked in plain text only where the owner
+    /// said so, or on this device when the registry is asked in plain text too: one far away must not learn what is said
+    /// to a port of this device.
     fn token_url(&self, server: &TokenServer) -> Result<Url, Failure> {
         let (registry, realm) = (&self.registry, &server.realm);
         let mut url = Url::parse(realm).map_err(|err| {
             Failure::refused(format!("{registry} names a token server `{realm}`, which is no URL ({err})"))
         })?;
         let host = host_of(&url);
-        let plain = || Authority::parse(&host).is_ok_and(|host| self.transport.is_plain(&host));
+        let near = |host: &Authority| host.is_loopback() && self.base.scheme() == "http";
+        let plain = || Authority::parse(&host).is_ok_and(|host| self.transport.is_listed(&host) || near(&host));
         if url.scheme() != "https" && !(url.scheme() == "http" && plain()) {
             return Err(Failure::refused(format!(
                 "{registry} names a token server without TLS, {host}; if that is what you want, add `{host}` to \
@@ -229,27 +306,25 @@ impl<'a> Session<'a> {
         Ok(url)
     }
 
-    /// The library drops the status of a token server that gives none, and that decides whether a copy on this device
-    /// may stand in: 401 is an answer, 503 is none. So we ask once more.
-    async fn why_no_token(&self, urls: Vec<Url>) -> Failure {
-        let again = async {
-            let Some(url) = urls.into_iter().next() else { return Err(Failure::refused("no token server is named")) };
-            let request = self.own_client(&url)?.get(url);
-            self.get(self.show(&Pass::Password, request), "a token", 0).await
-        };
-        again.await.err().unwrap_or_else(|| {
-            Failure::Unreachable(format!("the token server of {} gave a token at the second try only", self.registry))
-        })
+    /// Asks the registry for a manifest; once more when the token has run out.
+    async fn ask(&self, url: &Url) -> Result<Response, Failure> {
+        let (client, idle, host) = (self.own_client(url)?, self.transport.timeouts.idle, self.registry.to_string());
+        let request = |pass: &Pass| self.show(pass, client.get(url.clone()).header(ACCEPT, ACCEPTED_MANIFESTS));
+        let entry = self.entry().await?;
+        let first = send(request(&entry.pass), idle, &host).await?;
+        if first.status() == StatusCode::UNAUTHORIZED
+            && let Some(entry) = self.renew(&entry).await?
+        {
+            return send(request(&entry.pass), idle, &host).await;
+        }
+        Ok(first)
     }
 
-    /// Sends a request of our own. Answers with the digest that its answer names, and its body, which is not read yet.
-    async fn get(&self, request: RequestBuilder, what: &str, limit: u64) -> Result<(Option<String>, Body), Failure> {
-        let idle = self.transport.timeouts.idle;
-        let response = send(request, idle, &self.registry.to_string()).await?;
+    /// Body of an answer to a request of our own, unless it is a refusal; not read yet. `expected`: bytes.
+    async fn body(&self, response: Response, what: &str, expected: u64) -> Result<Body, Failure> {
         let status = (response.status(), host_of(response.url()));
-        let digest = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
-        let (digest, body) = (digest.map(str::to_owned), Body::of_response(response, idle, limit));
-        self.asker().check(status, what, body).await.map(|body| (digest, body))
+        let body = Body::of_response(response, self.transport.timeouts.idle, expected);
+        self.asker().check(status, what, body).await
     }
 
     /// Our own client for this URL.
@@ -259,9 +334,46 @@ impl<'a> Session<'a> {
 
     fn show(&self, pass: &Pass, request: RequestBuilder) -> RequestBuilder {
         match (pass, &self.credential) {
-            (Pass::Token(token), _) => request.header(AUTHORIZATION, token),
+            (Pass::Token(token), _) => request.bearer_auth(token),
             (Pass::Password, Some(own)) => request.basic_auth(&own.username, Some(&own.password)),
             _ => request,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{image::Image, settings::Settings};
+
+    /// Whether the registry may send us to this token server, when the owner lists these hosts as plain.
+    fn allowed(registry: &str, realm: &str, plain_http: &[&str]) -> bool {
+        let mut settings = Settings::new("unused");
+        settings.plain_http = plain_http.iter().map(|&host| host.to_owned()).collect();
+        let transport = Transport::new(&settings).unwrap();
+        let Image::Remote(image) = Image::parse(&format!("{registry}/x:1")).unwrap() else { unreachable!() };
+        let registry = Authority::parse(registry).unwrap();
+        let session = Session::new(&transport, &registry, &image, [].into_iter(), RegistryOperation::Pull).unwrap();
+        session.token_url(&TokenServer { realm: realm.to_owned(), service: None }).is_ok()
+    }
+
+    #[test]
+    fn only_a_plain_registry_may_name_a_plain_token_server_on_this_device() {
+        for realm in ["http://127.0.0.1:8080/token", "http://localhost/token", "http://[::1]:1/token"] {
+            assert!(!allowed("registry.example", realm, &[]), "{realm}");
+            assert!(allowed("127.0.0.1:5000", realm, &[]), "{realm}");
+            assert!(allowed("registry.example", realm, &["registry.example"]), "{realm}");
+        }
+        assert!(allowed("registry.example", "http://127.0.0.1:8080/token", &["127.0.0.1:8080"]));
+        assert!(!allowed("registry.example", "http://127.0.0.1:8080/token", &["127.0.0.1:8081"]));
+    }
+
+    #[test]
+    fn a_plain_token_server_elsewhere_needs_the_owners_word() {
+        assert!(allowed("127.0.0.1:5000", "https://tokens.example/token", &[]));
+        assert!(!allowed("127.0.0.1:5000", "http://tokens.example/token", &[]));
+        assert!(allowed("registry.example", "http://tokens.example/token", &["tokens.example"]));
+        assert!(!allowed("registry.example", "file:///token", &["tokens.example"]));
+        assert!(!allowed("registry.example", "token-server", &[]));
     }
 }

@@ -5,9 +5,10 @@
 mod support;
 
 use std::{
+    collections::HashMap,
     fs,
-    sync::Arc,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -120,6 +121,50 @@ async fn a_pinned_manifest_with_other_bytes_is_refused() {
 }
 
 #[tokio::test]
+async fn a_pin_to_an_index_is_checked_again_in_the_cache() {
+    let device = Device::new();
+    let (meant, planted) = (Offer::new(&component("meant")), Offer::new(&component("planted")));
+    let index_of = |offer: &Offer| {
+        let media_type = "application/vnd.oci.image.manifest.v1+json";
+        let entry = support::descriptor(media_type, &offer.manifest);
+        serde_json::json!({"schemaVersion": 2, "manifests": [entry]}).to_string().into_bytes()
+    };
+    let (index, other) = (index_of(&meant), index_of(&planted));
+    let digest = |bytes: &[u8]| marram_registry::Digest::of(bytes).to_string();
+    let served = [meant.clone(), planted.clone()];
+    let documents = [index.clone(), other.clone(), meant.manifest.clone(), planted.manifest.clone()];
+    let away = Arc::new(AtomicBool::new(false));
+    let switch = away.clone();
+    let server = Server::start(move |seen| {
+        if switch.load(Ordering::SeqCst) {
+            return Reply::status(503);
+        }
+        let document = documents.iter().find(|bytes| seen.path.ends_with(&digest(bytes)));
+        let blob = || served.iter().map(|offer| offer.reply(seen)).find(|reply| !matches!(reply, Reply::Send(404, ..)));
+        document.map(|bytes| Reply::ok(bytes)).or_else(blob).unwrap_or(Reply::status(404))
+    });
+    let pin = |bytes: &[u8]| format!("{}/test@{}", server.address, digest(bytes));
+    let artifact = fetch(&device.boot(), &pin(&index)).await.unwrap();
+    fetch(&device.boot(), &pin(&other)).await.unwrap();
+    away.store(true, Ordering::SeqCst);
+
+    assert_eq!(fetch(&device.boot(), &pin(&index)).await.unwrap(), artifact, "no network is needed");
+    // A record that claims something else about the pin is not believed.
+    let refs = device.settings.cache.join("refs");
+    for record in fs::read_dir(&refs).unwrap().map(|entry| entry.unwrap().path()) {
+        let text = fs::read_to_string(&record).unwrap();
+        let [from, to] = [digest(&index), digest(&other)];
+        if text.contains(&format!("@{from}")) {
+            fs::write(&record, text.replace(&format!("\"{from}\""), &format!("\"{to}\""))).unwrap();
+        }
+    }
+    assert_eq!(fetch(&device.boot(), &pin(&index)).await.unwrap(), artifact);
+    // Nor is an index that was changed.
+    fs::write(device.cached(&digest(&index)), &other).unwrap();
+    assert_says(&fault(&device.boot(), &pin(&index)).await, &["503", "no copy on this device"]);
+}
+
+#[tokio::test]
 async fn a_config_that_is_not_what_the_manifest_says_is_refused() {
     let (offer, device) = (Offer::new(&component("a")), Device::new());
     let changed = String::from_utf8(offer.config.clone()).unwrap().replace("wasip2", "wasip1").into_bytes();
@@ -209,7 +254,7 @@ async fn an_answer_that_is_no_token_is_a_fault_and_no_panic() {
     for (answer, says) in [
         (&b"[]"[..], "sent no token"),
         (br#"{"token":"two\nlines"}"#, "sent no token"),
-        // The library takes it for a JWT that it cannot read, and asks again each time.
+        // Looks like a JWT and is none; it is the registry that must take it.
         (br#"{"token":"a.!.c"}"#, "without credentials"),
     ] {
         let tokens = Server::start(move |_| Reply::ok(answer));
@@ -217,33 +262,94 @@ async fn an_answer_that_is_no_token_is_a_fault_and_no_panic() {
         assert_says(&err, &[says]);
         assert!(!err.transient);
     }
-    // Good at first, bad when the library renews it.
-    let turns = std::sync::atomic::AtomicUsize::new(0);
-    let tokens = Server::start(move |_| match turns.fetch_add(1, Ordering::SeqCst) {
-        0 => Reply::ok(br#"{"token":"a.!.c"}"#),
-        _ => Reply::ok(br#"{"token":"a.!.c\n"}"#),
-    });
-    let challenge = format!(r#"WWW-Authenticate: Bearer realm="http://{}/token""#, tokens.address);
-    let server = Server::start(move |seen| match seen.authorization.as_deref() {
-        Some("Bearer a.!.c") => offer.reply(seen),
-        _ => Reply::Send(401, vec![challenge.clone()], Vec::new()),
-    });
-    assert_says(&fault(&Device::new().boot(), &image(&server)).await, &["makes no sense"]);
+    let endless = Server::start(|_| Reply::Raw([head(None), vec![b' '; 8 << 20]].concat()));
+    let err = fault(&Device::new().boot(), &image(&guarded(&endless, &offer))).await;
+    assert_says(&err, &["the token", "larger than 1048576 bytes"]);
+}
+
+/// Sends us to one token server first and to another ever after; takes each token so many times.
+fn fickle(first: &Server, second: &Server, offer: &Offer, uses: usize) -> Server {
+    let challenge = |tokens: &Server| format!(r#"WWW-Authenticate: Bearer realm="http://{}/token""#, tokens.address);
+    let (challenges, offer) = ([challenge(first), challenge(second)], offer.clone());
+    let (asked, used) = (AtomicUsize::new(0), Mutex::new(HashMap::<String, usize>::new()));
+    Server::start(move |seen| {
+        if let Some(token) = seen.authorization.as_deref().filter(|shown| shown.starts_with("Bearer ")) {
+            let mut used = used.lock().unwrap();
+            let count = used.entry(token.to_owned()).or_default();
+            *count += 1;
+            if *count <= uses {
+                return offer.reply(seen);
+            }
+        }
+        let turn = asked.fetch_add(1, Ordering::SeqCst).min(1);
+        Reply::Send(401, vec![challenges[turn].clone()], Vec::new())
+    })
+}
+
+/// Gives a new token each time.
+fn mint() -> Server {
+    let turns = AtomicUsize::new(0);
+    Server::start(move |_| {
+        let turn = turns.fetch_add(1, Ordering::SeqCst);
+        Reply::ok(format!(r#"{{"token":"token-{turn}"}}"#).as_bytes())
+    })
 }
 
 #[tokio::test]
-async fn what_the_library_reads_whole_is_bounded_in_time() {
+async fn only_the_token_server_that_was_checked_is_told_the_password() {
+    let offer = Offer::new(&component("a"));
+    // Manifest, config and component: the first token lasts for all, for the manifest, for the manifest and the config.
+    for (uses, tokens) in [(3, 1), (1, 2), (2, 2)] {
+        let (device, honest, thief) = (Device::new(), mint(), mint());
+        let server = fickle(&honest, &thief, &offer, uses);
+        let credentials = vec![credential(&server.address, "device", "secret")];
+        let fetched = device.boot().fetch(FetchRequest { credentials, ..request(&image(&server)) }).await;
+        if uses == 1 {
+            // A second token is fetched, a third is not.
+            assert_says(&fetched.unwrap_err(), &["does not give the blob"]);
+        } else {
+            fetched.unwrap();
+        }
+        assert_eq!(honest.count("/token"), tokens, "{uses}");
+        assert_eq!(thief.seen.lock().unwrap().len(), 0, "{uses}");
+        assert_eq!(server.seen.lock().unwrap().iter().filter(|seen| seen.path == "/v2/").count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_asked_for_the_password_itself_cannot_send_it_elsewhere_later() {
+    let (offer, device, thief) = (Offer::new(&component("a")), Device::new(), mint());
+    let greedy = format!(r#"WWW-Authenticate: Bearer realm="http://{}/token""#, thief.address);
+    let (served, asked) = (offer.clone(), AtomicUsize::new(0));
+    let server = Server::start(move |seen| match seen.authorization.as_deref() {
+        Some("Basic ZGV2aWNlOnNlY3JldA==") => served.reply(seen),
+        _ if asked.fetch_add(1, Ordering::SeqCst) == 0 => {
+            Reply::Send(401, vec!["WWW-Authenticate: Basic realm=x".into()], Vec::new())
+        }
+        _ => Reply::Send(401, vec![greedy.clone()], Vec::new()),
+    });
+    let credentials = vec![credential(&server.address, "device", "secret")];
+    device.boot().fetch(FetchRequest { credentials, ..request(&image(&server)) }).await.unwrap();
+    assert_eq!(thief.seen.lock().unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn an_answer_that_never_ends_is_given_up() {
     let (offer, mut device) = (Offer::new(&component("a")), Device::new());
     device.settings.timeouts.idle = Duration::from_millis(200);
     let begun = |status| format!("HTTP/1.1 {status} X\r\n\r\nand so on").into_bytes();
     let tokens = Server::start(move |_| Reply::Stall(begun(200)));
-    let refused = Server::start(move |_| Reply::Stall(begun(401)));
     let error_page = with_layer(&offer, move |_| Reply::Stall(begun(500)));
-    for server in [guarded(&tokens, &offer), guarded(&refused, &offer), error_page] {
+    for server in [guarded(&tokens, &offer), error_page] {
         let err = fault(&device.boot(), &image(&server)).await;
         assert_says(&err, &["0.2 s"]);
         assert!(err.transient);
     }
+    // Its status says enough.
+    let refused = Server::start(move |_| Reply::Stall(begun(401)));
+    let err = fault(&device.boot(), &image(&guarded(&refused, &offer))).await;
+    assert_says(&err, &["a token", "401"]);
+    assert!(!err.transient);
 }
 
 #[tokio::test]
