@@ -43,10 +43,10 @@ pub(crate) fn cargo() -> Command {
     command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// `PATH` with our own tools at its end: what the machine has comes first.
+/// `PATH` after our own tools: one is there only because the machine had none that works.
 fn search_path() -> std::ffi::OsString {
-    let mut folders: Vec<PathBuf> = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();
-    folders.push(tools().join("bin"));
+    let mut folders = vec![tools().join("bin")];
+    folders.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
     env::join_paths(folders).unwrap_or_else(|_| env::var_os("PATH").unwrap_or_default())
 }
 
