@@ -4,21 +4,23 @@ use std::{path::PathBuf, time::Instant};
 
 use crate::{
     Result, guests, setup,
-    shell::{cargo, output, root, run, say},
+    shell::{cargo, find, output, root, run, say},
     test,
 };
 
 /// A heading and what is done under it.
 type Section = (&'static str, fn(guests::Choice) -> Result<()>);
 
-const SECTIONS: [Section; 8] = [
+const SECTIONS: [Section; 10] = [
     ("set up", setup::setup),
     ("format", format),
     ("core stays pure", core_is_pure),
     ("licences, bans, sources", |_| deny()),
     ("advisories", |_| audit()),
     ("lints", lints),
+    ("without the compiler", |_| without_compiler()),
     ("documentation", |_| documentation()),
+    ("fallback toolchain", fallback),
     ("tests", |choice| test::test(choice, &[])),
 ];
 
@@ -58,11 +60,16 @@ fn workspaces() -> [PathBuf; 2] {
     [root(), root().join("guest-examples")]
 }
 
+/// The guests are judged twice: what builds them runs where the host does, what is in them on their own target.
 fn deny() -> Result<()> {
-    for workspace in workspaces() {
+    let [host, guests] = workspaces();
+    for (workspace, target) in [(&host, None), (&guests, None), (&guests, Some(guests::TARGET))] {
         let mut deny = cargo();
         deny.args(["deny", "--locked", "--log-level", "error"]);
         deny.arg("--manifest-path").arg(workspace.join("Cargo.toml")).arg("--config").arg(root().join("deny.toml"));
+        if let Some(target) = target {
+            deny.args(["--target", target]);
+        }
         run(deny.args(["check", "bans", "licenses", "sources"]))?;
     }
     Ok(())
@@ -107,6 +114,29 @@ fn lints(choice: guests::Choice) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// What a device gets that runs precompiled components only.
+fn without_compiler() -> Result<()> {
+    for package in ["marram-engine", "marram-cli"] {
+        run(cargo()
+            .args(["check", "--quiet", "--locked", "--profile", test::PROFILE, "--package", package])
+            .arg("--no-default-features"))?;
+    }
+    Ok(())
+}
+
+/// The guest toolchain of machines whose rustup cannot download is not used on this one; so it is tried.
+fn fallback(choice: guests::Choice) -> Result<()> {
+    if matches!(choice, guests::Choice::Fallback) {
+        say("fallback: it builds all guests already");
+        return Ok(());
+    }
+    if find("apt-get").is_none() {
+        say("fallback: left out, for it comes from Debian and there is no apt-get");
+        return Ok(());
+    }
+    test::run_by_fallback()
 }
 
 fn documentation() -> Result<()> {

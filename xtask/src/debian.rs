@@ -6,7 +6,12 @@
 //! sockets and threads that the standard library names; `debian/stubs.rs` answers those with "not supported".
 //! Takes about two minutes once and half a gigabyte. Nothing is installed into the system.
 
-use std::{env, fs, os::unix::fs::symlink, path::Path, path::PathBuf};
+use std::{
+    env, fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use crate::{
     Result,
@@ -23,6 +28,9 @@ here=$(dirname "$(dirname "$(readlink -f "$0")")")
 libs=$(echo "$here"/usr/lib/*-linux-gnu*)
 LD_LIBRARY_PATH="$libs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" exec "$here/usr/bin/rustc" "$@"
 "#;
+
+/// Longest run of apt-get, in seconds: the compiler's packages take that long at 250 KiB/s.
+const APT_LIMIT: &str = "600";
 
 const STUBS: &str = include_str!("../debian/stubs.rs");
 
@@ -61,7 +69,7 @@ pub(crate) fn download(packages: &[&str], folder: &Path) -> Result<()> {
     if first.is_err() {
         // The lists may be missing or old. Without the right to renew them the first error is the one to show.
         say("setup: apt-get update");
-        if run_quietly(command("apt-get").args(["update", "-qq"])).is_err() {
+        if run_quietly(apt_get().args(["update", "-qq"])).is_err() {
             return first;
         }
         fetch(packages, &debs)?;
@@ -77,12 +85,20 @@ pub(crate) fn download(packages: &[&str], folder: &Path) -> Result<()> {
 /// those that the system has.
 fn fetch(packages: &[&str], debs: &Path) -> Result<()> {
     run_quietly(
-        command("apt-get")
+        apt_get()
             .args(["install", "-y", "-qq", "--no-install-recommends", "--download-only", "--reinstall"])
             .args(["-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=root", "-o"])
             .arg(format!("Dir::Cache::archives={}", debs.display()))
             .args(packages),
     )
+}
+
+/// apt-get, which ends: a mirror that does not answer, or answers a byte a minute, becomes an error.
+fn apt_get() -> Command {
+    let mut apt = command("timeout");
+    apt.args(["--kill-after=10", APT_LIMIT, "apt-get", "-o", "Acquire::Retries=2"]);
+    apt.args(["-o", "Acquire::http::Timeout=30", "-o", "Acquire::https::Timeout=30"]);
+    apt
 }
 
 /// `wasm-component-ld` and its `lld` come with every toolchain of rustup's; Debian's compiler looks for them at home.

@@ -77,6 +77,16 @@ pub(crate) fn build_command(toolchain: &Toolchain) -> Command {
     cargo
 }
 
+/// Builds one guest with the fallback toolchain, apart from the others; returns the folder of its component.
+pub(crate) fn build_by_fallback(name: &str) -> Result<PathBuf> {
+    let apart = target().join("fallback");
+    let mut cargo = build_command(&toolchain(Choice::Fallback)?);
+    cargo.env("CARGO_TARGET_DIR", &apart);
+    say(format!("guests: building {name} with the fallback toolchain"));
+    run(cargo.args(["build", "--quiet", "--release", "--locked", "--package", name]))?;
+    Ok(apart.join(TARGET).join("release"))
+}
+
 /// Where the components are.
 pub(crate) fn folder() -> PathBuf {
     target().join(TARGET).join("release")

@@ -27,7 +27,7 @@ usage: cargo xtask COMMAND
   guests [NAME...]        builds the guests in guest-examples/ as WebAssembly components
   bench [--json] [NAME...] measures; NAME picks the figures that contain it
   setup                   installs what is missing: guest toolchain, registry, test runner, checkers
-  ci [SECTION...]         what .ci/run runs: format, licences, advisories, lints, documentation, tests
+  ci [SECTION...]         what .ci/run runs: format, licences, advisories, lints, device build, documentation, tests
 
 `--force-fallback` (demo, test, guests, setup, ci), or MARRAM_GUEST_TOOLCHAIN=debian in the environment, builds the
 guests with the toolchain for machines whose rustup cannot download.";

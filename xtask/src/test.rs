@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything a test needs, then all tests. The test runner's summary is the last that is printed.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::Command};
 
 use crate::{
     Result, guests, setup,
@@ -19,13 +19,26 @@ pub(crate) fn test(choice: guests::Choice, args: &[String]) -> Result<()> {
         doc_tests()?;
     }
     say("test: cargo nextest run");
+    run(nextest().args(args).env("MARRAM_BIN", marram).env("MARRAM_GUESTS", guests))
+}
+
+/// Runs a guest of the fallback toolchain in the host: a test of such a guest, with that component.
+pub(crate) fn run_by_fallback() -> Result<()> {
+    let guests = guests::build_by_fallback("plain-program")?;
+    let marram = build_with_tests()?;
+    let one = ["-E", "package(marram-tests) and test(=what_a_program_prints_is_its_log)"];
+    run(nextest().args(one).env("MARRAM_BIN", marram).env("MARRAM_GUESTS", guests))
+}
+
+/// The test runner over the whole workspace, which is built as one, see [`build_with_tests`].
+fn nextest() -> Command {
     // cargo names the profile of its own output, nextest that of `.config/nextest.toml`.
     let mut nextest = cargo();
     nextest.args(["nextest", "run", "--workspace", "--cargo-profile", PROFILE]);
     if std::env::var_os("CI").is_some_and(|value| !value.is_empty()) {
         nextest.args(["--profile", "ci"]);
     }
-    run(nextest.args(args).env("MARRAM_BIN", marram).env("MARRAM_GUESTS", guests))
+    nextest
 }
 
 /// Builds all binaries and tests; returns the path of `marram`. In one call, because cargo unites the features of what it
