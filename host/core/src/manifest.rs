@@ -16,7 +16,7 @@ mod values;
 
 use std::fmt;
 
-use self::findings::{At, Findings, bounded};
+use self::findings::{At, Findings};
 pub use self::sandbox::{HANDLER_BOUNDS, MAX_PATH_BYTES, MEMORY_BOUNDS};
 use crate::deployment::Deployment;
 
@@ -89,11 +89,11 @@ impl std::error::Error for Faults {}
 pub fn read(text: &str, context: &Context<'_>) -> Result<Reading, Faults> {
     let mut found = Findings::default();
     let deployment = read_text(text, context, &mut found);
-    let Findings { faults, warnings, notes } = found;
+    let Findings { faults, warnings, notes, .. } = found;
     if !faults.is_empty() {
-        return Err(Faults(bounded(faults)));
+        return Err(Faults(faults.told()));
     }
-    Ok(Reading { deployment, warnings: bounded(warnings), notes: bounded(notes) })
+    Ok(Reading { deployment, warnings: warnings.told(), notes: notes.told() })
 }
 
 fn read_text(text: &str, context: &Context<'_>, found: &mut Findings) -> Deployment {

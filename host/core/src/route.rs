@@ -111,7 +111,7 @@ impl Route {
     /// # Errors
     /// [`RouteError`] with the column.
     pub fn parse_with_rest(text: &str) -> Result<(Self, Option<&str>), RouteError> {
-        let mut lexer = Lexer { text, at: 0 };
+        let mut lexer = Lexer { text, at: 0, unclosed: false };
         let route = read_route(&mut lexer)?;
         lexer.skip_blanks(false);
         let rest = lexer.rest().trim();
@@ -130,6 +130,13 @@ impl SourcePattern {
     #[must_use]
     pub fn matches(&self, source: &str) -> bool {
         self.matches_key(&source_key(source))
+    }
+
+    /// Whether a message of this module, on some output or none, may belong to it.
+    #[must_use]
+    pub fn may_match_module(&self, module: &str) -> bool {
+        let module = source_key(&format!("/messages/modules/{module}"));
+        self.matches_key(&module) || self.0.starts_with(&module)
     }
 
     fn matches_key(&self, key: &str) -> bool {
@@ -195,6 +202,8 @@ impl fmt::Display for Token<'_> {
 struct Lexer<'t> {
     text: &'t str,
     at: usize,
+    /// No comment closes from here on: said once, or each `/*` of a hostile text would be followed to the text's end.
+    unclosed: bool,
 }
 
 /// Characters that end a word (IoT Edge semantics, 3.1); all others, also non-ASCII ones, belong to it.
@@ -213,7 +222,11 @@ impl<'t> Lexer<'t> {
         loop {
             let trimmed = self.rest().trim_start_matches([' ', '\t', '\r', '\n']);
             self.at = self.text.len() - trimmed.len();
-            let Some(end) = trimmed.strip_prefix("/*").and_then(|inner| inner.find("*/")) else { return };
+            let Some(inner) = trimmed.strip_prefix("/*").filter(|_| !self.unclosed) else { return };
+            let Some(end) = inner.find("*/") else {
+                self.unclosed = true;
+                return;
+            };
             let after = self.at + 2 + end + 2;
             let next = self.text[after..].trim_start_matches([' ', '\t', '\r', '\n']);
             if path && !next.starts_with('/') {

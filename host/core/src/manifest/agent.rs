@@ -110,6 +110,7 @@ fn read_modules(modules: &Field<'_>, context: &Context<'_>, agent: &mut Agent, f
         let module = Field { node, at: modules.at.key(text) };
         match spellings.insert(text.to_ascii_lowercase(), text) {
             Some(other) if other != text => {
+                let other = shown(other);
                 let message = format!("differs from the module `{other}` only in case, which routes do not tell apart");
                 found.fault(&module.at, message);
             }

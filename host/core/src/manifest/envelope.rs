@@ -10,7 +10,6 @@ use super::{
     findings::{At, Findings, shown},
     hub,
     json::{Node, to_map},
-    suggest::nearest,
 };
 use crate::{deployment::Deployment, name::ModuleName, twin::twin_faults};
 
@@ -77,7 +76,7 @@ fn sections<'a>(document: &'a Node, found: &mut Findings) -> Option<Sections<'a>
     // `$schema…` is written by editors and templates.
     let unknown = holder.rest().into_iter().filter(|(key, _)| !key.starts_with("$schema"));
     for (key, field) in unknown {
-        let hint = nearest(key, ["content", "modulesContent"]).map(|name| format!("did you mean `{name}`?"));
+        let hint = found.nearest(key, ["content", "modulesContent"]).map(|name| format!("did you mean `{name}`?"));
         found.warn_hint(&field.at, "unknown key, ignored", hint);
     }
     let Some(modules_content) = modules_content else {
@@ -106,7 +105,7 @@ fn desired<'a>(section: &Field<'a>, found: &mut Findings) -> Option<Field<'a>> {
             found.fault(&field.at, message);
             explained = true;
         } else {
-            let hint = nearest(key, [DESIRED]).map(|name| format!("did you mean `{name}`?"));
+            let hint = found.nearest(key, [DESIRED]).map(|name| format!("did you mean `{name}`?"));
             found.warn_hint(&field.at, "unknown key, ignored", hint);
         }
     }
@@ -132,7 +131,7 @@ fn twin(
         return Some(properties);
     }
     let message = format!("there is no module `{}` in this deployment: its properties are ignored", shown(name));
-    let hint = nearest(name, deployed.iter().map(String::as_str)).map(|near| format!("did you mean `{near}`?"));
+    let hint = found.nearest(name, deployed.iter().map(String::as_str)).map(|near| format!("did you mean `{near}`?"));
     found.warn_hint(&section.at, message, hint);
     None
 }

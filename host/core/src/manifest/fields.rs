@@ -3,7 +3,6 @@
 use super::{
     findings::{At, Findings, shown},
     json::Node,
-    suggest::nearest,
 };
 
 /// A value and where it stands.
@@ -108,7 +107,7 @@ impl<'a> Fields<'a> {
             Some(field) => Some(field),
             None => {
                 let at = self.at.key(name);
-                match nearest(name, self.left().map(|(key, _)| key)) {
+                match found.nearest(name, self.left().map(|(key, _)| key)) {
                     Some(other) => found.fault_hint(&at, "is missing", format!("is `{}` meant for it?", shown(other))),
                     None => found.fault(&at, "is missing"),
                 }
@@ -140,7 +139,7 @@ impl<'a> Fields<'a> {
     /// What is left over is unknown and ignored, as IoT Edge does, but said.
     pub(super) fn warn_of_rest(mut self, found: &mut Findings) {
         for (key, field) in self.rest() {
-            let hint = nearest(key, self.known.iter().copied()).map(|name| format!("did you mean `{name}`?"));
+            let hint = found.nearest(key, self.known.iter().copied()).map(|name| format!("did you mean `{name}`?"));
             found.warn_hint(&field.at, "unknown key, ignored", hint);
         }
     }
@@ -149,7 +148,7 @@ impl<'a> Fields<'a> {
     pub(super) fn refuse_rest(mut self, found: &mut Findings) {
         let known = self.known.join("`, `");
         for (key, field) in self.rest() {
-            let hint = match nearest(key, self.known.iter().copied()) {
+            let hint = match found.nearest(key, self.known.iter().copied()) {
                 Some(name) => format!("did you mean `{name}`?"),
                 None => format!("known here: `{known}`"),
             };

@@ -1,35 +1,59 @@
 //! Where something stands in a document, and what was found there.
 
-use super::Finding;
+use std::rc::Rc;
 
-/// Most findings of a kind that are told one by one. Nobody reads more, and a hostile manifest could have 100,000.
+use super::{Finding, suggest};
+
+/// Most findings of a kind that are told one by one, and kept. Nobody reads more, and a hostile manifest could have 100,000.
 const MAX_FINDINGS: usize = 100;
 
-/// A JSON path.
+/// Names that are compared for the hints of one reading: 50 modules and 200 misspelt routes. Not twice as many, because
+/// a comparison of two long names takes microseconds, and a hostile manifest could ask for a thousand million.
+const MAX_COMPARISONS: usize = 10_000;
+
+/// A JSON path. Written out only for a finding that is kept: a hostile document has 100,000 places below a long path.
 #[derive(Debug, Clone)]
-pub(super) struct At(String);
+pub(super) struct At(Option<Rc<Step>>);
+
+#[derive(Debug)]
+struct Step {
+    above: At,
+    /// `.key`, `[3]`, or a place in another notation.
+    text: String,
+}
 
 impl At {
     pub(super) fn root() -> Self {
-        Self(String::new())
+        Self(None)
     }
 
     pub(super) fn line(line: usize, column: usize) -> Self {
-        Self(format!("line {line}, column {column}"))
+        Self::root().step(format!("line {line}, column {column}"))
     }
 
     pub(super) fn key(&self, key: &str) -> Self {
-        let dot = if self.0.is_empty() { "" } else { "." };
-        Self(format!("{}{dot}{}", self.0, shown(key)))
+        let dot = if self.0.is_none() { "" } else { "." };
+        self.step(format!("{dot}{}", shown(key)))
     }
 
     pub(super) fn index(&self, index: usize) -> Self {
-        Self(format!("{}[{index}]", self.0))
+        self.step(format!("[{index}]"))
     }
 
     /// A path below this one, in the same notation; empty for this one.
     pub(super) fn below(&self, path: &str) -> Self {
-        if path.is_empty() { self.clone() } else { Self(format!("{}.{path}", self.0)) }
+        if path.is_empty() { self.clone() } else { self.step(format!(".{path}")) }
+    }
+
+    fn step(&self, text: String) -> Self {
+        Self(Some(Rc::new(Step { above: self.clone(), text })))
+    }
+
+    fn written(&self) -> String {
+        let steps = std::iter::successors(self.0.as_deref(), |step| step.above.0.as_deref());
+        let mut texts: Vec<&str> = steps.map(|step| step.text.as_str()).collect();
+        texts.reverse();
+        texts.concat()
     }
 }
 
@@ -49,45 +73,80 @@ fn escape_control(c: char) -> impl Iterator<Item = char> {
 }
 
 /// Everything found so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Findings {
-    pub(super) faults: Vec<Finding>,
-    pub(super) warnings: Vec<Finding>,
-    pub(super) notes: Vec<Finding>,
+    pub(super) faults: List,
+    pub(super) warnings: List,
+    pub(super) notes: List,
+    comparisons_left: usize,
+}
+
+/// Findings of a kind: the first ones, and how many more there were.
+#[derive(Debug, Default)]
+pub(super) struct List {
+    kept: Vec<Finding>,
+    more: usize,
+}
+
+impl Default for Findings {
+    fn default() -> Self {
+        let [faults, warnings, notes] = Default::default();
+        Self { faults, warnings, notes, comparisons_left: MAX_COMPARISONS }
+    }
 }
 
 impl Findings {
     pub(super) fn fault(&mut self, at: &At, message: impl Into<String>) {
-        self.faults.push(finding(at, message.into(), None));
+        self.faults.add(at, message, None);
     }
 
     pub(super) fn fault_hint(&mut self, at: &At, message: impl Into<String>, hint: impl Into<String>) {
-        self.faults.push(finding(at, message.into(), Some(hint.into())));
+        self.faults.add(at, message, Some(hint.into()));
     }
 
     pub(super) fn warn(&mut self, at: &At, message: impl Into<String>) {
-        self.warnings.push(finding(at, message.into(), None));
+        self.warnings.add(at, message, None);
     }
 
     pub(super) fn warn_hint(&mut self, at: &At, message: impl Into<String>, hint: Option<String>) {
-        self.warnings.push(finding(at, message.into(), hint));
+        self.warnings.add(at, message, hint);
     }
 
     pub(super) fn note(&mut self, at: &At, message: impl Into<String>) {
-        self.notes.push(finding(at, message.into(), None));
+        self.notes.add(at, message, None);
+    }
+
+    /// The one of `names` that was probably meant by `text`; none, too, once this reading has compared enough.
+    pub(super) fn nearest<'a>(&mut self, text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+        let names = names.into_iter().take(self.comparisons_left);
+        let left = &mut self.comparisons_left;
+        suggest::nearest(text, names.inspect(|_| *left -= 1))
     }
 }
 
-/// The list cut to a length that people read.
-pub(super) fn bounded(mut findings: Vec<Finding>) -> Vec<Finding> {
-    let more = findings.len().saturating_sub(MAX_FINDINGS);
-    if more > 0 {
-        findings.truncate(MAX_FINDINGS);
-        findings.push(finding(&At::root(), format!("and {more} more"), None));
+impl List {
+    fn add(&mut self, at: &At, message: impl Into<String>, hint: Option<String>) {
+        if self.kept.len() < MAX_FINDINGS {
+            self.kept.push(Finding { at: at.written(), message: message.into(), hint });
+        } else {
+            self.more += 1;
+        }
     }
-    findings
-}
 
-fn finding(at: &At, message: String, hint: Option<String>) -> Finding {
-    Finding { at: at.0.clone(), message, hint }
+    pub(super) fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// The findings that people read, and the number of the others.
+    pub(super) fn told(mut self) -> Vec<Finding> {
+        if self.more > 0 {
+            self.kept.push(Finding { at: String::new(), message: format!("and {} more", self.more), hint: None });
+        }
+        self.kept
+    }
 }

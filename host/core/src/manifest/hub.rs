@@ -1,13 +1,16 @@
 //! `$edgeHub`: routes and how long messages live (IoT Edge semantics, 1.4). Which route takes a message is decided in
 //! [`crate::route`].
 
-use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+    time::Duration,
+};
 
 use super::{
     fields::{Field, Fields},
     findings::{Findings, shown},
     json::Node,
-    suggest::nearest,
     values,
 };
 use crate::{
@@ -22,6 +25,13 @@ pub(super) struct Hub {
     pub(super) time_to_live: Option<Duration>,
 }
 
+/// The names of the modules that routes may lead to.
+struct Deployed<'a> {
+    names: &'a BTreeSet<String>,
+    /// By their lower case: routes do not tell case apart, and a search for each route would take the square of the manifest.
+    by_lower_case: BTreeMap<String, &'a str>,
+}
+
 /// IoT Edge's number for "no priority given"; tooling writes it back.
 const NO_PRIORITY: u32 = 2_000_000_000;
 /// `sendTimeout`. A sender that waits longer than a minute runs into its own deadline.
@@ -33,7 +43,8 @@ pub(super) fn read(desired: &Field<'_>, deployed: &BTreeSet<String>, found: &mut
     let Some(mut fields) = desired.fields(found) else { return hub };
     let has_objects = read_schema_version(&mut fields, found);
     if let Some(routes) = fields.required("routes", found) {
-        hub.routes = read_routes(&routes, has_objects, deployed, found);
+        let by_lower_case = deployed.iter().map(|name| (name.to_ascii_lowercase(), name.as_str())).collect();
+        hub.routes = read_routes(&routes, has_objects, &Deployed { names: deployed, by_lower_case }, found);
     }
     if let Some(config) = fields.required("storeAndForwardConfiguration", found) {
         hub.time_to_live = read_store_and_forward(&config, found);
@@ -90,12 +101,7 @@ fn read_store_and_forward(config: &Field<'_>, found: &mut Findings) -> Option<Du
     u64::try_from(seconds?).ok().map(Duration::from_secs)
 }
 
-fn read_routes(
-    routes: &Field<'_>,
-    has_objects: bool,
-    deployed: &BTreeSet<String>,
-    found: &mut Findings,
-) -> Vec<RouteSpec> {
+fn read_routes(routes: &Field<'_>, has_objects: bool, deployed: &Deployed<'_>, found: &mut Findings) -> Vec<RouteSpec> {
     let Some(entries) = routes.entries(found) else { return Vec::new() };
     let mut read = Vec::new();
     for (name, node) in entries {
@@ -132,7 +138,7 @@ fn plain(name: &str, route: Route) -> RouteSpec {
     RouteSpec { name: name.to_owned(), route, priority: DEFAULT_PRIORITY, time_to_live: None, options }
 }
 
-fn read_text(field: &Field<'_>, deployed: &BTreeSet<String>, found: &mut Findings) -> Option<Route> {
+fn read_text(field: &Field<'_>, deployed: &Deployed<'_>, found: &mut Findings) -> Option<Route> {
     let text = field.text(found)?;
     if text.trim().is_empty() {
         found.fault(&field.at, "a route may not be empty");
@@ -149,13 +155,13 @@ fn read_text(field: &Field<'_>, deployed: &BTreeSet<String>, found: &mut Finding
         found.warn(&field.at, format!("what stands after the sink is ignored: `{}`", shown(rest)));
     }
     if let Sink::Input { module, .. } = &mut route.sink {
-        match deployed.iter().find(|name| name.eq_ignore_ascii_case(module)) {
+        match deployed.by_lower_case.get(&module.to_ascii_lowercase()) {
             // Two modules never differ in case alone, so one endpoint has one spelling: the module's own.
-            Some(name) => *module = name.as_str().into(),
+            Some(name) => *module = (*name).into(),
             None => {
                 let message = format!("there is no module `{}` in this deployment to receive this", shown(module));
-                let hint =
-                    nearest(module, deployed.iter().map(String::as_str)).map(|name| format!("did you mean `{name}`?"));
+                let names = deployed.names.iter().map(String::as_str);
+                let hint = found.nearest(module, names).map(|name| format!("did you mean `{name}`?"));
                 found.warn_hint(&field.at, message, hint);
             }
         }
@@ -163,7 +169,7 @@ fn read_text(field: &Field<'_>, deployed: &BTreeSet<String>, found: &mut Finding
     Some(route)
 }
 
-fn read_object(name: &str, field: &Field<'_>, deployed: &BTreeSet<String>, found: &mut Findings) -> Option<RouteSpec> {
+fn read_object(name: &str, field: &Field<'_>, deployed: &Deployed<'_>, found: &mut Findings) -> Option<RouteSpec> {
     let mut fields = field.fields(found)?;
     let route = fields.required("route", found).and_then(|field| read_text(&field, deployed, found));
     let priority = fields.not_null("priority", found).and_then(|field| read_priority(&field, found));

@@ -1,4 +1,4 @@
-//! The name that was probably meant.
+//! The name that was probably meant. How many names are compared is bounded by [`super::findings::Findings::nearest`].
 
 /// Longest name that is compared, in characters: the cost is its square.
 const LONGEST: usize = 64;
@@ -13,6 +13,8 @@ pub(super) fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) 
 
 /// Characters to insert, delete or replace to make one text of the other (Levenshtein); none when they are too long.
 fn distance(a: &str, b: &str) -> Option<usize> {
+    #[cfg(test)]
+    tests::COMPARED.set(tests::COMPARED.get() + 1);
     let [a, b] = [a, b].map(|text| text.chars().take(LONGEST + 1).map(|c| c.to_ascii_lowercase()).collect::<Vec<_>>());
     if a.len().max(b.len()) > LONGEST {
         return None;
@@ -31,8 +33,15 @@ fn distance(a: &str, b: &str) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    thread_local! {
+        /// Comparisons in this thread so far.
+        pub(in super::super) static COMPARED: Cell<usize> = const { Cell::new(0) };
+    }
 
     #[test]
     fn a_slip_of_the_hand_finds_the_name_and_another_word_does_not() {

@@ -3,6 +3,7 @@
 mod accepted;
 mod azure;
 mod faults;
+mod hostile;
 
 use serde_json::{Value, json};
 

@@ -17,6 +17,10 @@ pub const MAX_INTEGER: i64 = (1 << 52) - 1;
 /// Largest section, and largest patch, in bytes of JSON text without white space.
 pub const MAX_SECTION_BYTES: usize = 32_768;
 
+/// Most faults of a document that are told. Nobody reads more, and a hostile document could have 100,000 with a long path
+/// each.
+const MAX_FAULTS: usize = 100;
+
 /// A place in a document that breaks a limit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct TwinFault {
@@ -75,7 +79,8 @@ pub fn validate_desired(document: &Map<String, Value>) -> Result<(), TwinFault> 
     validate_patch(document)
 }
 
-/// Every place of a document that breaks a limit, in the order of the document; the size of the whole comes last.
+/// The places of a document that break a limit, in the order of the document, 100 at the most; the size of the whole comes
+/// last.
 #[must_use]
 pub fn twin_faults(document: &Map<String, Value>) -> Vec<TwinFault> {
     let mut check = Check { path: String::new(), faults: Vec::new() };
@@ -144,6 +149,8 @@ impl Check {
     }
 
     fn fault(&mut self, rule: TwinRule) {
-        self.faults.push(TwinFault { path: self.path.clone(), rule });
+        if self.faults.len() < MAX_FAULTS {
+            self.faults.push(TwinFault { path: self.path.clone(), rule });
+        }
     }
 }
