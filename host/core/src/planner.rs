@@ -59,7 +59,8 @@ pub enum Step {
 /// Says what is to be done.
 ///
 /// Every module is treated by itself, but for one rule: what has not been started yet waits until each module with a lower
-/// `startup_order` has been started or has failed; so does the change-over to an update. Restarts do not wait.
+/// `startup_order` is up or has failed; so does the change-over to an update. Restarts do not wait. No wait is for ever,
+/// because an engine ends a start that takes too long.
 ///
 /// A module that is desired stopped is not fetched: `stopped` costs neither network nor disk until it is wanted.
 #[must_use]
@@ -174,21 +175,26 @@ fn by_startup_order(desired: &Deployment) -> Vec<&ModuleSpec> {
     specs
 }
 
-/// Whether higher startup orders must wait for this module: it is wanted, and its first start is still to come.
+/// Whether higher startup orders must wait for this module: it is wanted, and its first start is not over. What has failed
+/// is not waited for, not even while it is tried again.
 fn is_awaited(spec: &ModuleSpec, module: Option<&ObservedModule>, decision: &Decision) -> bool {
-    let begins_anew = match (&decision.step, module) {
-        (Some(Step::Prepare(new)), Some(module)) => needs_new_instance(&module.spec, new),
-        (Some(Step::Promote(_)), _) => true,
+    if spec.desired_status != DesiredStatus::Running {
+        return false;
+    }
+    let Some(module) = module else { return true };
+    let begins_anew = match &decision.step {
+        Some(Step::Prepare(new)) => needs_new_instance(&module.spec, new),
+        Some(Step::Promote(_)) => true,
         _ => false,
     };
-    spec.desired_status == DesiredStatus::Running
-        && match module.map(|m| &m.state) {
-            None => true,
-            Some(ModuleState::Preparing) => module.is_some_and(|m| m.failures == 0),
-            Some(ModuleState::Prepared) => !matches!(decision.step, Some(Step::Start(_))),
-            Some(ModuleState::PrepareFailed { .. } | ModuleState::Stopped | ModuleState::Exited { .. }) => begins_anew,
-            Some(ModuleState::Starting | ModuleState::Running { .. } | ModuleState::Stopping) => false,
-        }
+    let starts = matches!(decision.step, Some(Step::Start(_)));
+    match module.state {
+        ModuleState::Preparing | ModuleState::Starting => module.failures == 0,
+        ModuleState::Prepared => !starts || module.failures == 0,
+        ModuleState::Stopped => begins_anew || (starts && module.failures == 0),
+        ModuleState::PrepareFailed { .. } | ModuleState::Exited { .. } => begins_anew,
+        ModuleState::Running { .. } | ModuleState::Stopping => false,
+    }
 }
 
 /// For a module that is not desired any more. What is under way comes back as an event first, or the event would tell of a

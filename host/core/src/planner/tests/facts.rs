@@ -164,13 +164,51 @@ fn an_exit_before_it_was_up_is_a_failure_too() {
 }
 
 #[test]
-fn a_higher_startup_order_waits_for_the_first_start_of_a_lower_one() {
+fn a_higher_startup_order_waits_until_a_lower_one_is_up_for_the_first_time() {
     let mut scene = Scene::new([order("late", 2), order("early", 1)]);
     assert_eq!(scene.step(), ["prepare early", "prepare late"]);
     scene.event("late", Event::Prepared);
     assert_eq!(scene.step(), NOTHING);
     scene.event("early", Event::Prepared);
-    assert_eq!(scene.step(), ["start early", "start late"]);
+    assert_eq!(scene.step(), ["start early"]);
+    assert_eq!(scene.step(), NOTHING, "it starts, it is not up");
+    scene.event("early", Event::Started);
+    assert_eq!(scene.step(), ["start late"]);
+}
+
+#[test]
+fn a_module_that_fails_while_it_starts_holds_a_higher_order_up_no_longer() {
+    let mut scene = Scene::new([order("late", 2), order("early", 1)]);
+    scene.step();
+    scene.event("late", Event::Prepared);
+    scene.event("early", Event::Prepared);
+    assert_eq!(scene.step(), ["start early"]);
+    scene.event("early", Event::Exited(1));
+    assert_eq!(scene.step(), ["start late"]);
+}
+
+#[test]
+fn a_module_that_is_tried_again_after_a_failure_holds_nothing_up() {
+    let mut scene = Scene::running([order("early", 1)]);
+    scene.event("early", Event::Exited(1));
+    scene.at(10);
+    assert_eq!(scene.step(), ["start early"]);
+    scene.want([order("late", 2), order("early", 1)]);
+    scene.step();
+    scene.event("late", Event::Prepared);
+    assert_eq!(scene.step(), ["start late"]);
+}
+
+#[test]
+fn a_stopped_module_that_is_wanted_again_is_waited_for() {
+    let mut scene = Scene::running([order("early", 1)]);
+    scene.event("early", Event::Stopped);
+    scene.want([order("late", 2), order("early", 1)]);
+    assert_eq!(scene.step(), ["start early", "prepare late"]);
+    scene.event("late", Event::Prepared);
+    assert_eq!(scene.step(), NOTHING);
+    scene.event("early", Event::Started);
+    assert_eq!(scene.step(), ["start late"]);
 }
 
 #[test]
@@ -210,7 +248,7 @@ fn restarts_do_not_wait_for_a_lower_order() {
 }
 
 #[test]
-fn an_update_does_not_take_over_before_a_new_module_of_lower_order_was_started() {
+fn an_update_does_not_take_over_before_a_new_module_of_lower_order_is_up() {
     let mut scene = Scene::running([order("late", 2)]);
     let late = with("late", |spec| (spec.startup_order, spec.version) = (2, "v2".into()));
     scene.want([late, order("early", 1)]);
@@ -218,7 +256,9 @@ fn an_update_does_not_take_over_before_a_new_module_of_lower_order_was_started()
     scene.event("late", Event::Prepared);
     assert_eq!(scene.step(), NOTHING, "the old version runs on");
     scene.event("early", Event::Prepared);
-    assert_eq!(scene.step(), ["start early", "stop late"]);
+    assert_eq!(scene.step(), ["start early"]);
+    scene.event("early", Event::Started);
+    assert_eq!(scene.step(), ["stop late"]);
 }
 
 #[test]

@@ -182,7 +182,17 @@ fn check_start(name: &ModuleName, model: &Model) {
     assert_eq!(wanted.desired_status, DesiredStatus::Running);
     let module = &model.observed.modules[name];
     match module.state {
-        ModuleState::Prepared => assert!(!needs_new_instance(&module.spec, wanted), "starts an outdated version"),
+        ModuleState::Prepared => {
+            assert!(!needs_new_instance(&module.spec, wanted), "starts an outdated version");
+            let is_starting = |lower: &&ModuleSpec| {
+                let lower_module = model.observed.modules.get(&lower.name);
+                lower.startup_order < wanted.startup_order
+                    && lower.desired_status == DesiredStatus::Running
+                    && lower_module.is_none_or(|m| m.failures == 0 && m.state == ModuleState::Starting)
+            };
+            let lower = model.desired.modules.values().find(is_starting);
+            assert!(lower.is_none(), "{name} does not wait for {lower:?}");
+        }
         ModuleState::Stopped => {}
         ModuleState::Exited { at, code, .. } => {
             assert!(model.now >= at.after(backoff(module.failures)), "starts before the back-off is over");
