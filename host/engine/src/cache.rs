@@ -8,7 +8,6 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, SystemTime},
 };
 
 use sha2::{Digest as _, Sha256};
@@ -20,10 +19,7 @@ use crate::{compile::write_new, settings::Profile};
 pub const WASMTIME: &str = "48.0.8";
 
 /// Rises when entries of the same wasmtime become useless: other settings, other checks before compiling.
-const REVISION: u32 = 1;
-
-/// Age at which a temporary file is surely left over from a crash.
-const STALE: Duration = Duration::from_secs(3600);
+const REVISION: u32 = 2;
 
 /// The folder.
 #[derive(Debug)]
@@ -34,7 +30,7 @@ pub(crate) struct Cache {
     temporaries: AtomicU64,
 }
 
-/// One entry: machine code and the digest of it.
+/// One entry: machine code, and beside it a file with its digest and what its instances cost.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     code: PathBuf,
@@ -69,13 +65,14 @@ impl Cache {
     }
 
     /// Puts a finished file in the place of an entry. The digest comes last: without it the entry does not count.
+    /// `cost` is that of [`crate::check::Surface::instance_bytes`].
     ///
     /// # Errors
     /// The disk's; the entry is then absent or the old one.
-    pub(crate) fn commit(&self, finished: &Path, entry: &Entry) -> io::Result<()> {
-        let digest = hex(&digest_of(finished)?);
+    pub(crate) fn commit(&self, finished: &Path, entry: &Entry, cost: u64) -> io::Result<()> {
+        let record = format!("{} {cost}\n", hex(&digest_of(finished)?));
         let beside = self.temporary();
-        write_new(&beside, digest.as_bytes())?;
+        write_new(&beside, record.as_bytes())?;
         fs::rename(finished, &entry.code)?;
         fs::rename(&beside, &entry.digest)?;
         File::open(&self.folder)?.sync_all()
@@ -83,25 +80,27 @@ impl Cache {
 }
 
 impl Entry {
-    /// Maps the entry's code, if there is one, it is whole and this engine can use it. Anything else is removed.
+    /// Maps the entry's code, if there is one, it is whole and this engine can use it. Anything else is removed. Returns
+    /// also what instances of it cost.
     ///
     /// # Errors
-    /// The disk's, other than absence.
-    pub(crate) fn load(&self, engine: &Engine) -> io::Result<Option<Component>> {
+    /// The disk's, other than absence, or want of memory; the entry stays.
+    pub(crate) fn load(&self, engine: &Engine) -> io::Result<Option<(Component, u64)>> {
         let Some(recorded) = absent_as_none(fs::read(&self.digest))? else { return Ok(None) };
         let Some(actual) = absent_as_none(digest_of(&self.code))? else { return Ok(None) };
-        if hex(&actual).as_bytes() != recorded {
+        let Some(cost) = cost_in(&recorded, &hex(&actual)) else {
             tracing::warn!(entry = %self.code.display(), "a compiled component is damaged; compiling it again");
             self.remove()?;
             return Ok(None);
-        }
+        };
         // SAFETY: the file was written by our own compiler: it lies in a folder that only its owner may enter (checked
         // when the cache was opened), it is never changed in place, and it has the digest that was taken when it was
         // finished. wasmtime itself checks version, target and settings.
         #[allow(unsafe_code)]
         let loaded = unsafe { Component::deserialize_file(engine, &self.code) };
         match loaded {
-            Ok(component) => Ok(Some(component)),
+            Ok(component) => Ok(Some((component, cost))),
+            Err(error) if is_of_the_system(&error) => Err(io::Error::other(format!("{error:#}"))),
             Err(error) => {
                 tracing::warn!(entry = %self.code.display(), "a compiled component is for another engine ({error:#})");
                 self.remove()?;
@@ -115,6 +114,19 @@ impl Entry {
         absent_as_none(fs::remove_file(&self.code))?;
         Ok(())
     }
+}
+
+/// The cost, if the record is of code with this digest.
+fn cost_in(record: &[u8], digest: &str) -> Option<u64> {
+    let (recorded, cost) = std::str::from_utf8(record).ok()?.trim_end().split_once(' ')?;
+    if recorded == digest { cost.parse().ok() } else { None }
+}
+
+/// The system had no file or no memory to give: that says nothing about the entry.
+fn is_of_the_system(error: &wasmtime::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<io::Error>() || cause.is::<rustix::io::Errno>() || cause.is::<wasmtime::error::OutOfMemory>()
+    })
 }
 
 fn check_private(metadata: &fs::Metadata) -> io::Result<()> {
@@ -131,14 +143,12 @@ fn check_private(metadata: &fs::Metadata) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
 }
 
+/// One host at a time has the folder (it locks its data), so a temporary file is left over from a crash.
 fn remove_leftovers(folder: &Path) -> io::Result<()> {
     for file in fs::read_dir(folder)? {
-        let file = file?;
-        let is_temporary = file.path().extension().is_some_and(|extension| extension == "tmp");
-        let age =
-            file.metadata().and_then(|metadata| metadata.modified()).map(|time| SystemTime::now().duration_since(time));
-        if is_temporary && matches!(age, Ok(Ok(age)) if age > STALE) {
-            absent_as_none(fs::remove_file(file.path()))?;
+        let path = file?.path();
+        if path.extension().is_some_and(|extension| extension == "tmp") {
+            absent_as_none(fs::remove_file(path))?;
         }
     }
     Ok(())
@@ -178,5 +188,21 @@ mod tests {
     fn the_key_names_the_wasmtime_that_is_built_in() {
         let lock = include_str!("../../../Cargo.lock");
         assert!(lock.contains(&format!("name = \"wasmtime\"\nversion = \"{WASMTIME}\"")), "update WASMTIME");
+    }
+
+    #[test]
+    fn want_of_files_or_memory_does_not_condemn_an_entry() {
+        let of_the_system = wasmtime::Error::from(io::Error::from_raw_os_error(24)).context("failed to map");
+        assert!(is_of_the_system(&of_the_system));
+        assert!(is_of_the_system(&rustix::io::Errno::NOMEM.into()));
+        assert!(!is_of_the_system(&wasmtime::Error::msg("compiled with another version").context("cannot load")));
+    }
+
+    #[test]
+    fn a_record_of_other_code_or_without_a_cost_does_not_count() {
+        assert_eq!(cost_in(b"abc 17\n", "abc"), Some(17));
+        for record in [&b"abc"[..], b"abd 17\n", b"abc x\n", b"", b"\xff 1"] {
+            assert_eq!(cost_in(record, "abc"), None);
+        }
     }
 }

@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use marram_core::ports::Exports;
 use wasmparser::{CanonicalFunction, CanonicalOption, Encoding, Parser, Payload};
 
+use crate::{cost::CostReader, limits::MAX_INSTANCES};
+
 /// Imports and exports of a component, and whether it uses the async ABI.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Surface {
@@ -15,6 +17,11 @@ pub struct Surface {
     pub exports: BTreeSet<String>,
     /// Lifts or lowers with the async ABI of WASI 0.3.
     pub uses_async: bool,
+    /// Host memory of one instance in bytes, without linear memories and tables: globals, function references and the
+    /// like of all core instances. An estimate from the component's sections.
+    pub instance_bytes: u64,
+    /// Core instances of one instance.
+    pub core_instances: u64,
 }
 
 /// How the host runs a component.
@@ -34,8 +41,8 @@ pub enum Refusal {
     Malformed(String),
     /// A module of WASI preview 1 or the like.
     #[error(
-        "a core WebAssembly module, not a component; `marram module push` turns modules of WASI preview 1 into \
-         components, other toolchains have a target for WASI 0.2 (Rust: wasm32-wasip2)"
+        "a core WebAssembly module, not a component; build it for WASI 0.2 (Rust: target wasm32-wasip2), or make a \
+         component of it with `wasm-tools component new --adapt wasi_snapshot_preview1=ADAPTER`"
     )]
     CoreModule,
     /// What shows it.
@@ -48,6 +55,19 @@ pub enum Refusal {
         "imports what this host does not have: {0}; it offers wasi:cli, clocks, filesystem, io, random and sockets @0.2 and marram:edge@0.1"
     )]
     UnknownImports(String),
+    /// All names that the host does not have, `wasi:http` among them.
+    #[error(
+        "imports what this host does not have: {0}; it has no wasi:http, and toolchains can leave it out \
+         (componentize-js: `--disable http --disable fetch-event`; others: a WIT world without it), since messages reach \
+         modules through routes"
+    )]
+    Http(String),
+    /// More than the host makes.
+    #[error("has {0} core instances, at most {MAX_INSTANCES} are made; link its modules into fewer")]
+    TooManyInstances(u64),
+    /// What is instantiated cannot be told before it runs.
+    #[error("instantiates core modules or components that it gets as arguments; link them statically")]
+    Arguments,
     /// No export that the host would call.
     #[error(
         "exports nothing that the host could call; expected `wasi:cli/run@0.2` or one of marram:edge@0.1's \
@@ -105,12 +125,15 @@ const MARRAM: &[&str] = &[
 /// Reads a component's surface.
 ///
 /// # Errors
-/// [`Refusal::Malformed`] or [`Refusal::CoreModule`].
+/// [`Refusal::Malformed`], [`Refusal::CoreModule`] or [`Refusal::Arguments`].
 pub fn survey(bytes: &[u8]) -> Result<Surface, Refusal> {
     let mut surface = Surface::default();
     let mut depth = 0_usize;
+    let mut costs = CostReader::new();
     for payload in Parser::new(0).parse_all(bytes) {
-        match payload.map_err(malformed)? {
+        let payload = payload.map_err(malformed)?;
+        costs.read(&payload)?;
+        match payload {
             Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => return Err(Refusal::CoreModule),
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) => depth = depth.saturating_sub(1),
@@ -132,10 +155,13 @@ pub fn survey(bytes: &[u8]) -> Result<Surface, Refusal> {
             _ => {}
         }
     }
+    let cost = costs.total();
+    surface.instance_bytes = cost.bytes;
+    surface.core_instances = cost.instances;
     Ok(surface)
 }
 
-fn malformed(error: wasmparser::BinaryReaderError) -> Refusal {
+pub(crate) fn malformed(error: wasmparser::BinaryReaderError) -> Refusal {
     Refusal::Malformed(error.to_string())
 }
 
@@ -165,8 +191,14 @@ impl Surface {
         }
         let unknown: Vec<_> =
             self.imports.iter().filter(|name| !is_known(name)).map(|name| format!("`{name}`")).collect();
+        if unknown.iter().any(|name| name.starts_with("`wasi:http/")) {
+            return Err(Refusal::Http(unknown.join(", ")));
+        }
         if !unknown.is_empty() {
             return Err(Refusal::UnknownImports(unknown.join(", ")));
+        }
+        if self.core_instances > MAX_INSTANCES as u64 {
+            return Err(Refusal::TooManyInstances(self.core_instances));
         }
         self.kind()
     }

@@ -18,6 +18,11 @@ use crate::settings::{CompileLimits, HelperCommand, Profile};
 /// Bytes of the child's standard error that are kept.
 const MAX_STDERR_BYTES: u64 = 8 << 10;
 
+/// Machine code for each byte of a component; 5 to 10 were seen. Beyond, the compiler is being abused to fill the disk.
+const CODE_FACTOR: u64 = 64;
+/// Machine code that even a tiny component may have.
+const CODE_BYTES: u64 = 64 << 20;
+
 /// Why a component was not compiled.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
@@ -101,15 +106,23 @@ pub(crate) async fn compile(
         HelperCommand::Process { program, args } => {
             let mut command = Command::new(program);
             command.args(args).arg(input).arg(output).arg(profile.as_str());
-            run_helper(command, program, limits).await
+            let component =
+                std::fs::metadata(input).map_err(|error| CompileError::Read(input.to_owned(), error))?.len();
+            let code = component.saturating_mul(CODE_FACTOR).saturating_add(CODE_BYTES);
+            run_helper(command, program, limits, code).await
         }
     }
 }
 
-async fn run_helper(mut command: Command, program: &Path, limits: CompileLimits) -> Result<(), CompileError> {
+async fn run_helper(
+    mut command: Command,
+    program: &Path,
+    limits: CompileLimits,
+    code: u64,
+) -> Result<(), CompileError> {
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| CompileError::Spawn(program.to_owned(), error))?;
-    restrict(&child, limits).map_err(|error| CompileError::Spawn(program.to_owned(), error))?;
+    restrict(&child, limits, code).map_err(|error| CompileError::Spawn(program.to_owned(), error))?;
     let stderr = child.stderr.take();
     let work = async {
         let stderr = last_words(stderr).await; // ends with the child
@@ -119,11 +132,11 @@ async fn run_helper(mut command: Command, program: &Path, limits: CompileLimits)
         return Err(CompileError::Limit(format!("{:?}", limits.wall))); // dropping the child kills it
     };
     let status = status.map_err(|error| CompileError::Spawn(program.to_owned(), error))?;
-    judge(status, stderr, limits)
+    judge(status, stderr, limits, code)
 }
 
 /// Sets the child's limits from here: it needs no code of its own for that, and none of its input can avoid them.
-fn restrict(child: &Child, limits: CompileLimits) -> io::Result<()> {
+fn restrict(child: &Child, limits: CompileLimits, code: u64) -> io::Result<()> {
     let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) else {
         return Ok(()); // it has ended already
     };
@@ -132,6 +145,7 @@ fn restrict(child: &Child, limits: CompileLimits) -> io::Result<()> {
     let all = [
         (Resource::Cpu, cpu, cpu + 5),
         (Resource::As, limits.address_space, limits.address_space),
+        (Resource::Fsize, code, code),
         (Resource::Core, 0, 0),
     ];
     for (resource, current, maximum) in all {
@@ -154,11 +168,14 @@ async fn last_words(stderr: Option<impl AsyncRead + Unpin>) -> String {
     String::from_utf8_lossy(&kept).trim().to_owned()
 }
 
-fn judge(status: ExitStatus, stderr: String, limits: CompileLimits) -> Result<(), CompileError> {
+fn judge(status: ExitStatus, stderr: String, limits: CompileLimits, code: u64) -> Result<(), CompileError> {
     match (status.success(), status.signal()) {
         (true, _) => Ok(()),
         (_, Some(signal)) if signal == Signal::XCPU.as_raw() => {
             Err(CompileError::Limit(format!("{:?} of CPU time", limits.cpu)))
+        }
+        (_, Some(signal)) if signal == Signal::XFSZ.as_raw() => {
+            Err(CompileError::Limit(format!("{} of machine code", crate::limits::bytes(code))))
         }
         _ => Err(CompileError::Helper { status: status.to_string(), stderr: crate::exit::one_line(&stderr) }),
     }

@@ -12,6 +12,7 @@ use wasmtime::component::{
 
 use crate::{
     check::{INPUT, Interface, RUN, START, Surface, TIMER, TWIN},
+    cpu::Meter,
     deadline::CallLimits,
     instance::{
         ChangedParams, ChangedResults, FireParams, GuestInstance, HandleParams, HandleResults, Handlers, Live,
@@ -27,6 +28,8 @@ use crate::{
 pub(crate) struct WasmComponent {
     linked: InstancePre<GuestState>,
     entries: Entries,
+    /// Of one instance; see [`crate::cost`].
+    cost: u64,
     ticker: Arc<Ticker>,
 }
 
@@ -47,6 +50,7 @@ impl WasmComponent {
     pub(crate) fn link(
         linker: &Linker<GuestState>,
         component: &Component,
+        cost: u64,
         ticker: Arc<Ticker>,
     ) -> Result<Self, LoadError> {
         let linked = linker
@@ -62,16 +66,22 @@ impl WasmComponent {
             twin: entry::<ChangedParams, ChangedResults>(&linked, &surface, TWIN, "desired-changed")?,
             timer: entry::<FireParams, ()>(&linked, &surface, TIMER, "fire")?,
         };
-        Ok(Self { linked, entries, ticker })
+        Ok(Self { linked, entries, cost, ticker })
     }
 
-    async fn instance(&self, spec: &ModuleSpec, host: Arc<dyn ModuleHost>) -> Result<GuestInstance, Exit> {
+    async fn instance(
+        &self,
+        spec: &ModuleSpec,
+        host: Arc<dyn ModuleHost>,
+        meter: Arc<Meter>,
+    ) -> Result<GuestInstance, Exit> {
         let stdout = LogPipe::new(host.clone(), LogStream::Out);
         let stderr = LogPipe::new(host.clone(), LogStream::Err);
         let wasi = wasi::context(spec, &stdout, &stderr)?;
         let limits = CallLimits { running: spec.sandbox.handler_time, wall: spec.sandbox.handler_wall };
-        let store = GuestState::new(host, wasi, spec.sandbox.memory_bytes).into_store(self.linked.engine());
-        let mut live = Live::new(store, stdout, stderr);
+        let state = GuestState::new(host, wasi, spec.sandbox.memory_bytes, meter.clone());
+        let mut live = Live::new(state.into_store(self.linked.engine()), stdout, stderr);
+        live.store.data_mut().memory.take_instances(self.cost).map_err(|over| live.exit(&over.into()))?;
         // Initialisers run now: guest code like any other, so within the bounds of a call.
         live.store.data_mut().deadline.begin(Some(limits));
         let made = limits.last_resort(self.linked.instantiate_async(&mut live.store)).await;
@@ -81,7 +91,7 @@ impl WasmComponent {
             Err(late) => return Err(live.exit(&late.into())),
         };
         let handlers = self.entries.handlers(&instance, &mut live.store).map_err(|error| live.exit(&error))?;
-        Ok(GuestInstance::new(live, handlers, limits, self.ticker.clone()))
+        Ok(GuestInstance::new(live, handlers, limits, meter))
     }
 }
 
@@ -102,9 +112,9 @@ impl ports::Component for WasmComponent {
         spec: &ModuleSpec,
         host: Arc<dyn ModuleHost>,
     ) -> BoxFuture<'_, Result<Box<dyn ports::Instance>, Exit>> {
-        let spec = spec.clone();
-        Box::pin(self.ticker.clone().during(async move {
-            let instance = self.instance(&spec, host).await?;
+        let (spec, meter) = (spec.clone(), Meter::new(self.ticker.clone()));
+        Box::pin(meter.clone().during(async move {
+            let instance = self.instance(&spec, host, meter).await?;
             Ok(Box::new(instance) as Box<dyn ports::Instance>)
         }))
     }

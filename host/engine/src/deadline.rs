@@ -1,24 +1,30 @@
-//! The two clocks of a call: running time, counted in ticks, and wall time, measured only once a call proves slow. A call
-//! that is done within a tick reads no clock and makes no timer.
+//! The two clocks of a call: processor time (see [`crate::cpu`]) and wall time, both measured only once a call proves slow.
+//! A call that is done within a tick reads no clock and makes no timer. Programs have no deadline, but a share.
 
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
+    sync::Arc,
     task::Poll,
     time::{Duration, Instant},
 };
 
-use crate::{exit::Ended, ticker::TICK};
+use crate::{
+    cpu::{Meter, PROGRAM_SHARE, Share},
+    exit::Ended,
+};
 
 /// How much later than the guest's own checks the last resort comes, so that normally the trap with its backtrace wins.
 const GRACE: Duration = Duration::from_millis(100);
 
 /// Time that the current call may take. Part of the store's data.
-#[derive(Debug)]
 pub(crate) struct Deadline {
+    meter: Arc<Meter>,
     /// None: no deadline (programs).
     limits: Option<CallLimits>,
-    ticks: u32,
+    /// What a program may use, and what it had used at the last tick.
+    share: Share,
+    seen: Duration,
     /// When the call first proved slow; at most a tick after its begin.
     slow_since: Option<Instant>,
 }
@@ -26,7 +32,7 @@ pub(crate) struct Deadline {
 /// Bounds of one call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CallLimits {
-    /// Running time of guest code.
+    /// Processor time of guest code and of the host functions that it calls.
     pub(crate) running: Duration,
     /// Wall time, waiting included.
     pub(crate) wall: Duration,
@@ -34,35 +40,41 @@ pub(crate) struct CallLimits {
 
 impl Deadline {
     /// Of a call that is not bounded.
-    pub(crate) fn none() -> Self {
-        Self { limits: None, ticks: 0, slow_since: None }
+    pub(crate) fn none(meter: Arc<Meter>) -> Self {
+        Self { meter, limits: None, share: Share::new(PROGRAM_SHARE), seen: Duration::ZERO, slow_since: None }
     }
 
     /// A call begins.
     pub(crate) fn begin(&mut self, limits: Option<CallLimits>) {
-        *self = Self { limits, ticks: 0, slow_since: None };
+        self.meter.begin();
+        self.limits = limits;
+        self.seen = Duration::ZERO;
+        self.slow_since = None;
     }
 
-    /// Guest code runs at a tick.
+    /// Guest code runs at a tick. Returns how long it must pause: a program that used more than its share, or while all
+    /// programs together use more than theirs.
     ///
     /// # Errors
     /// Its time is over.
-    pub(crate) fn tick(&mut self) -> Result<(), Ended> {
-        let since = *self.slow_since.get_or_insert_with(Instant::now);
-        let Some(limits) = self.limits else { return Ok(()) };
-        // The first tick may have come just after the call began, so n of them prove n - 1 intervals.
-        let proven = TICK * self.ticks;
-        self.ticks += 1;
-        if proven >= limits.running {
+    pub(crate) fn tick(&mut self) -> Result<Option<Duration>, Ended> {
+        let now = Instant::now();
+        let since = *self.slow_since.get_or_insert(now);
+        let used = self.meter.read();
+        let Some(limits) = self.limits else {
+            let spent = used.saturating_sub(std::mem::replace(&mut self.seen, used));
+            return Ok(self.share.spend(spent, now).max(self.meter.ticker.spend_of_programs(spent, now)));
+        };
+        if used >= limits.running {
             return Err(Ended::Deadline(format!(
                 "the call ran for more than {:?} (limits.handlerTime)",
                 limits.running
             )));
         }
-        if since.elapsed() > limits.wall {
+        if now.saturating_duration_since(since) > limits.wall {
             return Err(limits.wall_exceeded("while guest code ran"));
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Until when a host function may wait; none = for ever. What exceeds it is [`CallLimits::wall_exceeded`].

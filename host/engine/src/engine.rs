@@ -9,6 +9,7 @@ use std::{
 };
 
 use marram_core::ports::{self, Artifact, BoxFuture, LoadError};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use wasmtime::{Engine, component::Linker};
 
 use crate::{
@@ -57,6 +58,7 @@ impl WasmEngine {
     /// # Errors
     /// See [`EngineError`].
     pub fn new(settings: Settings) -> Result<Self, EngineError> {
+        raise_descriptors();
         let cache = Cache::open(&settings.cache, settings.profile)
             .map_err(|error| EngineError::Cache(settings.cache.clone(), error))?;
         let wasmtime = |error: wasmtime::Error| EngineError::Wasmtime(format!("{error:#}"));
@@ -106,16 +108,16 @@ impl Shared {
         let shared = self.clone();
         blocking(move || {
             let component = entry.load(&shared.engine).map_err(|error| disk(&shared.settings.cache, &error))?;
-            component
-                .map(|component| WasmComponent::link(&shared.linker, &component, shared.ticker.clone()).map(Arc::new))
-                .transpose()
+            let Some((component, cost)) = component else { return Ok(None) };
+            let linked = WasmComponent::link(&shared.linker, &component, cost, shared.ticker.clone())?;
+            Ok(Some(Arc::new(linked)))
         })
         .await
     }
 
     async fn compile(self: &Arc<Self>, input: &Path, digest: &str, entry: &Entry) -> Result<(), LoadError> {
         let (path, expected) = (input.to_owned(), digest.to_owned());
-        blocking(move || check_file(&path, &expected)).await?;
+        let cost = blocking(move || check_file(&path, &expected)).await?;
         let Settings { helper, limits, profile, .. } = &self.settings;
         let output = Temporary(self.cache.temporary());
         let started = std::time::Instant::now();
@@ -124,13 +126,25 @@ impl Shared {
             .map_err(|error| LoadError(format!("component sha256:{digest}: {}", chain(&error))))?;
         tracing::info!(component = digest, milliseconds = started.elapsed().as_millis(), "compiled");
         let (shared, entry) = (self.clone(), entry.clone());
-        blocking(move || shared.cache.commit(&output.0, &entry).map_err(|error| disk(&shared.settings.cache, &error)))
-            .await
+        blocking(move || {
+            shared.cache.commit(&output.0, &entry, cost).map_err(|error| disk(&shared.settings.cache, &error))
+        })
+        .await
     }
 }
 
-/// The component's bytes are those of the digest, and nothing in them is sure to fail later.
-fn check_file(path: &Path, expected: &str) -> Result<(), LoadError> {
+/// Guests may hold files open, some dozens each; the usual soft limit of 1024 is for programs that use `select`.
+fn raise_descriptors() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!("cannot raise the number of open files to the hard limit: {error}");
+    }
+}
+
+/// The component's bytes are those of the digest, and nothing in them is sure to fail later. Returns what its instances
+/// cost.
+fn check_file(path: &Path, expected: &str) -> Result<u64, LoadError> {
     let actual = hex(&digest_of(path).map_err(|error| disk(path, &error))?);
     if actual != expected {
         let text = format!("{} has digest sha256:{actual}, expected sha256:{expected}", path.display());
@@ -138,8 +152,7 @@ fn check_file(path: &Path, expected: &str) -> Result<(), LoadError> {
     }
     let bytes = std::fs::read(path).map_err(|error| disk(path, &error))?;
     survey(&bytes)
-        .and_then(|surface| surface.check())
-        .map(drop)
+        .and_then(|surface| surface.check().map(|_| surface.instance_bytes))
         .map_err(|refusal| LoadError(format!("component sha256:{expected}: {refusal}")))
 }
 

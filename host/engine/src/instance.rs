@@ -10,12 +10,12 @@ use wasmtime::{
 };
 
 use crate::{
+    cpu::Meter,
     deadline::CallLimits,
     exit::{classify, one_line},
     link::{MessageTag, Nack},
     log::LogPipe,
     state::GuestState,
-    ticker::Ticker,
 };
 
 pub(crate) type RunResults = (Result<(), ()>,);
@@ -87,7 +87,7 @@ pub(crate) struct GuestInstance {
     state: State,
     handlers: Handlers,
     limits: CallLimits,
-    ticker: Arc<Ticker>,
+    meter: Arc<Meter>,
 }
 
 enum State {
@@ -97,8 +97,8 @@ enum State {
 }
 
 impl GuestInstance {
-    pub(crate) fn new(live: Live, handlers: Handlers, limits: CallLimits, ticker: Arc<Ticker>) -> Self {
-        Self { state: State::Live(Box::new(live)), handlers, limits, ticker }
+    pub(crate) fn new(live: Live, handlers: Handlers, limits: CallLimits, meter: Arc<Meter>) -> Self {
+        Self { state: State::Live(Box::new(live)), handlers, limits, meter }
     }
 
     /// The store for a call. Whoever gets it says [`Live::busy`] false after.
@@ -206,31 +206,31 @@ fn settlement(result: Result<(), Nack>) -> Settlement {
 
 impl ports::Instance for GuestInstance {
     fn run(&mut self) -> BoxFuture<'_, Exit> {
-        let ticker = self.ticker.clone();
-        Box::pin(ticker.during(self.run_program()))
+        let meter = self.meter.clone();
+        Box::pin(meter.during(self.run_program()))
     }
 
     fn start(&mut self) -> BoxFuture<'_, Result<Result<(), String>, Exit>> {
-        let ticker = self.ticker.clone();
-        Box::pin(ticker.during(async {
+        let meter = self.meter.clone();
+        Box::pin(meter.during(async {
             let (result,) = self.call(self.handlers.start, (), "marram:edge/start-handler").await?;
             Ok(result.map_err(|why| one_line(&why)))
         }))
     }
 
     fn handle_batch<'a>(&'a mut self, inbox: &'a mut dyn Inbox) -> BoxFuture<'a, Result<(), Exit>> {
-        let ticker = self.ticker.clone();
-        Box::pin(ticker.during(self.batch(inbox)))
+        let meter = self.meter.clone();
+        Box::pin(meter.during(self.batch(inbox)))
     }
 
     fn fire(&mut self, name: &str, missed: u64) -> BoxFuture<'_, Result<(), Exit>> {
-        let (ticker, params) = (self.ticker.clone(), (name.to_owned(), missed));
-        Box::pin(ticker.during(async { self.call(self.handlers.fire, params, "marram:edge/timer-handler").await }))
+        let (meter, params) = (self.meter.clone(), (name.to_owned(), missed));
+        Box::pin(meter.during(async { self.call(self.handlers.fire, params, "marram:edge/timer-handler").await }))
     }
 
     fn desired_changed(&mut self, patch_json: &str, version: u64) -> BoxFuture<'_, Result<TwinAnswer, Exit>> {
-        let (ticker, params) = (self.ticker.clone(), (patch_json.to_owned(), version));
-        Box::pin(ticker.during(async {
+        let (meter, params) = (self.meter.clone(), (patch_json.to_owned(), version));
+        Box::pin(meter.during(async {
             let (answer,) = self.call(self.handlers.desired_changed, params, "marram:edge/twin-handler").await?;
             Ok(answer.map(|ack| ack.map(TwinAck::from)).map_err(TwinAck::from))
         }))

@@ -8,6 +8,8 @@ mod cache;
 mod check;
 mod compile;
 mod component;
+mod cost;
+mod cpu;
 mod deadline;
 mod engine;
 mod exit;

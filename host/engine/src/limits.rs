@@ -1,5 +1,7 @@
-//! One sum over everything that a guest makes the host keep: linear memories, tables, held messages. Whoever would exceed
-//! the limit is stopped with a reason, instead of a `memory.grow` that fails and a guest that panics without one.
+//! One sum over everything that a guest makes the host keep: core instances, linear memories, tables, held messages.
+//! Whoever would exceed the limit is stopped with a reason, instead of a `memory.grow` that fails and a guest that panics
+//! without one. Growth is never given back: wasmtime reports a failure alike whether it asked before or not, so a guest
+//! could make it give back what it holds. Growth that the system refused stays counted; such a guest is near its end.
 
 use wasmtime::ResourceLimiter;
 
@@ -7,8 +9,8 @@ use crate::exit::Ended;
 
 /// Bytes of a table element: a pointer on 64-bit systems.
 const TABLE_ELEMENT_BYTES: u64 = 8;
-/// Core instances of one component. JavaScript components have about ten; each costs some KiB of host memory.
-const MAX_INSTANCES: usize = 256;
+/// Core instances of one component. JavaScript components have about ten, Python ones with native libraries thirty.
+pub(crate) const MAX_INSTANCES: usize = 64;
 /// Linear memories of one component. Each takes 4 GiB of address space under the wide profile.
 const MAX_MEMORIES: usize = 32;
 /// Tables of one component.
@@ -18,22 +20,21 @@ const MAX_TABLES: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Memory {
     limit: u64,
+    instances: u64,
     linear: u64,
     tables: u64,
     messages: u64,
-    /// The growth that was granted last, taken back if the system then refuses it.
-    granted: u64,
 }
 
 impl Memory {
     /// Nothing used yet.
     pub(crate) fn new(limit: u64) -> Self {
-        Self { limit, linear: 0, tables: 0, messages: 0, granted: 0 }
+        Self { limit, instances: 0, linear: 0, tables: 0, messages: 0 }
     }
 
     /// What is used now.
     pub(crate) fn used(&self) -> u64 {
-        self.linear + self.tables + self.messages
+        self.instances + self.linear + self.tables + self.messages
     }
 
     /// Whether `more` bytes fit; `what` is the subject of the reason if they do not.
@@ -50,6 +51,13 @@ impl Memory {
                 bytes(self.used()),
             ))),
         }
+    }
+
+    /// Counts what the core instances cost besides memories and tables (see [`crate::cost`]), before they are made.
+    pub(crate) fn take_instances(&mut self, more: u64) -> Result<(), Ended> {
+        self.check(more, "the component's globals, functions and instances")?;
+        self.instances += more;
+        Ok(())
     }
 
     /// Counts the bytes of a message that the guest holds from now on.
@@ -73,13 +81,7 @@ impl ResourceLimiter for Memory {
         let more = desired.saturating_sub(current) as u64;
         self.check(more, "linear memory")?;
         self.linear += more;
-        self.granted = more;
         Ok(true)
-    }
-
-    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.linear = self.linear.saturating_sub(std::mem::take(&mut self.granted));
-        Ok(())
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
@@ -89,13 +91,7 @@ impl ResourceLimiter for Memory {
         let more = (desired.saturating_sub(current) as u64).saturating_mul(TABLE_ELEMENT_BYTES);
         self.check(more, "a table")?;
         self.tables += more;
-        self.granted = more;
         Ok(true)
-    }
-
-    fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.tables = self.tables.saturating_sub(std::mem::take(&mut self.granted));
-        Ok(())
     }
 
     fn instances(&self) -> usize {
@@ -141,11 +137,15 @@ mod tests {
     }
 
     #[test]
-    fn growth_that_the_system_refused_is_not_counted() {
+    fn a_failure_that_nobody_announced_gives_nothing_back() {
         let mut memory = Memory::new(1 << 20);
-        assert!(memory.memory_growing(0, 1 << 20, None).unwrap());
-        memory.memory_grow_failed(wasmtime::Error::msg("no")).unwrap();
-        assert_eq!(memory.used(), 0);
+        assert!(memory.memory_growing(0, 64 << 10, None).unwrap());
+        assert!(memory.table_growing(0, 1024, None).unwrap());
+        let used = memory.used();
+        // wasmtime says only this when the new size is beyond any number.
+        memory.memory_grow_failed(wasmtime::Error::msg("overflow")).unwrap();
+        memory.table_grow_failed(wasmtime::Error::msg("overflow")).unwrap();
+        assert_eq!(memory.used(), used);
     }
 
     #[test]

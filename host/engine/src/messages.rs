@@ -17,8 +17,8 @@ pub(crate) const MAX_PROPERTIES: usize = 256;
 
 /// What a handle costs the host besides the bytes of its message.
 const HANDLE_BYTES: u64 = 256;
-/// What a property costs the host besides its bytes.
-const PROPERTY_BYTES: u64 = 64;
+/// What a property costs the host besides its bytes: two texts with their allocations, and room of a list that doubles.
+const PROPERTY_BYTES: u64 = 128;
 
 /// The messages of one instance. Part of the store's data.
 #[derive(Debug, Default)]

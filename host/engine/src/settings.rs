@@ -86,6 +86,8 @@ impl Profile {
         // Without it a call costs half as much; WASI 0.3 guests would need it and are refused.
         config.concurrency_support(false);
         config.epoch_interruption(true);
+        // No toolchain for WASI 0.2 needs it, and sizes that overflow stay out of reach.
+        config.wasm_memory64(false);
         config.memory_init_cow(true);
         config.max_wasm_stack(GUEST_STACK_BYTES);
         config.async_stack_size(FIBER_STACK_BYTES);

@@ -10,6 +10,7 @@ use wasmtime::{Engine, Store, UpdateDeadline, component::ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use crate::{
+    cpu::Meter,
     deadline::{CallLimits, Deadline},
     exit::Ended,
     limits::Memory,
@@ -20,8 +21,13 @@ use crate::{
 /// whose streams take at most 64 KiB at once.
 pub(crate) const HOSTCALL_BYTES: usize = MAX_MESSAGE_BYTES + (64 << 10);
 
-/// WASI resources (files, streams, timers) of one instance.
+/// WASI resources (files, streams, timers) of one instance, whatever memory it may use.
 const MAX_WASI_RESOURCES: usize = 4096;
+/// WASI resources that even the smallest module may have: its folders, its output and a few files.
+const MIN_WASI_RESOURCES: usize = 64;
+/// What a WASI resource costs the host, buffers of files aside (see [`crate::link`]); they may use a sixteenth of the
+/// module's memory limit.
+const WASI_RESOURCE_BYTES: u64 = 1 << 10;
 
 /// Handles in the guest's own tables: those of messages and of WASI resources.
 const MAX_COMPONENT_HANDLES: usize = MAX_MESSAGES + MAX_WASI_RESOURCES;
@@ -37,14 +43,14 @@ pub(crate) struct GuestState {
 }
 
 impl GuestState {
-    pub(crate) fn new(host: Arc<dyn ModuleHost>, wasi: WasiCtx, memory_bytes: u64) -> Self {
+    pub(crate) fn new(host: Arc<dyn ModuleHost>, wasi: WasiCtx, memory_bytes: u64, meter: Arc<Meter>) -> Self {
         let mut resources = ResourceTable::new();
-        resources.set_max_capacity(MAX_WASI_RESOURCES);
+        resources.set_max_capacity(wasi_resources(memory_bytes));
         Self {
             host,
             messages: Messages::default(),
             memory: Memory::new(memory_bytes),
-            deadline: Deadline::none(),
+            deadline: Deadline::none(meter),
             wasi,
             resources,
         }
@@ -59,8 +65,10 @@ impl GuestState {
         store.set_epoch_deadline(1);
         // Only our own data is touched in here, never the store (CVE-2026-104855).
         store.epoch_deadline_callback(|mut context| {
-            context.data_mut().deadline.tick()?;
-            Ok(UpdateDeadline::Yield(1))
+            Ok(match context.data_mut().deadline.tick()? {
+                None => UpdateDeadline::Yield(1),
+                Some(pause) => UpdateDeadline::YieldCustom(1, Box::pin(tokio::time::sleep(pause))),
+            })
         });
         store
     }
@@ -71,6 +79,11 @@ impl GuestState {
         let (held, input) = Held::delivered(delivery);
         Ok((self.messages.insert(&mut self.memory, held)?, input))
     }
+}
+
+fn wasi_resources(memory_bytes: u64) -> usize {
+    let most = memory_bytes / 16 / WASI_RESOURCE_BYTES;
+    usize::try_from(most).unwrap_or(usize::MAX).clamp(MIN_WASI_RESOURCES, MAX_WASI_RESOURCES)
 }
 
 impl WasiView for GuestState {

@@ -2,18 +2,18 @@
 //! next timer wakes nobody (battery). Decides nothing about deadlines.
 
 use std::{
-    future::{Future, poll_fn},
     io,
-    pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, Thread},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use wasmtime::{Engine, EngineWeak};
+
+use crate::cpu::Share;
 
 /// Length of a tick. Shorter ones interrupt guests more often than the scheduler does; longer ones make deadlines coarse
 /// and let one guest hold a worker thread.
@@ -28,6 +28,7 @@ const IDLE_TICKS: u32 = 10;
 pub(crate) struct Ticker {
     shared: Arc<Shared>,
     thread: Thread,
+    programs: Mutex<Share>,
 }
 
 #[derive(Debug, Default)]
@@ -49,20 +50,16 @@ impl Ticker {
         let shared = Arc::new(Shared::default());
         let (theirs, engine) = (shared.clone(), engine.weak());
         let handle = thread::Builder::new().name("marram-ticker".into()).spawn(move || tick(&theirs, &engine))?;
-        Ok(Self { shared, thread: handle.thread().clone() })
+        Ok(Self { shared, thread: handle.thread().clone(), programs: Mutex::new(Share::of_all()) })
     }
 
-    /// Ticks while `future` is being polled, and not while it waits.
-    pub(crate) async fn during<T>(self: Arc<Self>, future: impl Future<Output = T>) -> T {
-        let mut future = pin!(future);
-        poll_fn(move |context| {
-            let _running = self.enter();
-            future.as_mut().poll(context)
-        })
-        .await
+    /// A program used so much; how long it must pause because all of them together used too much.
+    pub(crate) fn spend_of_programs(&self, spent: Duration, now: Instant) -> Option<Duration> {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner).spend(spent, now)
     }
 
-    fn enter(&self) -> Running<'_> {
+    /// Ticks until the guard is dropped.
+    pub(crate) fn enter(&self) -> Running<'_> {
         // The order of this pair and of the one in `tick` makes sure that one side sees the other.
         self.shared.active.fetch_add(1, Ordering::SeqCst);
         if self.shared.parked.load(Ordering::SeqCst) {
@@ -85,7 +82,7 @@ impl Drop for Ticker {
     }
 }
 
-struct Running<'a>(&'a Shared);
+pub(crate) struct Running<'a>(&'a Shared);
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
@@ -129,8 +126,8 @@ mod tests {
             while !ticker.is_parked() {
                 tokio::task::yield_now().await;
             }
-            let woken = ticker.clone();
-            ticker.clone().during(async move { while woken.is_parked() {} }).await;
+            let _running = ticker.enter();
+            while ticker.is_parked() {}
         }
     }
 }

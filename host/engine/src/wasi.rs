@@ -18,6 +18,8 @@ const MAX_RANDOM_BYTES: u64 = 64 << 10;
 pub(crate) fn context(spec: &ModuleSpec, stdout: &LogPipe, stderr: &LogPipe) -> Result<WasiCtx, Exit> {
     let mut builder = WasiCtxBuilder::new();
     builder.stdout(stdout.clone()).stderr(stderr.clone()).max_random_size(MAX_RANDOM_BYTES);
+    // Even a socket that may connect nowhere holds a descriptor of the host.
+    builder.allow_tcp(false).allow_udp(false);
     builder.arg(spec.name.as_str()).args(&spec.sandbox.args);
     for (name, value) in &spec.env {
         builder.env(name, value);

@@ -17,8 +17,8 @@ use wasmtime::{
     component::{ComponentType, Linker, Lower, Resource, WasmList, WasmStr},
 };
 
-use super::types::{MessageTag, copy_in};
-use crate::{deadline::CallLimits, messages::MAX_PROPERTIES, state::GuestState};
+use super::types::{MessageTag, check_count, copy_in};
+use crate::{deadline::CallLimits, state::GuestState};
 
 type Handle = Resource<MessageTag>;
 type Cx<'a> = StoreContextMut<'a, GuestState>;
@@ -113,10 +113,7 @@ fn send_bytes(
     if let Some(refusal) = oversized(body.len()) {
         return Ok(Outcome::Now(Err(refusal)));
     }
-    if properties.len() > MAX_PROPERTIES {
-        let why = format!("more than {MAX_PROPERTIES} properties in one message");
-        return Ok(Outcome::Now(Err(SendError::Denied(why))));
-    }
+    check_count(properties.len())?;
     let mut message = Message::new(copy_in(&cx, body)?);
     for (name, value) in properties {
         message.set_property(name, value);

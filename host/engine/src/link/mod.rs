@@ -3,6 +3,7 @@
 //! component that imports the whole of `wit/`, so neither can differ from it.
 
 mod control;
+mod files;
 mod messaging;
 mod types;
 
@@ -19,6 +20,7 @@ use crate::state::GuestState;
 pub(crate) fn linker(engine: &Engine) -> Result<Linker<GuestState>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    files::bound(&mut linker)?;
     types::add_to_linker(&mut linker)?;
     messaging::add_to_linker(&mut linker)?;
     control::add_to_linker(&mut linker)?;

@@ -143,7 +143,8 @@ pub(super) fn copy_in(cx: &Cx<'_>, body: &WasmList<u8>) -> Result<Bytes> {
     Ok(Bytes::copy_from_slice(body.as_le_slice(cx)))
 }
 
-fn check_count(properties: usize) -> Result<(), Ended> {
+/// A list that no message may hold ends the instance, as a setter does that goes too far.
+pub(super) fn check_count(properties: usize) -> Result<(), Ended> {
     use crate::messages::MAX_PROPERTIES;
     if properties > MAX_PROPERTIES {
         return Err(Ended::Memory(format!("more than {MAX_PROPERTIES} properties in one message")));

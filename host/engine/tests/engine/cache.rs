@@ -180,3 +180,19 @@ async fn a_child_process_without_enough_memory_fails_alone() {
     let error = bench.load(&binary(&program(GOOD))).await.err().unwrap().0;
     assert!(error.contains("the compiler failed"), "{error}");
 }
+
+#[tokio::test]
+async fn what_a_crash_left_half_written_is_removed_at_the_next_start() {
+    let bench = Bench::new();
+    let left = bench.cache().join("1234-0.tmp");
+    fs::write(&left, "half").unwrap();
+    WasmEngine::new(settings(&bench.folder, Profile::Wide)).unwrap();
+    assert!(!left.exists());
+}
+
+#[tokio::test]
+async fn a_compiler_cannot_fill_the_disk() {
+    let script = "exec dd if=/dev/zero of=\"$1\" bs=1048576 count=200";
+    let error = failure_of(script, CompileLimits::default()).await;
+    assert!(error.contains("compiling took more than 64") && error.contains("of machine code"), "{error}");
+}

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod cache;
+mod cpu;
 mod guests;
 mod isolation;
+mod limits;
 mod messages;
 mod programs;
 mod refusals;

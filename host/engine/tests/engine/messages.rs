@@ -121,6 +121,19 @@ async fn a_flood_of_properties_ends_the_instance() {
 }
 
 #[tokio::test]
+async fn so_does_a_list_of_properties_that_no_message_may_hold() {
+    let core = "(func $handle (param i32 i32 i32) (result i32)
+      (call $send-bytes (i32.const 512) (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 8192) (i32.const 257)
+        (i32.const 256))
+      (i32.const 0))";
+    let host = Recorder::new();
+    let mut instance = Bench::new().start(&handler(core), &spec(|_| ()), &host).await.unwrap();
+    let exit = instance.handle_batch(&mut Queue::of(&["x"])).await.unwrap_err();
+    assert_eq!((exit.code, &*exit.reason), (Exit::MEMORY, "more than 256 properties in one message"));
+    assert!(host.sent().is_empty());
+}
+
+#[tokio::test]
 async fn an_enormous_argument_traps_instead_of_filling_the_host() {
     let core = "(func $handle (param i32 i32 i32) (result i32)
       (drop (memory.grow (i32.const 16)))

@@ -1,7 +1,7 @@
 //! What cannot run here is refused before it is compiled, with what to do instead.
 
 use crate::{
-    guests::program,
+    guests::{instances, program},
     support::{Bench, binary},
 };
 
@@ -18,17 +18,56 @@ async fn refusal(wat: &str) -> String {
 #[tokio::test]
 async fn a_core_module_names_the_way_to_a_component() {
     let text = refusal("(module (func (export \"_start\")))").await;
-    assert!(text.contains("core WebAssembly module") && text.contains("marram module push"), "{text}");
+    assert!(text.contains("core WebAssembly module") && text.contains("wasm32-wasip2"), "{text}");
+    assert!(text.contains("wasm-tools component new --adapt"), "{text}");
+    assert!(!text.contains("marram module push"), "which adapts nothing: {text}");
 }
 
 #[tokio::test]
 async fn all_unknown_imports_are_named() {
     let text = refusal(
-        r#"(component (import "acme:gpio/pins@1.0.0" (instance)) (import "wasi:http/types@0.2.3" (instance))
+        r#"(component (import "acme:gpio/pins@1.0.0" (instance)) (import "wasi:keyvalue/store@0.2.3" (instance))
            (import "wasi:io/error@0.2.9" (instance)))"#,
     )
     .await;
-    assert!(text.contains("`acme:gpio/pins@1.0.0`, `wasi:http/types@0.2.3`;"), "{text}");
+    assert!(text.contains("`acme:gpio/pins@1.0.0`, `wasi:keyvalue/store@0.2.3`;"), "{text}");
+}
+
+#[tokio::test]
+async fn an_import_of_wasi_http_names_the_way_to_build_without() {
+    let text = refusal(
+        r#"(component (import "wasi:http/types@0.2.3" (instance)) (import "wasi:http/outgoing-handler@0.2.3" (instance)))"#,
+    )
+    .await;
+    assert!(text.contains("`wasi:http/outgoing-handler@0.2.3`, `wasi:http/types@0.2.3`;"), "{text}");
+    assert!(text.contains("componentize-js: `--disable http --disable fetch-event`"), "{text}");
+}
+
+#[tokio::test]
+async fn more_core_instances_than_are_made_are_refused() {
+    let text = refusal(&instances(80, "")).await;
+    assert!(text.contains("has 81 core instances, at most 64 are made"), "{text}");
+}
+
+#[tokio::test]
+async fn memories_and_tables_of_64_bits_are_refused() {
+    for core in ["(memory i64 1)", "(table i64 1 funcref)"] {
+        let wat = program(&format!("{core} (func $run (result i32) (i32.const 0))"));
+        let error = Bench::new().load(&binary(&wat)).await.err().unwrap().0;
+        assert!(error.contains("does not compile") && error.contains("64"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn modules_that_come_as_arguments_are_refused() {
+    let text = refusal(
+        r#"(component
+          (component $Inner (import "m" (core module $M)) (core instance (instantiate $M)))
+          (core module $Big)
+          (instance (instantiate $Inner (with "m" (core module $Big)))))"#,
+    )
+    .await;
+    assert!(text.contains("link them statically"), "{text}");
 }
 
 #[tokio::test]

@@ -1,0 +1,142 @@
+//! The processor time that one instance uses, and the share of it that programs get. Waiting costs nothing: the clock is
+//! the thread's own, read when a call goes on after a wait, when it waits again and at ticks. A call that neither waits nor
+//! meets a tick reads no clock. Ends nobody: [`crate::deadline`] does.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::ticker::Ticker;
+
+/// The base of a call that has read no clock yet.
+const UNKNOWN: u64 = u64::MAX;
+
+/// Cores that one program may use on average. A program that waits for events needs little; a busy one must leave room for
+/// handlers even on a device with a single core.
+pub(crate) const PROGRAM_SHARE: f64 = 0.5;
+
+/// Over which time the average is taken: a program may start up at full speed for half of it.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// Longest pause at once, so that a wrong sum cannot stop a program for long.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// Processor time of the current call of one instance, in nanoseconds. Its parts are only used within one poll at a time;
+/// they are atomic because the poll and the store both reach them.
+pub(crate) struct Meter {
+    pub(crate) ticker: Arc<Ticker>,
+    /// The thread's time up to which all is counted.
+    base: AtomicU64,
+    used: AtomicU64,
+}
+
+impl Meter {
+    pub(crate) fn new(ticker: Arc<Ticker>) -> Arc<Self> {
+        Arc::new(Self { ticker, base: AtomicU64::new(UNKNOWN), used: AtomicU64::new(0) })
+    }
+
+    /// A call begins. What it uses before its first tick is not counted.
+    pub(crate) fn begin(&self) {
+        self.base.store(UNKNOWN, Relaxed);
+        self.used.store(0, Relaxed);
+    }
+
+    /// Processor time of the call up to now.
+    pub(crate) fn read(&self) -> Duration {
+        let now = thread_time();
+        let base = self.base.swap(now, Relaxed);
+        let more = if base == UNKNOWN { 0 } else { now.saturating_sub(base) };
+        Duration::from_nanos(self.used.fetch_add(more, Relaxed) + more)
+    }
+
+    /// Ticks while `future` is being polled and measures it after its first wait.
+    pub(crate) async fn during<T>(self: Arc<Self>, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        let mut waited = false;
+        poll_fn(move |context| {
+            let _running = self.ticker.enter();
+            if waited {
+                self.base.store(thread_time(), Relaxed);
+            }
+            let poll = future.as_mut().poll(context);
+            if poll.is_pending() {
+                self.read();
+                waited = true;
+            }
+            poll
+        })
+        .await
+    }
+}
+
+fn thread_time() -> u64 {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// A token bucket of processor time.
+#[derive(Debug)]
+pub(crate) struct Share {
+    /// Cores.
+    rate: f64,
+    /// Seconds that may be used at once; below 0: used too much.
+    balance: f64,
+    at: Option<Instant>,
+}
+
+impl Share {
+    /// Full.
+    pub(crate) fn new(rate: f64) -> Self {
+        Self { rate, balance: rate * WINDOW.as_secs_f64(), at: None }
+    }
+
+    /// For all programs of the host together: half of its cores.
+    pub(crate) fn of_all() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self::new(cores as f64 * PROGRAM_SHARE)
+    }
+
+    /// `spent` was used up to `now`; how long to pause, if that is too much.
+    pub(crate) fn spend(&mut self, spent: Duration, now: Instant) -> Option<Duration> {
+        let elapsed = self.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        self.at = Some(now);
+        let full = self.rate * WINDOW.as_secs_f64();
+        self.balance = (self.balance + self.rate * elapsed.as_secs_f64()).min(full) - spent.as_secs_f64();
+        (self.balance < 0.0).then(|| Duration::from_secs_f64(-self.balance / self.rate).min(MAX_PAUSE))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_program_gets_its_share_and_no_more() {
+        let (mut share, begin) = (Share::new(PROGRAM_SHARE), Instant::now());
+        let (mut now, mut used) = (begin, Duration::ZERO);
+        while now - begin < Duration::from_secs(20) {
+            used += Duration::from_millis(10);
+            now += Duration::from_millis(10);
+            now += share.spend(Duration::from_millis(10), now).unwrap_or_default();
+        }
+        let expected = Duration::from_millis(10_500);
+        assert!(used.abs_diff(expected) < Duration::from_millis(50), "{used:?} of 20 s");
+    }
+
+    #[test]
+    fn a_program_below_its_share_is_never_paused() {
+        let (mut share, mut now) = (Share::new(PROGRAM_SHARE), Instant::now());
+        for _ in 0..1000 {
+            now += Duration::from_millis(25);
+            assert_eq!(share.spend(Duration::from_millis(12), now), None);
+        }
+    }
+}
