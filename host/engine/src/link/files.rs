@@ -5,6 +5,7 @@
 
 use std::{fs::File, future::Future, sync::Arc};
 
+use rustix::fs::{Mode, OFlags, openat};
 use wasmtime::{
     Result, StoreContextMut,
     component::{Linker, Resource, ResourceTable},
@@ -94,15 +95,18 @@ async fn list(mut cx: Cx<'_>, this: This) -> Answer<ReaddirIterator> {
         match fits {
             Ok(Ok(true)) => {}
             Ok(Ok(false)) => return Ok((Err(ErrorCode::InsufficientMemory),)),
-            _ => return Ok((Err(ErrorCode::Io),)),
+            Ok(Err(error)) => return Ok((Err(std::io::Error::from(error).into()),)),
+            Err(_panic) => return Ok((Err(ErrorCode::Io),)),
         }
     }
     answer(files.read_directory(this).await)
 }
 
 fn listing_fits(folder: &File) -> rustix::io::Result<bool> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let readable = openat(folder, ".", flags, Mode::empty())?; // the descriptor itself is one of paths only
     let mut bytes = 0;
-    for entry in rustix::fs::Dir::read_from(folder)? {
+    for entry in rustix::fs::Dir::new(readable)? {
         bytes += ENTRY_BYTES + entry?.file_name().to_bytes().len();
         if bytes > MAX_LISTING_BYTES {
             return Ok(false);
