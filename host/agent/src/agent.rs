@@ -17,6 +17,7 @@ use marram_core::{
     twin::Origin,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
@@ -46,6 +47,8 @@ pub struct Config {
     pub documents: Arc<dyn Documents>,
     /// Checks an image reference while a manifest is read.
     pub check_image: fn(&str) -> Result<(), String>,
+    /// A manifest to begin with, instead of the deployment that is stored. If it is bad, the stored one is resumed.
+    pub initial: Option<String>,
 }
 
 /// The running agent. Dropping it does not stop it; [`Agent::shut_down`] does.
@@ -57,23 +60,41 @@ pub struct Agent {
     check_image: fn(&str) -> Result<(), String>,
     events: mpsc::Sender<Event>,
     /// One deployment at a time, from its text to the supervisor.
-    in_force: tokio::sync::Mutex<Option<Stored>>,
+    in_force: tokio::sync::Mutex<InForce>,
     deployment_version: AtomicU64,
     upstream_task: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
     stopped: watch::Sender<bool>,
+    failed: watch::Sender<bool>,
+    initial: std::sync::OnceLock<Result<Applied, ApplyError>>,
+}
+
+/// What holds now.
+#[derive(Default)]
+struct InForce {
+    deployment: Option<Arc<Deployment>>,
+    version: u64,
+    /// False: a twin section could not be stored; the same manifest may be applied again.
+    complete: bool,
+    /// The host is ending: nothing new is taken.
+    stopping: bool,
 }
 
 /// The stored deployment.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Stored {
     format: u32,
     version: u64,
     accepted_ms: u64,
-    manifest: serde_json::Value,
+    /// As it was written: the order of its keys matters, and numbers keep their text.
+    manifest: Box<RawValue>,
 }
 
 const FORMAT: u32 = 1;
+
+/// Bits of a sequence for the messages of one run: 68 billion of each module, and 131,072 starts before a reader that takes
+/// JSON numbers for doubles loses the last bit.
+const RUN_BITS: u32 = 36;
 
 /// The document that counts the starts of the host.
 const HOST: &str = "host";
@@ -159,6 +180,14 @@ pub enum ModuleError {
     Stopping,
 }
 
+impl InForce {
+    fn set(&mut self, deployment: Arc<Deployment>, version: u64, complete: bool) {
+        self.deployment = Some(deployment);
+        self.version = version;
+        self.complete = complete;
+    }
+}
+
 impl Agent {
     /// Starts the agent with the deployment that is stored, without asking any network.
     ///
@@ -166,7 +195,7 @@ impl Agent {
     /// The data folder cannot be read.
     pub async fn start(config: Config) -> Result<Arc<Self>, StartError> {
         let clock = Clock::start();
-        let first_sequence = first_sequence(&config.documents).await?;
+        let first_sequence = first_sequence(&config.documents).await;
         let router = Arc::new(Router::new(clock, first_sequence));
         let twins = Arc::new(Twins::new(config.documents.clone()));
         let (events, receiver) = mpsc::channel(EVENTS);
@@ -189,52 +218,103 @@ impl Agent {
             documents: config.documents,
             check_image: config.check_image,
             events: events.clone(),
-            in_force: tokio::sync::Mutex::new(None),
+            in_force: tokio::sync::Mutex::default(),
             deployment_version: AtomicU64::new(0),
             upstream_task: tokio::sync::Mutex::new(Some(tokio::spawn(upstream.run()))),
             stopped: watch::channel(false).0,
+            failed: watch::channel(false).0,
+            initial: std::sync::OnceLock::new(),
         });
-        tokio::spawn(Supervisor::new(worlds, receiver, events).run());
-        agent.resume().await?;
+        agent.clone().watch(tokio::spawn(Supervisor::new(worlds, receiver, events).run()));
+        match config.initial {
+            Some(text) => agent.begin_with(&text).await?,
+            None => agent.resume().await?,
+        }
         Ok(agent)
+    }
+
+    /// Notices when the supervisor dies of a defect: the host is of no use then, and whoever started it should know.
+    fn watch(self: Arc<Self>, supervisor: tokio::task::JoinHandle<()>) {
+        tokio::spawn(async move {
+            if let Err(error) = supervisor.await {
+                tracing::error!(%error, "the supervisor has died");
+                self.failed.send_replace(true);
+            }
+        });
+    }
+
+    /// Ends when a task that the host cannot do without has died of a defect; otherwise never.
+    pub async fn failed(&self) {
+        let mut failed = self.failed.subscribe();
+        if failed.wait_for(|failed| *failed).await.is_err() {
+            std::future::pending().await // the sender lives in self: not while we are borrowed
+        }
+    }
+
+    /// Applies the manifest to begin with; a bad one leaves the stored deployment in force.
+    async fn begin_with(&self, text: &str) -> Result<(), StartError> {
+        self.read_stored_version().await?;
+        let result = self.apply(text).await;
+        let resume = matches!(result, Err(ApplyError::Bad(_) | ApplyError::Store(_)));
+        let _ = self.initial.set(result);
+        if resume {
+            self.resume().await?;
+        }
+        Ok(())
+    }
+
+    /// What became of [`Config::initial`]; none when there was none.
+    #[must_use]
+    pub fn initial(&self) -> Option<&Result<Applied, ApplyError>> {
+        self.initial.get()
+    }
+
+    async fn stored(&self) -> Result<Option<Stored>, StartError> {
+        let documents = self.documents.clone();
+        let Some(document) = blocking(move || documents.read(DEPLOYMENT)).await? else { return Ok(None) };
+        if let Some(reason) = document.recovered {
+            tracing::warn!(reason, "the stored deployment was damaged; going on with the one before");
+        }
+        match serde_json::from_slice::<Stored>(&document.bytes) {
+            Ok(stored) if stored.format == FORMAT => Ok(Some(stored)),
+            Ok(stored) => {
+                let format = stored.format;
+                tracing::error!(
+                    format,
+                    "the stored deployment was written by a newer version of Marram; apply a manifest to replace it"
+                );
+                Ok(None)
+            }
+            Err(error) => {
+                tracing::error!(%error, "the stored deployment cannot be read; apply a manifest to replace it");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Later deployments count on from the stored one, whether or not it is put in force.
+    async fn read_stored_version(&self) -> Result<(), StartError> {
+        if let Some(stored) = self.stored().await? {
+            self.deployment_version.store(stored.version, SeqCst);
+        }
+        Ok(())
     }
 
     /// Puts the stored deployment in force.
     async fn resume(&self) -> Result<(), StartError> {
         let mut in_force = self.in_force.lock().await;
-        let documents = self.documents.clone();
-        let Some(document) = blocking(move || documents.read(DEPLOYMENT)).await? else { return Ok(()) };
-        if let Some(reason) = document.recovered {
-            tracing::warn!(reason, "the stored deployment was damaged; going on with the one before");
-        }
-        let stored = match serde_json::from_slice::<Stored>(&document.bytes) {
-            Ok(stored) if stored.format == FORMAT => stored,
-            Ok(stored) => {
-                tracing::error!(
-                    format = stored.format,
-                    "the stored deployment was written by a newer version of Marram; it is left alone, apply a manifest to replace it"
-                );
-                return Ok(());
-            }
-            Err(error) => {
-                tracing::error!(%error, "the stored deployment cannot be read; apply a manifest to replace it");
-                return Ok(());
-            }
-        };
-        // Later deployments count on from here, whether or not this one can be read.
+        let Some(stored) = self.stored().await? else { return Ok(()) };
         self.deployment_version.store(stored.version, SeqCst);
-        match self.read(&stored.manifest.to_string()) {
+        let version = stored.version;
+        match self.read(stored.manifest.get()) {
             Ok((deployment, _)) => {
-                tracing::info!(
-                    version = stored.version,
-                    modules = deployment.modules.len(),
-                    "resuming the stored deployment"
-                );
+                tracing::info!(version, modules = deployment.modules.len(), "resuming the stored deployment");
                 let deployment = Arc::new(deployment);
-                if let Err(error) = self.put_in_force(deployment, stored.version, true).await {
+                let complete = self.put_in_force(deployment.clone(), version, true).await;
+                if let Err(error) = &complete {
                     tracing::error!(%error, "the stored deployment is not wholly in force");
                 }
-                *in_force = Some(stored);
+                in_force.set(deployment, version, complete.is_ok());
             }
             Err(faults) => tracing::error!(%faults, "the stored deployment is not valid for this version of Marram"),
         }
@@ -252,29 +332,38 @@ impl Agent {
     /// [`ApplyError`]; only [`ApplyError::Twin`] leaves the new deployment in force.
     pub async fn apply(&self, text: &str) -> Result<Applied, ApplyError> {
         let mut in_force = self.in_force.lock().await;
+        if in_force.stopping {
+            return Err(ApplyError::Stopping);
+        }
         let (deployment, warnings) = self.read(text).map_err(ApplyError::Bad)?;
         let warnings = warnings.iter().map(ToString::to_string).collect();
-        // It was read a moment ago, so it is JSON.
-        let manifest: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
-        if let Some(stored) = in_force.as_ref()
-            && stored.manifest == manifest
-        {
-            return Ok(Applied { version: stored.version, changed: false, warnings });
+        let deployment = Arc::new(deployment);
+        if in_force.complete && in_force.deployment.as_ref() == Some(&deployment) {
+            return Ok(Applied { version: in_force.version, changed: false, warnings });
         }
         let version = self.deployment_version.load(SeqCst) + 1;
-        let stored = Stored { format: FORMAT, version, accepted_ms: self.clock.utc().0, manifest };
-        let (documents, bytes) = (self.documents.clone(), serde_json::to_vec(&stored).unwrap_or_default());
-        blocking(move || documents.write(DEPLOYMENT, &bytes)).await.map_err(ApplyError::Store)?;
+        self.store(text, version).await.map_err(ApplyError::Store)?;
         self.deployment_version.store(version, SeqCst);
-        *in_force = Some(stored);
         tracing::info!(
             version,
             modules = deployment.modules.len(),
             routes = deployment.routes.len(),
             "deployment accepted"
         );
-        self.put_in_force(Arc::new(deployment), version, false).await?;
-        Ok(Applied { version, changed: true, warnings })
+        let result = self.put_in_force(deployment.clone(), version, false).await;
+        in_force.set(deployment, version, result.is_ok());
+        result.map(|()| Applied { version, changed: true, warnings })
+    }
+
+    async fn store(&self, text: &str, version: u64) -> Result<(), DocumentError> {
+        let internal = |error: serde_json::Error| DocumentError(format!("the manifest cannot be kept: {error}"));
+        // As the reader does: some editors put a byte order mark first.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let manifest = RawValue::from_string(text.to_owned()).map_err(internal)?;
+        let stored = Stored { format: FORMAT, version, accepted_ms: self.clock.utc().0, manifest };
+        let bytes = serde_json::to_vec(&stored).map_err(internal)?;
+        let documents = self.documents.clone();
+        blocking(move || documents.write(DEPLOYMENT, &bytes)).await
     }
 
     /// Twins first, so that a module that starts sees its section; then routes, so that its first message finds them.
@@ -406,6 +495,8 @@ impl Agent {
     /// some seconds more for upstream at the most. What was accepted for upstream but not taken in that time is counted in
     /// the log.
     pub async fn shut_down(&self, grace: Duration) {
+        // A deployment that is being put in force comes first; the next one is refused.
+        self.in_force.lock().await.stopping = true;
         let (reply, done) = oneshot::channel();
         if self.events.send(Event::Shutdown { grace, reply }).await.is_ok() {
             let _ = done.await;
@@ -432,25 +523,28 @@ impl Agent {
 }
 
 /// The number before the first sequence of this run: above all of earlier runs, because each start of the host on this
-/// data folder has a number of its own in the upper bits. 2^40 messages a run, 2^24 starts.
-async fn first_sequence(documents: &Arc<dyn Documents>) -> Result<u64, DocumentError> {
-    let read = documents.clone();
-    let stored = blocking(move || read.read(HOST)).await?;
-    let last = stored.map(|stored| serde_json::from_slice::<HostDocument>(&stored.bytes));
-    let starts = match last {
-        None => 0,
-        Some(Ok(last)) => last.starts,
-        Some(Err(error)) => {
-            tracing::error!(%error, "the document `host` cannot be read; sequence numbers of messages begin anew");
-            0
-        }
-    };
+/// data folder has a number of its own in the upper bits.
+async fn first_sequence(documents: &Arc<dyn Documents>) -> u64 {
+    let starts = starts_so_far(documents.clone()).await.unwrap_or_else(|error| {
+        tracing::error!(error, "the document `host` cannot be read; sequence numbers of messages begin anew");
+        0
+    });
     let next = serde_json::to_vec(&HostDocument { format: FORMAT, starts: starts + 1 }).unwrap_or_default();
     let write = documents.clone();
     if let Err(error) = blocking(move || write.write(HOST, &next)).await {
         tracing::error!(%error, "this start cannot be counted; sequence numbers of messages may repeat after the next");
     }
-    Ok(starts << 40)
+    starts << RUN_BITS
+}
+
+async fn starts_so_far(documents: Arc<dyn Documents>) -> Result<u64, String> {
+    let stored = blocking(move || documents.read(HOST)).await.map_err(|error| error.to_string())?;
+    let Some(stored) = stored else { return Ok(0) };
+    match serde_json::from_slice::<HostDocument>(&stored.bytes) {
+        Ok(host) if host.format == FORMAT => Ok(host.starts),
+        Ok(host) => Err(format!("its format is {}, of a newer version of Marram", host.format)),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn known_name(module: &str) -> Result<ModuleName, ModuleError> {

@@ -1,9 +1,12 @@
 //! The task of one module: takes what is due (stop, twin change, timer, message) and calls the instance, one call
 //! at a time. Ends with the instance's [`Exit`].
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst},
+    },
+    time::Duration,
 };
 
 use marram_core::{
@@ -19,6 +22,9 @@ use crate::{clock::Clock, doorbell::Doorbell, endpoint::Endpoint, link::ModuleLi
 /// Messages taken under one lock. Measured: halves the cost of a hop against one by one; more gains nothing.
 const BATCH: usize = 64;
 
+/// How long one input may keep the others of its module waiting, if they are as urgent.
+const TURN: Duration = Duration::from_millis(100);
+
 /// How a module is asked to end.
 #[derive(Debug, Default)]
 pub(crate) struct StopSignal {
@@ -26,9 +32,9 @@ pub(crate) struct StopSignal {
     changed: Notify,
 }
 
-/// No more timers; messages that wait are still handled. A program is stopped.
+/// No more timers; messages that wait are still handled.
 const QUIESCE: u8 = 1;
-/// After the call that runs now.
+/// After the call that runs now. A program has no calls: it ends where it waits next.
 const STOP: u8 = 2;
 /// At once, in the middle of a call.
 const KILL: u8 = 3;
@@ -103,9 +109,11 @@ impl ModuleTask {
     }
 
     async fn run_program(&self, instance: &mut dyn Instance) -> Exit {
+        // Its memory only grows while it runs, and it cannot be asked then: what it had at its start is shown.
+        self.memory.store(instance.memory_bytes(), Relaxed);
         tokio::select! {
             biased;
-            () = self.stop.wait_for(QUIESCE) => Exit::new(Exit::STOPPED, "stopped"),
+            () = self.stop.wait_for(STOP) => Exit::new(Exit::STOPPED, "stopped"),
             exit = instance.run() => exit,
         }
     }
@@ -145,6 +153,7 @@ impl ModuleTask {
                 && let Some((name, missed)) = self.link.pop_timer()
             {
                 instance.fire(&name, missed).await?;
+                tokio::task::yield_now().await;
             }
             if exports.input && self.deliver(instance, &mut inputs, &told, exports).await? {
                 // A busy guest may never wait by itself: let the others of this thread have their turn.
@@ -188,24 +197,30 @@ impl ModuleTask {
         exports: Exports,
     ) -> Result<bool, Exit> {
         inputs.refresh(&self.router, &self.module);
-        let Some(endpoint) = inputs.pick(self.clock.uptime()) else { return Ok(false) };
-        let batch = endpoint.take(self.clock.uptime(), BATCH);
+        // Before the look: what comes after it and is more urgent ends the batch.
+        self.bell.begin_batch();
+        let now = self.clock.uptime();
+        let Some(endpoint) = inputs.pick(now) else { return Ok(false) };
+        let batch = endpoint.take(now, BATCH);
         if batch.is_empty() {
             return Ok(true); // all had expired
         }
+        let turn_ends = (inputs.endpoints.len() > 1).then(|| now.after(TURN));
         // The batch returns to its queue whatever happens: also when this future is dropped in the middle of a call.
-        let mut inbox = EndpointInbox { endpoint, batch, task: self, told, exports };
+        let mut inbox = EndpointInbox { endpoint, batch, task: self, told, exports, turn_ends, first: true };
         instance.handle_batch(&mut inbox).await?;
         Ok(true)
     }
 
-    /// Whether something goes before the next message.
+    /// Whether something goes before the next message, other than a timer.
     fn is_urgent(&self, told: &Told, exports: Exports) -> bool {
-        self.stop.at_least(STOP)
-            || (exports.twin && told.version != Some(self.twin.desired_version()))
-            || (exports.timer
-                && !self.stop.at_least(QUIESCE)
-                && self.link.next_timer().is_some_and(|due| due <= self.clock.uptime()))
+        self.stop.at_least(STOP) || (exports.twin && told.version != Some(self.twin.desired_version()))
+    }
+
+    fn has_due_timer(&self, exports: Exports) -> bool {
+        exports.timer
+            && !self.stop.at_least(QUIESCE)
+            && self.link.next_timer().is_some_and(|due| due <= self.clock.uptime())
     }
 
     async fn wait(&self, inputs: &mut Inputs, told: &Told, exports: Exports) {
@@ -214,7 +229,8 @@ impl ModuleTask {
         self.bell.arm();
         // Once more, now that no ring is lost.
         inputs.refresh(&self.router, &self.module);
-        if self.is_urgent(told, exports) || (exports.input && inputs.pick(self.clock.uptime()).is_some()) {
+        let due_message = exports.input && inputs.pick(self.clock.uptime()).is_some();
+        if self.is_urgent(told, exports) || self.has_due_timer(exports) || due_message {
             return;
         }
         let timer = self.link.next_timer().filter(|_| exports.timer && !self.stop.at_least(QUIESCE));
@@ -289,14 +305,29 @@ struct EndpointInbox<'t> {
     task: &'t ModuleTask,
     told: &'t Told,
     exports: Exports,
+    /// When the other inputs have their turn; none = there are none.
+    turn_ends: Option<Uptime>,
+    /// Nothing has been taken yet. A timer that is always due must not keep messages away: each batch has one at least.
+    first: bool,
+}
+
+impl EndpointInbox<'_> {
+    /// Whether the rest of the batch goes back for now.
+    fn gives_way(&self) -> bool {
+        let clock = self.task.clock;
+        self.task.has_due_timer(self.exports)
+            || self.batch.next_priority().is_some_and(|priority| self.task.bell.has_more_urgent(priority))
+            || self.turn_ends.is_some_and(|end| end <= clock.uptime())
+    }
 }
 
 impl Inbox for EndpointInbox<'_> {
     fn next(&mut self) -> Option<Delivery> {
-        if self.task.is_urgent(self.told, self.exports) {
+        if self.task.is_urgent(self.told, self.exports) || (!self.first && self.gives_way()) {
             return None;
         }
-        let item = self.batch.next_item()?;
+        self.first = false;
+        let item = self.batch.next_item(|| self.task.clock.uptime())?;
         Some(Delivery {
             input: self.endpoint.input.clone(),
             accepted: item.accepted.clone(),
@@ -310,6 +341,7 @@ impl Inbox for EndpointInbox<'_> {
             Settlement::Done => self.batch.settle(Settlement::Done, Uptime(0), 0.0),
             other => self.batch.settle(other, self.task.clock.uptime(), jitter()),
         }
+        self.endpoint.credit(&mut self.batch);
     }
 }
 

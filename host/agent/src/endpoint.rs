@@ -5,8 +5,9 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use marram_core::{
@@ -24,6 +25,8 @@ pub const INPUT_QUEUE_BYTES: usize = 1 << 20;
 /// Bytes that wait for upstream in memory: 4 MiB, an hour of 4 readings of 300 bytes a second. The durable store takes
 /// longer outages.
 pub const UPSTREAM_QUEUE_BYTES: usize = 4 << 20;
+/// Shortest time between two lines of the log about drops of one queue. All of them are counted.
+const BETWEEN_DROP_LINES: Duration = Duration::from_secs(1);
 
 /// The queue of one sink.
 #[derive(Debug)]
@@ -36,16 +39,28 @@ pub struct Endpoint {
     consumer: Arc<Doorbell>,
     /// Senders wait here for room.
     room: Notify,
-    delivered: AtomicU64,
+    /// A sender was refused for want of room since the consumer looked last.
+    wanted: AtomicBool,
 }
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    pub(crate) queue: EndpointQueue,
+    queue: EndpointQueue,
     /// No route leads here any more; nothing is accepted.
-    pub(crate) closed: bool,
+    closed: bool,
     accepted: u64,
+    delivered: u64,
     dropped: BTreeMap<&'static str, u64>,
+    unlogged: Unlogged,
+}
+
+/// Drops that the log has not told yet.
+#[derive(Debug, Default)]
+struct Unlogged {
+    count: usize,
+    first: Option<Dropped>,
+    /// No line before.
+    quiet_until: Uptime,
 }
 
 /// Counters of an endpoint since the host started.
@@ -63,20 +78,54 @@ pub struct EndpointStats {
     pub dropped: BTreeMap<&'static str, u64>,
 }
 
+/// Whether an endpoint takes a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    Yes,
+    Full,
+    /// No route leads here any more.
+    Closed,
+}
+
 impl Endpoint {
     pub(crate) fn new(sink: Sink, max_bytes: usize, consumer: Arc<Doorbell>) -> Self {
         let input = match &sink {
             Sink::Upstream => "".into(),
             Sink::Input { input, .. } => Arc::from(&**input),
         };
-        let inner =
-            Inner { queue: EndpointQueue::new(max_bytes), closed: false, accepted: 0, dropped: BTreeMap::new() };
-        Self { sink, input, inner: Mutex::new(inner), consumer, room: Notify::new(), delivered: AtomicU64::new(0) }
+        let inner = Inner {
+            queue: EndpointQueue::new(max_bytes),
+            closed: false,
+            accepted: 0,
+            delivered: 0,
+            dropped: BTreeMap::new(),
+            unlogged: Unlogged::default(),
+        };
+        Self { sink, input, inner: Mutex::new(inner), consumer, room: Notify::new(), wanted: AtomicBool::new(false) }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
         // The queue's methods do not panic half-way through a change of their account.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether `size` bytes are taken, under a lock that the caller holds. The clock is read only by an endpoint that looks
+    /// full: then what has expired is given up first.
+    pub(crate) fn room_for(&self, inner: &mut Inner, size: usize, now: impl Fn() -> Uptime) -> Room {
+        if inner.closed {
+            return Room::Closed;
+        }
+        if inner.queue.fits(size) {
+            return Room::Yes;
+        }
+        let now = now();
+        let has_room = inner.queue.has_room(size, now);
+        self.note_drops(inner, now);
+        if has_room {
+            return Room::Yes;
+        }
+        self.wanted.store(true, Relaxed);
+        Room::Full
     }
 
     /// Adds a message under a lock that the caller holds; the caller rings afterwards.
@@ -85,9 +134,9 @@ impl Endpoint {
         inner.queue.push(item);
     }
 
-    /// Tells the consumer that there is something.
-    pub(crate) fn ring(&self) {
-        self.consumer.ring();
+    /// Tells the consumer that there is something of this priority.
+    pub(crate) fn ring(&self, priority: u8) {
+        self.consumer.ring_for(priority);
     }
 
     /// Takes up to `max` messages for delivery.
@@ -95,24 +144,35 @@ impl Endpoint {
     pub fn take(&self, now: Uptime, max: usize) -> Batch {
         let mut inner = self.lock();
         let batch = inner.queue.take(now, max);
-        self.report_drops(inner);
+        self.note_drops(&mut inner, now);
         batch
     }
 
-    /// Takes a batch back with its settlements, and lets senders that wait for room try again.
-    pub fn finish(&self, batch: Batch, now: Uptime) {
+    /// Gives the room of what a batch has done so far to senders that were refused; nothing to do while none was. Called
+    /// after each message, so it is one load then.
+    pub(crate) fn credit(&self, batch: &mut Batch) {
+        if !self.wanted.load(Relaxed) || !self.wanted.swap(false, Relaxed) {
+            return;
+        }
         let mut inner = self.lock();
-        let before = inner.queue.len();
+        let done = inner.queue.credit(batch);
+        inner.delivered += done as u64;
+        drop(inner);
+        self.room.notify_waiters();
+    }
+
+    /// Takes a batch back with its settlements, and lets senders that wait for room try again.
+    pub fn finish(&self, mut batch: Batch, now: Uptime) {
+        let mut inner = self.lock();
+        let done = inner.queue.credit(&mut batch);
+        inner.delivered += done as u64;
         inner.queue.finish(batch, now);
         if inner.closed {
             inner.queue.remove_all();
         }
-        let dropped = self.count_drops(&mut inner);
-        let handled = before.saturating_sub(inner.queue.len()).saturating_sub(dropped.len());
+        self.note_drops(&mut inner, now);
         drop(inner);
-        self.delivered.fetch_add(handled as u64, Relaxed);
         self.room.notify_waiters();
-        self.log_drops(&dropped);
     }
 
     /// Whether there is anything to deliver now, and its priority.
@@ -125,23 +185,33 @@ impl Endpoint {
         self.lock().queue.next_due()
     }
 
-    /// Ends every back-off: its receiver was replaced.
+    /// Ends every back-off: its receiver was replaced, or there is little time left.
     pub(crate) fn retry_now(&self) {
         self.lock().queue.retry_now();
+        self.consumer.ring();
     }
 
-    /// Nothing more is accepted; what waits is given up.
-    pub(crate) fn close(&self) {
+    /// Nothing more is accepted; what waits is given up. Returns how many messages those are.
+    pub(crate) fn close(&self, now: Uptime) -> u64 {
         let mut inner = self.lock();
+        let before = inner.dropped.values().sum::<u64>();
         inner.closed = true;
         inner.queue.remove_all();
-        self.report_drops(inner);
+        self.note_drops(&mut inner, now);
+        let given_up = inner.dropped.values().sum::<u64>() - before;
+        drop(inner);
         self.room.notify_waiters();
+        given_up
     }
 
-    /// A future that ends when room was made after this call.
+    /// A future that ends when room was made after this call, or when the routes have changed.
     pub(crate) fn room(&self) -> tokio::sync::futures::Notified<'_> {
         self.room.notified()
+    }
+
+    /// Lets senders that wait look again.
+    pub(crate) fn wake_senders(&self) {
+        self.room.notify_waiters();
     }
 
     /// Counters.
@@ -152,42 +222,36 @@ impl Endpoint {
             len: inner.queue.len(),
             bytes: inner.queue.bytes(),
             accepted: inner.accepted,
-            delivered: self.delivered.load(Relaxed),
+            delivered: inner.delivered,
             dropped: inner.dropped.clone(),
         }
     }
 
-    /// Nothing is out for delivery and nothing can be delivered now.
-    pub(crate) fn is_quiet(&self, now: Uptime) -> bool {
-        let inner = self.lock();
-        inner.queue.out() == 0 && inner.queue.most_urgent(now).is_none()
+    /// Nothing waits, nothing is out; or what waits is not due before `until`.
+    pub(crate) fn is_drained(&self, now: Uptime, until: Uptime) -> bool {
+        let queue = &self.lock().queue;
+        let hopeless =
+            queue.out() == 0 && queue.most_urgent(now).is_none() && queue.next_due().is_none_or(|due| due > until);
+        queue.is_empty() || hopeless
     }
 
-    pub(crate) fn report_drops(&self, mut inner: MutexGuard<'_, Inner>) {
-        let dropped = self.count_drops(&mut inner);
-        drop(inner);
-        self.log_drops(&dropped);
-    }
-
-    fn count_drops(&self, inner: &mut Inner) -> Vec<Dropped> {
-        let dropped = inner.queue.take_dropped();
-        for drop in &dropped {
+    /// Counts what the queue has given up and tells the log, which must not drown in it.
+    fn note_drops(&self, inner: &mut Inner, now: Uptime) {
+        for drop in inner.queue.take_dropped() {
             *inner.dropped.entry(drop.reason.label()).or_default() += 1;
+            inner.unlogged.count += 1;
+            inner.unlogged.first.get_or_insert(drop);
         }
-        dropped
-    }
-
-    fn log_drops(&self, dropped: &[Dropped]) {
-        if let Some(first) = dropped.first() {
-            tracing::warn!(
-                endpoint = %self.sink,
-                messages = dropped.len(),
-                source = %first.item.accepted.source,
-                sequence = first.item.accepted.sequence,
-                attempts = first.item.attempts,
-                reason = ?first.reason,
-                "gave up messages (the first is shown)"
-            );
-        }
+        let Some(first) = inner.unlogged.first.take_if(|_| inner.unlogged.quiet_until <= now) else { return };
+        inner.unlogged.quiet_until = now.after(BETWEEN_DROP_LINES);
+        tracing::warn!(
+            endpoint = %self.sink,
+            messages = std::mem::take(&mut inner.unlogged.count),
+            source = %first.source,
+            sequence = first.sequence,
+            attempts = first.attempts,
+            reason = ?first.reason,
+            "gave up messages (the first is shown)"
+        );
     }
 }

@@ -20,6 +20,7 @@ use marram_core::{
 use crate::{
     clock::Clock,
     doorbell::Doorbell,
+    endpoint::Endpoint,
     logs::LogBuffer,
     router::{Refusal, Resolved, Router},
     twins::TwinCell,
@@ -140,31 +141,40 @@ impl Inner {
 
     async fn send(&self, output: String, message: Arc<Message>) -> Result<u64, SendError> {
         let mut deadline = None;
+        let mut refused_by: Option<Arc<Endpoint>> = None;
         loop {
+            // Listen first, then look: room made in between is not missed.
+            let listening = refused_by.take();
+            let room = listening.as_deref().map(Endpoint::room);
+            let mut room = std::pin::pin!(room);
+            if let Some(room) = room.as_mut().as_pin_mut() {
+                room.enable();
+            }
             let (endpoint, patience) = match self.try_accept(&output, &message) {
                 Ok(sequence) => return Ok(sequence),
                 Err(Attempt::Refused(error)) => return Err(error),
                 Err(Attempt::Full(endpoint, patience)) => (endpoint, patience),
             };
             let until = *deadline.get_or_insert_with(|| tokio::time::Instant::now() + patience);
-            let mut room = std::pin::pin!(endpoint.room());
-            // Listen first, then look once more: room made in between is not missed.
-            room.as_mut().enable();
-            match self.try_accept(&output, &message) {
-                Ok(sequence) => return Ok(sequence),
-                Err(Attempt::Refused(error)) => return Err(error),
-                Err(Attempt::Full(..)) => {}
-            }
-            if tokio::time::timeout_at(until, room).await.is_err() {
+            if tokio::time::Instant::now() >= until {
                 return Err(SendError::Full);
             }
+            match room.as_pin_mut() {
+                // It is full still: wait. After the time-out the loop looks a last time.
+                Some(room) if listening.as_ref().is_some_and(|old| Arc::ptr_eq(old, &endpoint)) => {
+                    let _ = tokio::time::timeout_at(until, room).await;
+                }
+                // Another receiver is the full one now: listen to that one.
+                _ => tokio::task::yield_now().await,
+            }
+            refused_by = Some(endpoint);
         }
     }
 }
 
 enum Attempt {
     Refused(SendError),
-    Full(Arc<crate::endpoint::Endpoint>, Duration),
+    Full(Arc<Endpoint>, Duration),
 }
 
 impl ModuleHost for ModuleLink {

@@ -21,7 +21,7 @@ use marram_core::{
 use crate::{
     clock::Clock,
     doorbell::Doorbell,
-    endpoint::{Endpoint, INPUT_QUEUE_BYTES, Inner, UPSTREAM_QUEUE_BYTES},
+    endpoint::{Endpoint, INPUT_QUEUE_BYTES, Inner, Room, UPSTREAM_QUEUE_BYTES},
 };
 
 /// The routes in force and the queues behind them.
@@ -34,6 +34,7 @@ pub struct Router {
     /// By module name; a module's queues ring its bell, whether it runs or not. Key "" is upstream.
     doorbells: Mutex<BTreeMap<Box<str>, Arc<Doorbell>>>,
     no_route: AtomicU64,
+    removed: AtomicU64,
     /// Of all sources that are not modules here: increasing for all of them together is increasing for each.
     foreign_sequence: AtomicU64,
 }
@@ -79,6 +80,7 @@ impl Router {
             generation: AtomicU64::new(0),
             doorbells: Mutex::default(),
             no_route: AtomicU64::new(0),
+            removed: AtomicU64::new(0),
             foreign_sequence: AtomicU64::new(first_sequence),
         }
     }
@@ -100,7 +102,11 @@ impl Router {
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
         self.generation.fetch_add(1, SeqCst);
         for (_, endpoint) in gone {
-            endpoint.close();
+            self.removed.fetch_add(endpoint.close(self.clock.uptime()), Relaxed);
+        }
+        // Who waits for room may have other receivers now.
+        for endpoint in self.endpoints() {
+            endpoint.wake_senders();
         }
         for bell in self.doorbells.lock().unwrap_or_else(PoisonError::into_inner).values() {
             bell.ring();
@@ -155,6 +161,12 @@ impl Router {
         self.no_route.load(Relaxed)
     }
 
+    /// Messages that were given up because no route led to their queue any more, since the host started.
+    #[must_use]
+    pub fn endpoint_removed(&self) -> u64 {
+        self.removed.load(Relaxed)
+    }
+
     /// Finds the receivers of a source.
     pub(crate) fn resolve(&self, source: &str) -> Resolved {
         // Read first: a change between the two makes the result stale, never wrong.
@@ -201,7 +213,7 @@ impl Router {
         let number = sequence.fetch_add(1, Relaxed) + 1;
         Endpoint::push(&mut inner, self.item(resolved, receiver, message, number, size));
         drop(inner);
-        receiver.endpoint.ring();
+        receiver.endpoint.ring(receiver.target.priority);
         Ok(number)
     }
 
@@ -226,20 +238,17 @@ impl Router {
         }
         drop(locked);
         for receiver in receivers {
-            receiver.endpoint.ring();
+            receiver.endpoint.ring(receiver.target.priority);
         }
         Ok(number)
     }
 
     fn check(&self, receiver: &Receiver, inner: &mut Inner, size: usize) -> Result<(), Refusal> {
-        if inner.closed {
-            return Err(Refusal::Stale);
+        match receiver.endpoint.room_for(inner, size, || self.clock.uptime()) {
+            Room::Yes => Ok(()),
+            Room::Closed => Err(Refusal::Stale),
+            Room::Full => Err(Refusal::Full(receiver.endpoint.clone(), receiver.target.send_timeout)),
         }
-        // The clock is read only by an endpoint that looks full.
-        if inner.queue.fits(size) || inner.queue.has_room(size, self.clock.uptime()) {
-            return Ok(());
-        }
-        Err(Refusal::Full(receiver.endpoint.clone(), receiver.target.send_timeout))
     }
 
     fn item(

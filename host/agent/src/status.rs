@@ -23,6 +23,9 @@ pub struct Status {
     pub queues: Vec<QueueStatus>,
     /// Messages that no route wanted.
     pub no_route: u64,
+    /// Messages that were given up because no route led to their queue any more.
+    #[serde(default)]
+    pub endpoint_removed: u64,
 }
 
 /// One module.

@@ -12,10 +12,10 @@ use std::{
 use marram_core::{
     deployment::{Deployment, ModuleSpec},
     name::ModuleName,
-    planner::{self, ModuleState, Observed, Step, plan},
+    planner::{self, ModuleState, NextState, Observed, Step, needs_new_instance, plan},
     ports::{Artifact, Component, Engine, Exit, FetchRequest, Images, ModuleInfo},
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use self::record::{Prepared, Record, Running};
 use crate::{
@@ -33,6 +33,14 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// Shortest sleep between two plans.
 const SHORTEST: Duration = Duration::from_millis(5);
+
+/// Images that are fetched at once. Little memory each, but a file and a connection; fewer would let a handful of
+/// registries that do not answer hold up the images of those that do.
+const FETCHES: usize = 8;
+
+/// Components that are compiled at once. A compiler takes some 300 MiB for a large component, and a small device has not
+/// more cores than this.
+const LOADS: usize = 2;
 
 /// What the supervisor works with.
 pub(crate) struct Worlds {
@@ -90,6 +98,8 @@ pub(crate) struct Supervisor {
     /// Kept also of modules that were removed: one that comes back goes on counting.
     sequences: BTreeMap<ModuleName, Arc<AtomicU64>>,
     runs: u64,
+    fetches: Arc<Semaphore>,
+    loads: Arc<Semaphore>,
 }
 
 impl Supervisor {
@@ -105,6 +115,8 @@ impl Supervisor {
             records: BTreeMap::new(),
             sequences: BTreeMap::new(),
             runs: 0,
+            fetches: Arc::new(Semaphore::new(FETCHES)),
+            loads: Arc::new(Semaphore::new(LOADS)),
         }
     }
 
@@ -146,7 +158,7 @@ impl Supervisor {
     }
 
     fn issue(&mut self, step: &Step) {
-        tracing::debug!(?step, "step");
+        tracing::debug!(%step, "step");
         match step {
             Step::Prepare(spec) => self.prepare(spec),
             Step::Start(name) => self.start(name),
@@ -184,8 +196,13 @@ impl Supervisor {
         };
         tracing::info!(module = %spec.name, image = %spec.image, "preparing");
         let (images, engine) = (self.worlds.images.clone(), self.worlds.engine.clone());
+        let (fetches, loads) = (self.fetches.clone(), self.loads.clone());
         let work = async move {
+            // Nobody closes the semaphores: there is a permit, sooner or later.
+            let fetching = fetches.acquire().await;
             let artifact = images.fetch(request).await.map_err(|error| error.to_string())?;
+            drop(fetching);
+            let _loading = loads.acquire().await;
             let component = engine.load(&artifact).await.map_err(|error| error.to_string())?;
             Ok((artifact, component))
         };
@@ -266,6 +283,7 @@ impl Supervisor {
                 self.desired = deployed.deployment;
                 self.version = deployed.version;
                 self.prefer_cached = deployed.prefer_cached;
+                self.forget_updates_taken_back();
             }
             Event::Prepared { name, result } => self.on_prepared(&name, result),
             Event::Up { name, run } => self.on_up(&name, run),
@@ -288,6 +306,22 @@ impl Supervisor {
         self.observed.modules.retain(|_, module| !matches!(module.state, ModuleState::PrepareFailed { .. }));
     }
 
+    /// A version that is not wanted any more, because the deployment is back at the one that runs: neither its component
+    /// nor what was wrong with it is kept.
+    fn forget_updates_taken_back(&mut self) {
+        for (name, module) in &mut self.observed.modules {
+            let under_way = module.next.as_ref().is_none_or(|next| next.state == NextState::Preparing);
+            let taken_back =
+                self.desired.modules.get(name).is_some_and(|wanted| !needs_new_instance(&module.spec, wanted));
+            if taken_back && !under_way {
+                module.next = None;
+                if let Some(record) = self.records.get_mut(name) {
+                    record.forget_next();
+                }
+            }
+        }
+    }
+
     fn on_prepared(&mut self, name: &ModuleName, result: Result<(Artifact, Arc<dyn Component>), String>) {
         let now = self.worlds.clock.uptime();
         let Some(record) = self.records.get_mut(name) else { return };
@@ -307,6 +341,7 @@ impl Supervisor {
             }
         };
         self.observed.happened(name, event, now);
+        self.forget_updates_taken_back();
     }
 
     fn on_up(&mut self, name: &ModuleName, run: u64) {
@@ -390,6 +425,7 @@ impl Supervisor {
             modules,
             queues: self.worlds.router.endpoints().iter().map(|endpoint| queue_status(endpoint)).collect(),
             no_route: self.worlds.router.no_route(),
+            endpoint_removed: self.worlds.router.endpoint_removed(),
         }
     }
 }

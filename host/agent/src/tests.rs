@@ -2,6 +2,7 @@
 //! always there, an upstream and a disk in memory. The real ones are tested in `tests/`.
 
 mod delivery;
+mod ending;
 mod lifetime;
 mod routing;
 mod worlds;

@@ -8,6 +8,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 use marram_core::{
@@ -35,7 +36,14 @@ pub(crate) struct TwinCell {
     /// One writer at a time, from the change to the disk.
     writer: tokio::sync::Mutex<()>,
     bell: Mutex<Option<Arc<Doorbell>>>,
+    /// One report at a time, each not too soon after the one before.
+    reports: tokio::sync::Mutex<()>,
+    last_report: Mutex<Option<tokio::time::Instant>>,
 }
+
+/// Shortest time between two reports of a module. Each is written and synced to flash; ten a second is much for a property
+/// that people read, and a module in an endless loop gets no more.
+const BETWEEN_REPORTS: Duration = Duration::from_millis(100);
 
 /// Why a twin could not be changed.
 #[derive(Debug, thiserror::Error)]
@@ -63,18 +71,21 @@ impl Twins {
         }
         let document_name = format!("twin-{module}");
         let (documents, name) = (self.documents.clone(), document_name.clone());
-        let stored = blocking(move || documents.read(&name)).await?;
+        let stored = blocking(move || documents.read(&name)).await.unwrap_or_else(|error| {
+            // A module without its settings can be set right by `twin set`; one that never starts cannot.
+            tracing::error!(%module, %error, "the twin cannot be read; it begins empty");
+            None
+        });
         let twin = match stored {
             None => Twin::new(),
             Some(stored) => {
                 if let Some(reason) = stored.recovered {
                     tracing::warn!(%module, reason, "the twin was damaged; going on with its previous generation");
                 }
-                Twin::from_bytes(&stored.bytes).map_err(|error| {
-                    DocumentError(format!(
-                        "document `{document_name}` is not a twin that this version can read: {error}"
-                    ))
-                })?
+                Twin::from_bytes(&stored.bytes).unwrap_or_else(|error| {
+                    tracing::error!(%module, %error, "the stored twin cannot be read by this version; it begins empty");
+                    Twin::new()
+                })
             }
         };
         let cell = Arc::new(TwinCell {
@@ -84,6 +95,8 @@ impl Twins {
             current: Mutex::new(Arc::new(twin)),
             writer: tokio::sync::Mutex::default(),
             bell: Mutex::default(),
+            reports: tokio::sync::Mutex::default(),
+            last_report: Mutex::default(),
         });
         // Two that came at once: the first one in stays.
         let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,8 +128,19 @@ impl TwinCell {
         *self.bell.lock().unwrap_or_else(PoisonError::into_inner) = Some(bell);
     }
 
-    /// Merges a patch from the guest; stored when it returns.
+    /// Merges a patch from the guest; stored when it returns. A guest that reports without end waits for its turn.
     pub(crate) async fn report(&self, merge_patch_json: String) -> Result<u64, ReportError> {
+        let _one_report = self.reports.lock().await;
+        let last = *self.last_report.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = last {
+            tokio::time::sleep_until(last + BETWEEN_REPORTS).await;
+        }
+        let result = self.report_now(merge_patch_json).await;
+        *self.last_report.lock().unwrap_or_else(PoisonError::into_inner) = Some(tokio::time::Instant::now());
+        result
+    }
+
+    async fn report_now(&self, merge_patch_json: String) -> Result<u64, ReportError> {
         let patch = parse_object(&merge_patch_json).map_err(|error| ReportError::Invalid(error.to_string()))?;
         match self.change(move |twin| Ok(twin.report(&patch)?)).await {
             Ok(version) => Ok(version),

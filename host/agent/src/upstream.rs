@@ -86,6 +86,10 @@ impl UpstreamTask {
             return Published::Some; // all had expired
         }
         match self.upstream.publish(&outgoing).await {
+            Ok(0) => {
+                tracing::error!("upstream took nothing and gave no reason; that is a defect of it");
+                Published::Failed
+            }
             Ok(taken) => {
                 batch.batch.settle_first(taken);
                 Published::Some

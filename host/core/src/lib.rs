@@ -11,6 +11,7 @@ pub mod planner;
 pub mod ports;
 pub mod queue;
 pub mod route;
+pub mod shutdown;
 pub mod time;
 pub mod timers;
 pub mod twin;

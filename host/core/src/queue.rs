@@ -32,11 +32,16 @@ pub struct Item {
     pub max_attempts: Option<u32>,
 }
 
-/// A message that will not be delivered, and why.
+/// A message that will not be delivered, and why. Its body is gone: a list of these must not hold what the queue's bound
+/// has just given back.
 #[derive(Debug, Clone)]
 pub struct Dropped {
-    /// The message.
-    pub item: Item,
+    /// Where it came from.
+    pub source: Arc<str>,
+    /// Its number there.
+    pub sequence: u64,
+    /// Deliveries made.
+    pub attempts: u32,
     /// Why.
     pub reason: DropReason,
 }
@@ -79,6 +84,8 @@ pub struct EndpointQueue {
     ready: [VecDeque<Item>; PRIORITIES],
     blocked: BTreeMap<Stream, Blocked>,
     dropped: Vec<Dropped>,
+    /// No message in the queue expires before; one that is out may.
+    earliest_deadline: Option<Uptime>,
 }
 
 /// A stream whose first message waits to be tried again.
@@ -133,6 +140,7 @@ impl EndpointQueue {
     pub fn push(&mut self, item: Item) {
         self.bytes += item.size;
         self.len += 1;
+        self.note_deadline(&item);
         if !self.blocked.is_empty()
             && let Some(blocked) = self.blocked.get_mut(&stream(&item))
         {
@@ -184,6 +192,7 @@ impl EndpointQueue {
                 Some(item) if !is_expired(&item, now) => {
                     blocked.probing = true;
                     batch.waiting.push_back(item);
+                    batch.probes.push(stream);
                 }
                 Some(item) => {
                     // The one that held up the others is gone: they are free, in order.
@@ -207,11 +216,7 @@ impl EndpointQueue {
     /// A delivery that was taken from the batch but not settled (its instance ended) counts as an attempt.
     pub fn finish(&mut self, mut batch: Batch, now: Uptime) {
         batch.settle_unfinished(now);
-        self.bytes -= batch.done_bytes;
-        self.len -= batch.done;
-        for stream in &batch.succeeded_probes(&self.blocked) {
-            self.release(stream);
-        }
+        self.credit(&mut batch);
         for (item, until) in &batch.failed {
             self.block(stream(item), *until);
         }
@@ -225,6 +230,20 @@ impl EndpointQueue {
         for (item, reason) in batch.dead.drain(..) {
             self.forget(item, reason);
         }
+        // What came back is no probe any more; the message of those that still are is settled: the way is free.
+        for stream in &batch.probes {
+            if self.blocked.get(stream).is_some_and(|blocked| blocked.probing) {
+                self.release(stream);
+            }
+        }
+    }
+
+    /// Takes what a batch has done so far off the account, while the rest of it is still out. Returns how many that were.
+    pub fn credit(&mut self, batch: &mut Batch) -> usize {
+        let done = std::mem::take(&mut batch.done);
+        self.bytes -= std::mem::take(&mut batch.done_bytes);
+        self.len -= done;
+        done
     }
 
     /// Blocks a stream until then; what waits in the ready lane of it moves, in order.
@@ -241,6 +260,7 @@ impl EndpointQueue {
 
     /// Puts an item before all others of its stream.
     fn put_back(&mut self, item: Item) {
+        self.note_deadline(&item);
         if !self.blocked.is_empty()
             && let Some(blocked) = self.blocked.get_mut(&stream(&item))
         {
@@ -249,6 +269,12 @@ impl EndpointQueue {
             return;
         }
         self.ready[lane(&item)].push_front(item);
+    }
+
+    fn note_deadline(&mut self, item: &Item) {
+        if let Some(deadline) = item.deadline {
+            self.earliest_deadline = Some(self.earliest_deadline.map_or(deadline, |earliest| earliest.min(deadline)));
+        }
     }
 
     /// Ends the back-off of a stream: its messages go before the others of their priority.
@@ -263,10 +289,14 @@ impl EndpointQueue {
     fn forget(&mut self, item: Item, reason: DropReason) {
         self.bytes -= item.size;
         self.len -= 1;
-        self.dropped.push(Dropped { item, reason });
+        let Item { accepted, attempts, .. } = item;
+        self.dropped.push(Dropped { source: accepted.source, sequence: accepted.sequence, attempts, reason });
     }
 
     fn drop_expired(&mut self, now: Uptime) {
+        if self.earliest_deadline.is_none_or(|deadline| deadline > now) {
+            return; // nothing to find: a full queue is asked often
+        }
         let mut expired = Vec::new();
         for lane in &mut self.ready {
             let (gone, kept) = lane.drain(..).partition(|item| is_expired(item, now));
@@ -274,15 +304,25 @@ impl EndpointQueue {
             let gone: VecDeque<Item> = gone;
             expired.extend(gone);
         }
-        for blocked in self.blocked.values_mut() {
+        let mut freed = Vec::new();
+        for (stream, blocked) in &mut self.blocked {
+            if !blocked.probing && blocked.items.front().is_some_and(|first| is_expired(first, now)) {
+                freed.push(stream.clone()); // the one that held up the others goes
+            }
             let (gone, kept) = blocked.items.drain(..).partition(|item| is_expired(item, now));
             blocked.items = kept;
             let gone: VecDeque<Item> = gone;
             expired.extend(gone);
         }
+        for stream in &freed {
+            self.release(stream);
+        }
         for item in expired {
             self.forget(item, DropReason::Expired);
         }
+        let ready = self.ready.iter().flatten();
+        let blocked = self.blocked.values().flat_map(|blocked| &blocked.items);
+        self.earliest_deadline = ready.chain(blocked).filter_map(|item| item.deadline).min();
     }
 
     /// Messages that are out for delivery.
@@ -352,7 +392,8 @@ pub struct Batch {
     failed: Vec<(Item, Uptime)>,
     skipped: Vec<Item>,
     dead: Vec<(Item, DropReason)>,
-    settled_streams: Vec<Stream>,
+    /// Streams whose blocking message is in this batch.
+    probes: Vec<Stream>,
 }
 
 impl Batch {
@@ -373,10 +414,21 @@ impl Batch {
         self.waiting.iter()
     }
 
-    /// The next to deliver. Those behind a failed one of their own stream are passed over; they return to the queue.
-    pub fn next_item(&mut self) -> Option<&Item> {
+    /// Priority of the next to deliver.
+    #[must_use]
+    pub fn next_priority(&self) -> Option<u8> {
+        self.waiting.front().map(|item| item.priority)
+    }
+
+    /// The next to deliver. Those behind a failed one of their own stream are passed over, they return to the queue; those
+    /// that have expired meanwhile are given up. `now` is asked only for messages that can expire.
+    pub fn next_item(&mut self, now: impl Fn() -> Uptime) -> Option<&Item> {
         loop {
             let item = self.waiting.pop_front()?;
+            if item.deadline.is_some() && is_expired(&item, now()) {
+                self.dead.push((item, DropReason::Expired));
+                continue;
+            }
             if !self.failed.is_empty() && self.failed.iter().any(|(failed, _)| same_stream(failed, &item)) {
                 self.skipped.push(item);
                 continue;
@@ -393,9 +445,6 @@ impl Batch {
             Settlement::Done => {
                 self.done += 1;
                 self.done_bytes += item.size;
-                if item.attempts > 1 {
-                    self.settled_streams.push(stream(&item));
-                }
             }
             Settlement::Reject(reason) => self.give_up(item, DropReason::Rejected(reason)),
             Settlement::Retry(_) if item.max_attempts.is_some_and(|max| item.attempts >= max) => {
@@ -413,16 +462,10 @@ impl Batch {
         for item in self.waiting.drain(..count.min(self.waiting.len())) {
             self.done += 1;
             self.done_bytes += item.size;
-            if item.attempts > 0 {
-                self.settled_streams.push(stream(&item));
-            }
         }
     }
 
     fn give_up(&mut self, item: Item, reason: DropReason) {
-        if item.attempts > 1 {
-            self.settled_streams.push(stream(&item));
-        }
         self.dead.push((item, reason));
     }
 
@@ -430,13 +473,6 @@ impl Batch {
         if self.current.is_some() {
             self.settle(Settlement::Retry(None), now, 0.5);
         }
-    }
-
-    /// Streams whose blocking message is settled for good.
-    fn succeeded_probes(&mut self, blocked: &BTreeMap<Stream, Blocked>) -> Vec<Stream> {
-        let mut streams = std::mem::take(&mut self.settled_streams);
-        streams.retain(|stream| blocked.get(stream).is_some_and(|blocked| blocked.probing));
-        streams
     }
 }
 

@@ -38,6 +38,7 @@ impl Hop {
             upstream: Arc::new(Nowhere),
             documents: Arc::new(Nowhere),
             check_image: |_| Ok(()),
+            initial: None,
         };
         let agent = Agent::start(config).await.expect("an agent");
         let module = |guest| serde_json::json!({ "type": "wasm", "status": "running", "settings": { "image": guest } });

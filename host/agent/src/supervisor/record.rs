@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use marram_core::{
-    deployment::ModuleSpec,
+    deployment::{DesiredStatus, ModuleSpec},
     name::ModuleName,
     planner::{ModuleState, ObservedModule, backoff},
     ports::{Artifact, Component, Exit},
@@ -90,6 +90,11 @@ impl Record {
         self.restart_count = 0;
     }
 
+    pub(super) fn forget_next(&mut self) {
+        self.next = None;
+        self.prepare_error = None;
+    }
+
     pub(super) fn started(&mut self, at: UtcMillis) {
         if self.has_started {
             self.restart_count = self.restart_count.saturating_add(1);
@@ -147,8 +152,15 @@ fn describe(
     let exit = record.and_then(|record| record.last_exit.as_ref()).map(|(_, exit)| exit);
     let exit_text = exit.map_or(String::new(), |exit| format!("exit {}: {}", exit.code, exit.reason));
     let prepare_error = record.and_then(|record| record.prepare_error.clone()).unwrap_or_default();
+    let stopped = || if exit_text.is_empty() { "stopped".into() } else { exit_text.clone() };
     match &module.state {
         ModuleState::Preparing => ("preparing", "fetching and compiling".into()),
+        // It was wanted running when this began; nothing follows now.
+        ModuleState::Prepared | ModuleState::PrepareFailed { .. } | ModuleState::Exited { .. }
+            if spec.desired_status == DesiredStatus::Stopped =>
+        {
+            ("stopped", stopped())
+        }
         ModuleState::Prepared | ModuleState::Starting => ("starting", "starting".into()),
         ModuleState::Running { since } => {
             let mut text = format!("up {}", duration(now.since(*since).as_secs()));
@@ -158,7 +170,7 @@ fn describe(
             ("running", text)
         }
         ModuleState::Stopping => ("stopping", "stopping".into()),
-        ModuleState::Stopped => ("stopped", if exit_text.is_empty() { "stopped".into() } else { exit_text }),
+        ModuleState::Stopped => ("stopped", stopped()),
         ModuleState::PrepareFailed { at } => {
             let due = at.after(backoff(module.failures));
             ("backoff", format!("{prepare_error}; tried again in {}", duration(due.since(now).as_secs())))

@@ -1,11 +1,13 @@
-//! The end of the host: sources first, then what waits, then the rest, then upstream. Bounded by the grace time.
+//! The end of the host: sources before what they feed, each with what waits for it, then upstream. Bounded by the grace
+//! time.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use marram_core::{
     name::ModuleName,
-    planner::{self, ModuleState, shutdown_order},
+    planner::{self, ModuleState},
     route::Sink,
+    shutdown::next_to_stop,
 };
 use tokio::time::Instant;
 
@@ -13,38 +15,52 @@ use super::{Event, Supervisor};
 
 /// How often the queues are looked at while they drain.
 const LOOK: Duration = Duration::from_millis(10);
-/// Part of the grace time for draining; the rest is for calls that run on and for upstream.
-const DRAIN_SHARE: u32 = 2;
 /// How long killed instances may take to be gone.
 const AFTER_KILL: Duration = Duration::from_secs(1);
 
 impl Supervisor {
-    /// Stops every module in order. Nothing is planned any more; events are still heard.
+    /// Stops every module: first those that no other running module feeds, after what waits for them is handled and their
+    /// last call has ended; then those that only the first ones fed, and so on. So nothing is accepted for a module that has
+    /// ended before. Nothing is planned any more; events are still heard.
     pub(super) async fn shut_down(&mut self, grace: Duration) {
-        let started = Instant::now();
+        let until = Instant::now() + grace;
         for record in self.records.values() {
             if let Some(running) = &record.running {
                 running.stop.quiesce();
             }
         }
-        self.drain(started + grace / DRAIN_SHARE).await;
-        for group in shutdown_order(&self.observed) {
-            self.stop_group(&group, started + grace).await;
+        loop {
+            let running = self.running();
+            let (now, rest) = next_to_stop(&self.desired, &running, |name| self.startup_order(name));
+            if now.is_empty() {
+                break;
+            }
+            // Whoever comes later keeps a share of the time, in case this one needs all of its own.
+            let left = until.saturating_duration_since(Instant::now());
+            let turn_ends = Instant::now() + left / (rest + 1);
+            self.drain(&now, Instant::now() + left / (rest + 1) / 4 * 3).await;
+            self.stop_group(&now, turn_ends).await;
         }
         self.report_left();
         self.worlds.upstream_closing.send_replace(true);
     }
 
-    /// Waits until no running module has anything to handle.
-    async fn drain(&mut self, until: Instant) {
-        let mut accepted = self.accepted();
-        while Instant::now() < until {
-            let quiet = self.is_quiet();
-            let before = std::mem::replace(&mut accepted, self.accepted());
-            // A message may move on between two looks; the count tells.
-            if quiet && before == accepted {
-                return;
-            }
+    fn running(&self) -> BTreeSet<ModuleName> {
+        let running = self.records.iter().filter(|(_, record)| record.running.is_some());
+        running.map(|(name, _)| name.clone()).collect()
+    }
+
+    fn startup_order(&self, name: &ModuleName) -> u32 {
+        self.observed.modules.get(name).map_or(u32::MAX, |module| module.spec.startup_order)
+    }
+
+    /// Waits until the inputs of these modules have nothing left. What is in back-off is tried at once: there may be no
+    /// later.
+    async fn drain(&mut self, group: &[ModuleName], until: Instant) {
+        for endpoint in group.iter().flat_map(|name| self.worlds.router.inputs_of(name.as_str())) {
+            endpoint.retry_now();
+        }
+        while Instant::now() < until && !self.is_drained(group, until) {
             tokio::select! {
                 event = self.events.recv() => self.hear(event),
                 () = tokio::time::sleep(LOOK) => {}
@@ -52,18 +68,13 @@ impl Supervisor {
         }
     }
 
-    fn accepted(&self) -> u64 {
-        self.worlds.router.endpoints().iter().map(|endpoint| endpoint.stats().accepted).sum()
-    }
-
-    fn is_quiet(&self) -> bool {
+    fn is_drained(&self, group: &[ModuleName], until: Instant) -> bool {
         let now = self.worlds.clock.uptime();
-        let mut endpoints = self.worlds.router.endpoints();
-        endpoints.retain(|endpoint| match &endpoint.sink {
-            Sink::Upstream => false,
-            Sink::Input { module, .. } => self.records.get(&**module).is_some_and(|record| record.running.is_some()),
-        });
-        endpoints.iter().all(|endpoint| endpoint.is_quiet(now))
+        let end = now.after(until.saturating_duration_since(Instant::now()));
+        let running =
+            group.iter().filter(|name| self.records.get(*name).is_some_and(|record| record.running.is_some()));
+        let mut inputs = running.flat_map(|name| self.worlds.router.inputs_of(name.as_str()));
+        inputs.all(|endpoint| endpoint.is_drained(now, end))
     }
 
     async fn stop_group(&mut self, group: &[ModuleName], until: Instant) {
@@ -83,6 +94,12 @@ impl Supervisor {
             }
         }
         self.wait_for_end(group, Instant::now() + AFTER_KILL).await;
+        // Whatever hangs on is gone with the process; it must not hold up the others.
+        for name in group {
+            if let Some(record) = self.records.get_mut(name) {
+                record.running = None;
+            }
+        }
     }
 
     async fn wait_for_end(&mut self, group: &[ModuleName], until: Instant) {

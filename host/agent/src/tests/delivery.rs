@@ -200,3 +200,108 @@ async fn sequences_rise_over_a_restart_of_the_host_and_a_removal_of_the_module()
         lines.iter().filter_map(|line| line.strip_prefix("sequence ")).map(|number| number.parse().unwrap()).collect();
     assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
 }
+
+#[tokio::test]
+async fn a_timer_that_is_always_due_does_not_keep_messages_away() {
+    let world = World::default();
+    let log = world.log.clone();
+    let handler_log = world.log.clone();
+    let guest = Guest {
+        exports: Exports { start: true, timer: true, input: true, ..Exports::default() },
+        start: Arc::new(|host: &dyn ModuleHost| {
+            host.set_timer("t", std::time::Duration::from_millis(1), true).unwrap();
+            for n in 0..5 {
+                host.try_send("out", &message(&n.to_string()));
+            }
+            Ok(Ok(()))
+        }),
+        fire: Arc::new(move |_: &dyn ModuleHost, _, _| {
+            log.push("fire");
+            // Longer than its period: due again when it returns.
+            std::thread::sleep(std::time::Duration::from_millis(3));
+            Ok(())
+        }),
+        handler: Arc::new(move |_, delivery| {
+            handler_log.push(format!("handled {}", text(&delivery.accepted.message)));
+            Box::pin(async { Ok(Settlement::Done) })
+        }),
+        ..Guest::default()
+    };
+    world.guest("a", guest);
+    let agent = world.agent().await;
+    let own = r#""FROM /messages/modules/a/* INTO BrokeredEndpoint(\"/modules/a/inputs/in\")""#;
+    agent.apply(&manifest(&[("a", "{}")], &[own])).await.unwrap();
+    world.log.until("all handled", |lines| lines.contains(&"handled 4".into())).await;
+}
+
+#[tokio::test]
+async fn a_more_urgent_message_does_not_wait_for_the_batch() {
+    let world = World::default();
+    world.guest("a", sender(numbers(0..20)));
+    let log = world.log.clone();
+    let handler: Arc<super::worlds::Handler> = Arc::new(move |host, delivery| {
+        let text = text(&delivery.accepted.message);
+        log.push(text.clone());
+        if text == "3" {
+            host.try_send("alarm", &message("urgent"));
+        }
+        Box::pin(async { Ok(Settlement::Done) })
+    });
+    world.guest("b", Guest { handler, ..Guest::default() });
+    let agent = world.agent().await;
+    let alarm = r#"{"route":"FROM /messages/modules/b/outputs/alarm INTO BrokeredEndpoint(\"/modules/b/inputs/in\")","priority":0}"#;
+    agent.apply(&manifest(&[("a", "{}"), ("b", "{}")], &[A_TO_B, alarm])).await.unwrap();
+    let lines = world.log.until("19", |lines| lines.contains(&"19".into())).await;
+    let handled: Vec<_> = lines.iter().filter(|line| !line.starts_with("start")).take(6).collect();
+    assert_eq!(handled, ["0", "1", "2", "3", "urgent", "4"]);
+}
+
+#[tokio::test]
+async fn a_slow_receiver_gives_room_with_each_message_not_with_each_batch() {
+    let world = World::default();
+    let step = Arc::new(tokio::sync::Semaphore::new(0));
+    let (log, steps) = (world.log.clone(), step.clone());
+    let handler: Arc<super::worlds::Handler> = Arc::new(move |_, _| {
+        log.push("handling");
+        let steps = steps.clone();
+        Box::pin(async move {
+            steps.acquire().await.unwrap().forget();
+            Ok(Settlement::Done)
+        })
+    });
+    world.guest("b", Guest { handler, ..Guest::default() });
+    let agent = world.agent().await;
+    let route = r#""FROM /messages INTO BrokeredEndpoint(\"/modules/b/inputs/in\")""#;
+    agent.apply(&manifest(&[("b", "{}")], &[route])).await.unwrap();
+    let large = message(&"x".repeat(100_000));
+    let mut sent = 0;
+    while agent.publish("/messages", &large).is_ok() {
+        sent += 1;
+    }
+    world.log.until("the first call", |lines| lines.contains(&"handling".into())).await;
+    assert!(agent.publish("/messages", &large).is_err(), "full");
+    step.add_permits(1);
+    world.log.until("the second call", |lines| lines.iter().filter(|line| *line == "handling").count() == 2).await;
+    assert!(agent.publish("/messages", &large).is_ok(), "one of {sent} is done, the batch is not");
+}
+
+#[tokio::test]
+async fn what_expires_for_want_of_a_receiver_is_counted_without_one() {
+    let world = World::default();
+    let agent = world.agent().await;
+    let route = r#"{"route":"FROM /messages INTO BrokeredEndpoint(\"/modules/b/inputs/in\")","timeToLiveSecs":1}"#;
+    agent.apply(&manifest(&[], &[route])).await.unwrap();
+    let large = message(&"x".repeat(200_000));
+    while agent.publish("/messages", &large).is_ok() {}
+    let full = agent.status().await.unwrap().queues[0].clone();
+    tokio::time::timeout(super::worlds::DEADLINE, async {
+        while agent.publish("/messages", &large).is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let queue = agent.status().await.unwrap().queues[0].clone();
+    assert_eq!(queue.dropped.get("ttl_expiry"), Some(&(full.length as u64)));
+    assert_eq!(queue.length, 1);
+}

@@ -4,6 +4,7 @@ use std::{
 };
 
 use marram_core::ports::{Exit, Exports, ModuleHost, Sent, Settlement};
+use tokio::sync::Semaphore;
 
 use super::worlds::{Guest, World, manifest, message, text};
 use crate::{Agent, ApplyError, ModuleStatus};
@@ -143,16 +144,79 @@ async fn an_image_that_is_not_there_backs_off_and_the_others_run() {
 }
 
 #[tokio::test]
-async fn modules_start_in_their_order() {
+async fn modules_start_in_their_order_each_when_the_one_before_is_up() {
     let world = World::default();
-    for name in ["a", "b", "c"] {
+    let starts = Arc::new(Semaphore::new(0));
+    let exports = Exports { start: true, ..Exports::default() };
+    world.guest("b", Guest { exports, starts: Some(starts.clone()), ..Guest::default() });
+    for name in ["a", "c", "d"] {
         world.guest(name, forever());
     }
     let agent = world.agent().await;
-    let modules = [("a", r#"{"startupOrder":3}"#), ("b", r#"{"startupOrder":1}"#), ("c", r#"{"startupOrder":2}"#)];
+    let modules = [
+        ("a", r#"{"startupOrder":3}"#),
+        ("b", r#"{"startupOrder":1}"#),
+        ("c", r#"{"startupOrder":2}"#),
+        ("d", r#"{"startupOrder":1}"#),
+    ];
     agent.apply(&manifest(&modules, &[])).await.unwrap();
-    let lines = world.log.until("three starts", |lines| lines.len() == 3).await;
-    assert_eq!(lines, ["start b", "start c", "start a"]);
+    until(&agent, "d", "running").await;
+    for later in ["a", "c"] {
+        assert_eq!(until(&agent, later, "starting").await.last_start, None);
+    }
+    assert_eq!(until(&agent, "b", "starting").await.name.as_str(), "b");
+    starts.add_permits(1);
+    let lines = world.log.until("four starts", |lines| lines.len() == 4).await;
+    assert_eq!(lines[2..], ["start c", "start a"]);
+}
+
+#[tokio::test]
+async fn a_module_that_is_stopped_while_it_is_fetched_shows_as_stopped() {
+    let world = World::default();
+    let fetched = Arc::new(Semaphore::new(0));
+    world.guest("a", Guest { fetched: Some(fetched.clone()), ..forever() });
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("a", "{}"), ("gone", "{}")], &[])).await.unwrap();
+    until(&agent, "a", "preparing").await;
+    until(&agent, "gone", "backoff").await;
+    let stopped = r#"{"status":"stopped"}"#;
+    agent.apply(&manifest(&[("a", stopped), ("gone", stopped)], &[])).await.unwrap();
+    fetched.add_permits(1);
+    assert_eq!(until(&agent, "a", "stopped").await.description, "stopped");
+    until(&agent, "gone", "stopped").await;
+    agent.apply(&manifest(&[("a", "{}")], &[])).await.unwrap();
+    until(&agent, "a", "running").await;
+}
+
+#[tokio::test]
+async fn an_update_that_is_taken_back_leaves_no_word_of_its_failure() {
+    let world = World::default();
+    world.guest("a", forever());
+    let agent = world.agent().await;
+    let (old, new) = (manifest(&[("a", "{}")], &[]), manifest(&[("a", r#"{"settings":{"image":"gone"}}"#)], &[]));
+    agent.apply(&old).await.unwrap();
+    until(&agent, "a", "running").await;
+    agent.apply(&new).await.unwrap();
+    while !status_of(&agent, "a").await.description.contains("its update cannot be prepared") {
+        tokio::task::yield_now().await;
+    }
+    agent.apply(&old).await.unwrap();
+    let status = status_of(&agent, "a").await;
+    assert_eq!((&*status.status, status.description.contains("update")), ("running", false), "{status:?}");
+}
+
+#[tokio::test]
+async fn no_more_than_two_components_are_compiled_at_once() {
+    let world = World::default();
+    let names: Vec<String> = (0..8).map(|n| format!("m{n}")).collect();
+    names.iter().for_each(|name| world.guest(name, forever()));
+    let agent = world.agent().await;
+    let modules: Vec<(&str, &str)> = names.iter().map(|name| (&**name, "{}")).collect();
+    agent.apply(&manifest(&modules, &[])).await.unwrap();
+    for name in &names {
+        until(&agent, name, "running").await;
+    }
+    assert_eq!(world.loads.most.load(SeqCst), 2);
 }
 
 #[tokio::test]
@@ -286,4 +350,64 @@ async fn other_credentials_are_tried_at_once() {
         serde_json::json!({ "r": { "address": "example.test", "username": "u", "password": "p" } });
     agent.apply(&document.to_string()).await.unwrap();
     until(&agent, "a", "running").await;
+}
+
+#[tokio::test]
+async fn the_stored_manifest_is_the_one_that_was_written() {
+    let world = World::default();
+    world.guest("a", forever());
+    let text = manifest(&[("a", "{}")], &[]);
+    let with_mark = format!("\u{feff}{text}");
+    let agent = world.agent().await;
+    agent.apply(&with_mark).await.unwrap();
+    until(&agent, "a", "running").await;
+    assert!(!agent.apply(&text).await.unwrap().changed, "a byte order mark is no change");
+    agent.shut_down(Duration::from_secs(5)).await;
+    let again = world.agent().await;
+    until(&again, "a", "running").await;
+    assert!(!again.apply(&with_mark).await.unwrap().changed);
+    let two_routes = |first: &str, second: &str| {
+        let routes = format!(
+            r#""z":{{"route":"FROM /messages INTO $upstream","timeToLiveSecs":{first}}},"a":{{"route":"FROM /messages INTO $upstream","timeToLiveSecs":{second}}}"#
+        );
+        text.replace(r#""routes":{}"#, &format!(r#""routes":{{{routes}}}"#))
+    };
+    assert!(again.apply(&two_routes("11", "22")).await.unwrap().changed);
+    assert!(again.apply(&two_routes("22", "11")).await.unwrap().changed, "the first of equal routes decides");
+    again.shut_down(Duration::from_secs(5)).await;
+    let third = world.agent().await;
+    assert!(!third.apply(&two_routes("22", "11")).await.unwrap().changed, "also after a restart");
+}
+
+#[tokio::test]
+async fn a_manifest_to_begin_with_goes_before_the_stored_one_unless_it_is_bad() {
+    let world = World::default();
+    world.guest("old", forever());
+    world.guest("new", forever());
+    let first = world.agent().await;
+    first.apply(&manifest(&[("old", "{}")], &[])).await.unwrap();
+    until(&first, "old", "running").await;
+    first.shut_down(Duration::from_secs(5)).await;
+    let second = world.agent_with(Some(manifest(&[("new", "{}")], &[]))).await;
+    until(&second, "new", "running").await;
+    assert!(matches!(second.initial(), Some(Ok(applied)) if applied.version == 2));
+    assert_eq!(world.log.lines(), ["start old", "start new"], "what was removed is not started again");
+    second.shut_down(Duration::from_secs(5)).await;
+    let third = world.agent_with(Some("{".into())).await;
+    assert!(matches!(third.initial(), Some(Err(ApplyError::Bad(_)))));
+    until(&third, "new", "running").await;
+}
+
+#[tokio::test]
+async fn a_section_that_could_not_be_stored_is_applied_when_the_same_manifest_comes_again() {
+    let world = World::default();
+    world.guest("a", forever());
+    let agent = world.agent().await;
+    let mut document: serde_json::Value = serde_json::from_str(&manifest(&[("a", "{}")], &[])).unwrap();
+    document["modulesContent"]["a"] = serde_json::json!({ "properties.desired": { "limit": 1 } });
+    world.disk.refuse.lock().unwrap().replace("twin-a".into());
+    assert!(matches!(agent.apply(&document.to_string()).await, Err(ApplyError::Twin { .. })));
+    world.disk.refuse.lock().unwrap().take();
+    assert!(agent.apply(&document.to_string()).await.unwrap().changed);
+    assert_eq!(agent.twin("a").await.unwrap().desired["limit"], 1);
 }

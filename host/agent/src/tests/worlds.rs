@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -16,7 +19,7 @@ use marram_core::{
         Upstream, UpstreamError,
     },
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{Agent, Config};
 
@@ -39,6 +42,14 @@ pub(super) struct World {
     pub(super) log: Log,
     pub(super) upstream: Arc<MemoryUpstream>,
     pub(super) disk: Arc<MemoryDisk>,
+    pub(super) loads: Arc<Loads>,
+}
+
+/// How many components are made at once.
+#[derive(Default)]
+pub(super) struct Loads {
+    now: AtomicUsize,
+    pub(super) most: AtomicUsize,
 }
 
 /// What a made-up component is.
@@ -49,6 +60,9 @@ pub(super) struct Guest {
     /// What `wasi:cli/run` does.
     pub(super) program: Arc<dyn Fn() -> BoxFuture<'static, Exit> + Send + Sync>,
     pub(super) start: Arc<Start>,
+    /// Its start and its fetch take until there is a permit in these.
+    pub(super) starts: Option<Arc<Semaphore>>,
+    pub(super) fetched: Option<Arc<Semaphore>>,
     pub(super) fire: Arc<Fire>,
 }
 
@@ -59,6 +73,8 @@ impl Default for Guest {
             handler: Arc::new(|_, _| Box::pin(async { Ok(Settlement::Done) })),
             program: Arc::new(|| Box::pin(std::future::pending())),
             start: Arc::new(|_| Ok(Ok(()))),
+            starts: None,
+            fetched: None,
             fire: Arc::new(|_, _, _| Ok(())),
         }
     }
@@ -113,6 +129,10 @@ impl World {
     }
 
     pub(super) async fn agent(&self) -> Arc<Agent> {
+        self.agent_with(None).await
+    }
+
+    pub(super) async fn agent_with(&self, initial: Option<String>) -> Arc<Agent> {
         let world = Arc::new(self.clone());
         let config = Config {
             device_id: "device".into(),
@@ -121,6 +141,7 @@ impl World {
             upstream: self.upstream.clone(),
             documents: self.disk.clone(),
             check_image: |_| Ok(()),
+            initial,
         };
         Agent::start(config).await.unwrap()
     }
@@ -129,9 +150,12 @@ impl World {
 impl Images for World {
     fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<Artifact, FetchError>> {
         self.fetches.lock().unwrap().push((request.image.clone(), request.prefer_cached));
-        let known = self.guests.lock().unwrap().contains_key(&request.image);
+        let guest = self.guests.lock().unwrap().get(&request.image).cloned();
         Box::pin(async move {
-            if !known {
+            if let Some(fetched) = guest.as_ref().and_then(|guest| guest.fetched.clone()) {
+                fetched.acquire_owned().await.unwrap().forget();
+            }
+            if guest.is_none() {
                 return Err(FetchError { message: format!("no image {}", request.image), transient: false });
             }
             Ok(Artifact {
@@ -148,7 +172,16 @@ impl Engine for World {
     fn load(&self, artifact: &Artifact) -> BoxFuture<'_, Result<Arc<dyn Component>, LoadError>> {
         let guest = self.guests.lock().unwrap()[&artifact.component_digest].clone();
         let component: Arc<dyn Component> = Arc::new(MadeUp { guest, log: self.log.clone() });
-        Box::pin(async move { Ok(component) })
+        let loads = self.loads.clone();
+        Box::pin(async move {
+            loads.most.fetch_max(loads.now.fetch_add(1, SeqCst) + 1, SeqCst);
+            // The others have their turn meanwhile.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            loads.now.fetch_sub(1, SeqCst);
+            Ok(component)
+        })
     }
 }
 
@@ -186,7 +219,13 @@ impl Instance for MadeUpInstance {
 
     fn start(&mut self) -> BoxFuture<'_, Result<Result<(), String>, Exit>> {
         let result = (self.guest.start)(&*self.host);
-        Box::pin(async move { result })
+        let starts = self.guest.starts.clone();
+        Box::pin(async move {
+            if let Some(starts) = starts {
+                starts.acquire_owned().await.unwrap().forget();
+            }
+            result
+        })
     }
 
     fn handle_batch<'a>(&'a mut self, inbox: &'a mut dyn Inbox) -> BoxFuture<'a, Result<(), Exit>> {
@@ -248,6 +287,8 @@ impl Upstream for MemoryUpstream {
 pub(super) struct MemoryDisk {
     documents: Mutex<BTreeMap<String, Vec<u8>>>,
     pub(super) full: std::sync::atomic::AtomicBool,
+    /// The name of a document that cannot be written.
+    pub(super) refuse: Mutex<Option<String>>,
 }
 
 impl Documents for MemoryDisk {
@@ -259,6 +300,9 @@ impl Documents for MemoryDisk {
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), DocumentError> {
         if self.full.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(DocumentError("no space left".into()));
+        }
+        if self.refuse.lock().unwrap().as_deref() == Some(name) {
+            return Err(DocumentError(format!("cannot write {name}")));
         }
         self.documents.lock().unwrap().insert(name.into(), bytes.into());
         Ok(())

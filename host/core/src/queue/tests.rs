@@ -40,7 +40,7 @@ fn queue(items: impl IntoIterator<Item = Item>) -> EndpointQueue {
 fn deliver(queue: &mut EndpointQueue, now: Uptime, mut verdict: impl FnMut(&Item) -> Settlement) -> Vec<u64> {
     let mut batch = queue.take(now, 64);
     let mut seen = Vec::new();
-    while let Some(item) = batch.next_item() {
+    while let Some(item) = batch.next_item(|| now) {
         seen.push(item.accepted.sequence);
         let settlement = verdict(item);
         batch.settle(settlement, now, 0.5);
@@ -87,7 +87,7 @@ fn a_message_is_given_up_after_its_attempts() {
     }
     let dropped = queue.take_dropped();
     assert_eq!(dropped.len(), 1);
-    assert_eq!((dropped[0].item.accepted.sequence, &dropped[0].reason), (1, &DropReason::TooManyAttempts));
+    assert_eq!((dropped[0].sequence, &dropped[0].reason), (1, &DropReason::TooManyAttempts));
     assert_eq!(deliver(&mut queue, now, done), [2]);
 }
 
@@ -95,12 +95,12 @@ fn a_message_is_given_up_after_its_attempts() {
 fn a_delivery_that_ended_its_instance_counts_as_an_attempt() {
     let mut queue = queue([item("a", 10, 1), item("a", 10, 2)]);
     let mut batch = queue.take(Uptime(0), 64);
-    assert_eq!(batch.next_item().map(|item| item.attempts), Some(0));
+    assert_eq!(batch.next_item(|| Uptime(0)).map(|item| item.attempts), Some(0));
     queue.finish(batch, Uptime(0));
     assert_eq!(queue.len(), 2);
     let due = queue.next_due().unwrap();
     let mut batch = queue.take(due, 64);
-    assert_eq!(batch.next_item().map(|item| (item.accepted.sequence, item.attempts)), Some((1, 1)));
+    assert_eq!(batch.next_item(|| Uptime(0)).map(|item| (item.accepted.sequence, item.attempts)), Some((1, 1)));
 }
 
 #[test]
@@ -144,10 +144,62 @@ fn what_is_out_for_delivery_still_takes_room() {
     queue.push(item("a", 10, 2));
     let mut batch = queue.take(Uptime(0), 64);
     assert!(!queue.has_room(10, Uptime(0)));
-    batch.next_item();
+    batch.next_item(|| Uptime(0));
     batch.settle(Settlement::Done, Uptime(0), 0.5);
     queue.finish(batch, Uptime(0));
     assert!(queue.has_room(10, Uptime(0)));
+}
+
+#[test]
+fn a_stream_goes_on_when_the_message_that_held_it_up_expires_in_a_full_queue() {
+    let mut queue = EndpointQueue::new(40);
+    let mut first = item("a", 10, 1);
+    first.deadline = Some(Uptime(100));
+    queue.push(first);
+    queue.push(item("a", 10, 2));
+    queue.push(item("a", 10, 3));
+    queue.push(item("b", 10, 4));
+    assert_eq!(
+        deliver(&mut queue, Uptime(0), |item| match item.accepted.sequence {
+            1 => Settlement::Retry(None),
+            _ => Settlement::Retry(Some(Duration::from_secs(1000))),
+        }),
+        [1, 4]
+    );
+    assert!(queue.has_room(10, Uptime(100)), "the expired one makes room");
+    assert_eq!(deliver(&mut queue, Uptime(100), done), [2, 3]);
+}
+
+#[test]
+fn a_message_that_expires_while_its_batch_is_out_is_not_delivered() {
+    let mut second = item("a", 10, 2);
+    second.deadline = Some(Uptime(50));
+    let mut queue = queue([item("a", 10, 1), second, item("a", 10, 3)]);
+    let mut batch = queue.take(Uptime(0), 64);
+    let mut seen = Vec::new();
+    while let Some(item) = batch.next_item(|| Uptime(60)) {
+        seen.push(item.accepted.sequence);
+        batch.settle(Settlement::Done, Uptime(60), 0.5);
+    }
+    queue.finish(batch, Uptime(60));
+    assert_eq!(seen, [1, 3]);
+    assert_eq!(queue.take_dropped()[0].reason, DropReason::Expired);
+    assert!(queue.is_empty());
+}
+
+#[test]
+fn what_a_batch_has_done_makes_room_before_the_batch_ends() {
+    let mut queue = EndpointQueue::new(20);
+    queue.push(item("a", 10, 1));
+    queue.push(item("a", 10, 2));
+    let mut batch = queue.take(Uptime(0), 64);
+    batch.next_item(|| Uptime(0));
+    batch.settle(Settlement::Done, Uptime(0), 0.5);
+    assert!(!queue.fits(10));
+    assert_eq!(queue.credit(&mut batch), 1);
+    assert!(queue.fits(10));
+    queue.finish(batch, Uptime(0));
+    assert_eq!((queue.len(), queue.bytes()), (1, 10));
 }
 
 #[test]
@@ -179,6 +231,23 @@ fn the_back_off_doubles_to_a_minute() {
 struct Model {
     streams: BTreeMap<(u8, &'static str), VecDeque<u64>>,
     count: usize,
+    settled: std::collections::BTreeSet<u64>,
+}
+
+impl Model {
+    /// What the queue says it has given up; rejected ones are known already.
+    fn forget(&mut self, dropped: Vec<Dropped>) {
+        for drop in dropped {
+            if self.settled.contains(&drop.sequence) {
+                continue;
+            }
+            assert_eq!(drop.reason, DropReason::Expired);
+            for stream in self.streams.values_mut() {
+                stream.retain(|sequence| *sequence != drop.sequence);
+            }
+            self.count -= 1;
+        }
+    }
 }
 
 const SOURCES: [&str; 3] = ["a", "b", "c"];
@@ -186,14 +255,15 @@ const LEVELS: [u8; 3] = [0, 4, 10];
 
 #[derive(Debug, Clone)]
 enum Op {
-    Push { source: usize, level: usize },
+    Push { source: usize, level: usize, ttl: Option<u64> },
     Deliver { max: usize, verdicts: Vec<u8>, crash: bool },
     Wait(u64),
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
-        4 => (0..3usize, 0..3usize).prop_map(|(source, level)| Op::Push { source, level }),
+        4 => (0..3usize, 0..3usize, prop::option::weighted(0.3, 1..4000u64))
+            .prop_map(|(source, level, ttl)| Op::Push { source, level, ttl }),
         2 => (1..6usize, prop::collection::vec(0..6u8, 0..6), any::<bool>())
             .prop_map(|(max, verdicts, crash)| Op::Deliver { max, verdicts, crash }),
         1 => (1..3000u64).prop_map(Op::Wait),
@@ -204,15 +274,22 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 proptest! {
     #[test]
     fn order_holds_within_a_stream_and_nothing_is_lost(ops in ops()) {
-        let mut queue = EndpointQueue::new(1 << 20);
+        let mut queue = EndpointQueue::new(120);
         let mut model = Model::default();
         let (mut now, mut next_sequence) = (Uptime(0), 0);
         for op in ops {
             match op {
-                Op::Push { source, level } => {
+                Op::Push { source, level, ttl } => {
+                    let room = queue.has_room(10, now);
+                    model.forget(queue.take_dropped());
+                    prop_assert_eq!(room, model.count < 12);
+                    if !room {
+                        continue;
+                    }
                     next_sequence += 1;
                     let mut new = item(SOURCES[source], LEVELS[level], next_sequence);
                     new.max_attempts = None;
+                    new.deadline = ttl.map(|ttl| Uptime(now.0 + ttl));
                     queue.push(new);
                     model.streams.entry((LEVELS[level], SOURCES[source])).or_default().push_back(next_sequence);
                     model.count += 1;
@@ -220,11 +297,12 @@ proptest! {
                 Op::Wait(by) => now = Uptime(now.0 + by),
                 Op::Deliver { max, verdicts, crash } => {
                     let mut batch = queue.take(now, max);
+                    model.forget(queue.take_dropped());
                     let mut verdicts = verdicts.into_iter();
                     let mut failed = Vec::new();
                     // The consumer may stop early, as it does when something more urgent waits.
                     for verdict in verdicts.by_ref() {
-                        let Some(item) = batch.next_item() else { break };
+                        let Some(item) = batch.next_item(|| now) else { break };
                         let key = (item.priority, SOURCES[SOURCES.iter().position(|s| **s == *item.accepted.source).unwrap()]);
                         let stream = model.streams.get_mut(&key).unwrap();
                         prop_assert_eq!(stream.front(), Some(&item.accepted.sequence), "in order");
@@ -233,15 +311,18 @@ proptest! {
                             failed.push(key);
                             batch.settle(Settlement::Retry(None), now, 0.5);
                         } else {
+                            let sequence = item.accepted.sequence;
                             stream.pop_front();
                             model.count -= 1;
+                            model.settled.insert(sequence);
                             batch.settle(if verdict == 1 { Settlement::Reject("no".into()) } else { Settlement::Done }, now, 0.5);
                         }
                     }
                     if crash {
-                        batch.next_item();
+                        batch.next_item(|| Uptime(0));
                     }
                     queue.finish(batch, now);
+                    model.forget(queue.take_dropped());
                 }
             }
             prop_assert_eq!(queue.len(), model.count);
@@ -249,10 +330,15 @@ proptest! {
         }
         // Everything that is left comes out in the end.
         let mut left: Vec<u64> = Vec::new();
-        while !queue.is_empty() {
+        for _ in 0..1000 {
+            if queue.is_empty() {
+                break;
+            }
             now = Uptime(now.0.max(queue.next_due().map_or(0, |due| due.0)));
             left.extend(deliver(&mut queue, now, done));
+            model.forget(queue.take_dropped());
         }
+        prop_assert!(queue.is_empty(), "a stream that never comes free");
         left.sort_unstable();
         let mut expected: Vec<u64> = model.streams.into_values().flatten().collect();
         expected.sort_unstable();

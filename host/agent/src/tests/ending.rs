@@ -1,0 +1,136 @@
+//! The end of the host: nothing that was accepted and can be handed over is lost.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use marram_core::ports::{BoxFuture, Exports, ModuleHost, Sent, Settlement};
+
+use super::worlds::{Guest, Handler, World, manifest, message};
+use crate::ApplyError;
+
+const A_TO_B: &str = r#""FROM /messages/modules/a/* INTO BrokeredEndpoint(\"/modules/b/inputs/in\")""#;
+const B_UP: &str = r#""FROM /messages/modules/b/* INTO $upstream""#;
+
+fn forwarder() -> Guest {
+    let handler: Arc<Handler> = Arc::new(|host: &dyn ModuleHost, delivery| {
+        assert!(matches!(host.try_send("up", &delivery.accepted.message), Sent::Accepted(_)));
+        Box::pin(async { Ok(Settlement::Done) })
+    });
+    Guest { handler, ..Guest::default() }
+}
+
+/// A module that sends without end from one long call, and counts what was accepted.
+fn flood(accepted: &Arc<AtomicU64>) -> Guest {
+    let accepted = accepted.clone();
+    let exports = Exports { start: true, input: true, ..Exports::default() };
+    let handler: Arc<Handler> = Arc::new(move |host: &dyn ModuleHost, _| {
+        let accepted = accepted.clone();
+        let send: Vec<BoxFuture<'static, _>> =
+            (0..3000).map(|n| host.send("out".into(), message(&n.to_string()))).collect();
+        Box::pin(async move {
+            for sending in send {
+                if sending.await.is_ok() {
+                    accepted.fetch_add(1, SeqCst);
+                }
+                tokio::task::yield_now().await;
+            }
+            Ok(Settlement::Done)
+        })
+    });
+    let start = Arc::new(|host: &dyn ModuleHost| {
+        host.try_send("self", &message("go"));
+        Ok(Ok(()))
+    });
+    Guest { exports, handler, start, ..Guest::default() }
+}
+
+#[tokio::test]
+async fn what_a_module_sends_while_it_is_stopped_reaches_upstream_through_the_others() {
+    let world = World::default();
+    let accepted = Arc::new(AtomicU64::new(0));
+    world.guest("a", flood(&accepted));
+    world.guest("b", forwarder());
+    let agent = world.agent().await;
+    let routes = [
+        r#""FROM /messages/modules/a/outputs/self INTO BrokeredEndpoint(\"/modules/a/inputs/go\")""#,
+        r#""FROM /messages/modules/a/outputs/out INTO BrokeredEndpoint(\"/modules/b/inputs/in\")""#,
+        B_UP,
+    ];
+    agent.apply(&manifest(&[("a", "{}"), ("b", "{}")], &routes)).await.unwrap();
+    world.upstream.taken.until("the flood has begun", |lines| lines.len() > 50).await;
+    agent.shut_down(Duration::from_secs(20)).await;
+    let taken = world.upstream.taken.lines();
+    assert_eq!(taken.len() as u64, accepted.load(SeqCst));
+    assert!(taken.len() > 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_timer_call_that_runs_at_the_stop_may_still_send() {
+    let world = World::default();
+    let (begun, released) = (world.log.clone(), Arc::new(Mutex::new(None)));
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    *released.lock().unwrap() = Some(wait);
+    let exports = Exports { start: true, timer: true, ..Exports::default() };
+    let start = Arc::new(|host: &dyn ModuleHost| {
+        host.set_timer("t", Duration::from_millis(1), false).unwrap();
+        Ok(Ok(()))
+    });
+    let fire = Arc::new(move |host: &dyn ModuleHost, _: &str, _: u64| {
+        begun.push("fire");
+        let wait = released.lock().unwrap().take().unwrap();
+        tokio::task::block_in_place(|| wait.recv().unwrap());
+        assert!(matches!(host.try_send("out", &message("last reading")), Sent::Accepted(_)));
+        Ok(())
+    });
+    world.guest("a", Guest { exports, start, fire, ..Guest::default() });
+    world.guest("b", forwarder());
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("a", "{}"), ("b", "{}")], &[A_TO_B, B_UP])).await.unwrap();
+    world.log.until("fire", |lines| lines.contains(&"fire".into())).await;
+    let ending = tokio::spawn(async move { agent.shut_down(Duration::from_secs(10)).await });
+    release.send(()).unwrap();
+    ending.await.unwrap();
+    assert_eq!(world.upstream.taken.lines(), ["last reading"]);
+}
+
+#[tokio::test]
+async fn a_message_in_back_off_is_tried_again_before_the_end() {
+    let world = World::default();
+    let exports = Exports { start: true, input: true, ..Exports::default() };
+    let start = Arc::new(|host: &dyn ModuleHost| {
+        host.try_send("out", &message("x"));
+        Ok(Ok(()))
+    });
+    world.guest("a", Guest { exports, start, ..Guest::default() });
+    let log = world.log.clone();
+    world.handler("b", move |host, delivery| {
+        log.push(format!("attempt {}", delivery.attempt));
+        if delivery.attempt == 1 {
+            return Ok(Settlement::Retry(Some(Duration::from_secs(5))));
+        }
+        host.try_send("up", &delivery.accepted.message);
+        Ok(Settlement::Done)
+    });
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("a", "{}"), ("b", "{}")], &[A_TO_B, B_UP])).await.unwrap();
+    world.log.until("the first attempt", |lines| lines.contains(&"attempt 1".into())).await;
+    agent.shut_down(Duration::from_secs(10)).await;
+    assert_eq!(world.upstream.taken.lines(), ["x"]);
+}
+
+#[tokio::test]
+async fn nothing_new_is_taken_while_the_host_ends() {
+    let world = World::default();
+    world.guest("a", Guest::default());
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("a", "{}")], &[A_TO_B])).await.unwrap();
+    agent.shut_down(Duration::from_secs(5)).await;
+    assert!(matches!(agent.apply(&manifest(&[], &[])).await, Err(ApplyError::Stopping)));
+    let again = world.agent().await;
+    assert_eq!(again.status().await.unwrap().deployment_version, 1);
+}
