@@ -9,7 +9,7 @@ mod observed;
 #[cfg(test)]
 mod tests;
 
-use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, fmt, time::Duration};
 
 pub use self::observed::{Event, ModuleState, NextState, NextVersion, Observed, ObservedModule};
 use crate::{
@@ -54,6 +54,21 @@ pub enum Step {
     /// Put this spec in place of the old one and leave the instance alone: they differ only in what the planner reads
     /// (see [`needs_new_instance`]).
     Adopt(ModuleSpec),
+}
+
+/// The step's kind and its module, without the spec: its environment may hold secrets, and this is for logs.
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, name) = match self {
+            Self::Prepare(spec) => ("prepare", &spec.name),
+            Self::Start(name) => ("start", name),
+            Self::Stop(name) => ("stop", name),
+            Self::Remove(name) => ("remove", name),
+            Self::Promote(name) => ("promote", name),
+            Self::Adopt(spec) => ("adopt", &spec.name),
+        };
+        write!(f, "{kind} {name}")
+    }
 }
 
 /// Says what is to be done.

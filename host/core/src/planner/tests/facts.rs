@@ -65,12 +65,8 @@ impl Scene {
 
 fn short(step: &Step) -> String {
     match step {
-        Step::Prepare(spec) => format!("prepare {} {}", spec.name, spec.version).trim_end().to_owned(),
-        Step::Start(name) => format!("start {name}"),
-        Step::Stop(name) => format!("stop {name}"),
-        Step::Remove(name) => format!("remove {name}"),
-        Step::Promote(name) => format!("promote {name}"),
-        Step::Adopt(spec) => format!("adopt {}", spec.name),
+        Step::Prepare(spec) => format!("{step} {}", spec.version).trim_end().to_owned(),
+        other => other.to_string(),
     }
 }
 
@@ -90,6 +86,13 @@ fn order(name: &str, startup_order: u32) -> ModuleSpec {
 
 fn stopped(name: &str) -> ModuleSpec {
     with(name, |spec| spec.desired_status = DesiredStatus::Stopped)
+}
+
+#[test]
+fn a_step_in_a_log_tells_no_secret_of_the_modules_environment() {
+    let spec = with("a", |spec| drop(spec.env.insert("KEY".into(), "secret".into())));
+    assert_eq!(Step::Prepare(spec.clone()).to_string(), "prepare a");
+    assert_eq!(Step::Adopt(spec).to_string(), "adopt a");
 }
 
 #[test]
