@@ -95,7 +95,7 @@ fn a_memory_bomb_is_stopped_and_the_hosts_memory_stays_within_the_limits() {
 fn kept_handles_are_bounded() {
     let (host, _keep) = ended_by(json!({ "do": "keep" }), 137, |module| module);
     let description = host.module("bad")["description"].to_string();
-    assert!(description.contains("4096") || description.contains("handles"), "{description}");
+    assert!(description.contains("more than 4096 message handles held"), "{description}");
 }
 
 #[test]
@@ -200,12 +200,15 @@ fn a_flood_through_a_busy_receiver_arrives_as_accepted_in_order() {
 fn a_flood_of_log_lines_is_bounded() {
     let (layout, device) = (layout(), Device::new());
     let manifest = beside_telemetry(&layout, json!({ "do": "log", "lines": 50_000, "bytes": 200 }), |module| module);
+    let begin = std::time::Instant::now();
     let host = device.start(&manifest);
     host.wait_for_status("bad", "running");
     let lines = host.logs("bad");
     assert!((100..5_000).contains(&lines.len()), "{} lines are kept", lines.len());
     let passed_on = host.log().matches("xxxxxxxxxx\"").count();
-    assert!(passed_on < 20_000, "{passed_on} lines of 50,000 went into the host's log");
+    // 100 in each second begun; counted afterwards, so the seconds are at least those of the flood.
+    let most = 100 * (begin.elapsed().as_secs() as usize + 2);
+    assert!((1..=most).contains(&passed_on), "{passed_on} lines of 50,000 went into the host's log, at most {most}");
     others_go_on(&device);
 }
 
