@@ -71,8 +71,3 @@ answer! {
     pthread_detach(usize) -> c_int = 0;
     pthread_join(usize, Out) -> c_int = ENOSYS;
 }
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
