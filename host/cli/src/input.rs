@@ -1,12 +1,14 @@
 //! Reading files and standard input, never more than is useful.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
 use marram_core::manifest::MAX_MANIFEST_BYTES;
+use rustix::fs::OFlags;
 
 use crate::failure::{Code, Failure};
 
@@ -16,6 +18,17 @@ const STDIN: &str = "-";
 /// The bytes of a file of at most `limit` bytes.
 pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     bounded(File::open(path)?, limit)
+}
+
+/// As [`read_bounded`], of a regular file only: opening or reading anything else may wait for ever.
+pub(crate) fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    // A pipe would let us wait for its writer, a terminal would become ours.
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
+    let file = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    bounded(file, limit)
 }
 
 fn bounded(source: impl Read, limit: u64) -> io::Result<Vec<u8>> {
@@ -45,5 +58,16 @@ mod tests {
     fn more_than_the_limit_is_refused_before_it_fills_the_memory() {
         assert_eq!(bounded(&b"1234"[..], 4).unwrap(), b"1234");
         assert!(bounded(io::repeat(0), 4).unwrap_err().to_string().contains("larger than 4 bytes"));
+    }
+
+    #[test]
+    fn only_a_regular_file_is_read_where_a_file_is_watched() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "text").unwrap();
+        assert_eq!(read_regular(&path, 4).unwrap(), b"text");
+        for odd in [folder.path(), Path::new("/dev/zero")] {
+            assert!(read_regular(odd, 4).unwrap_err().to_string().contains("not a regular file"));
+        }
     }
 }

@@ -7,6 +7,7 @@ mod signals;
 mod view;
 
 use std::{
+    convert::Infallible,
     ffi::OsString,
     fs,
     num::NonZero,
@@ -29,7 +30,7 @@ use crate::{
     failure::{Code, Failure, chain},
 };
 use deploy::Deployer;
-use signals::Signals;
+use signals::{Signal, Signals};
 
 /// Most worker threads. Guests of a small device do not fill more, and each thread costs memory.
 const MAX_WORKERS: usize = 4;
@@ -82,6 +83,7 @@ fn open(config: &Config, data: &Path) -> Result<marram_agent::Config, Failure> {
         upstream: Arc::new(journal),
         documents: Arc::new(documents),
         check_image,
+        initial: None,
     })
 }
 
@@ -106,38 +108,109 @@ struct Host {
 impl Host {
     async fn live(self, config: marram_agent::Config) -> Result<(), Failure> {
         let mut signals = Signals::listen(self.console.has_view())?;
-        let agent = Agent::start(config).await.map_err(|error| Failure::failed(&error))?;
-        let result = self.serve(&agent, &mut signals).await;
-        let end = agent.shut_down(self.grace);
-        tokio::pin!(end);
-        tokio::select! {
-            () = &mut end => {}
-            signal = signals.next() => {
-                tracing::warn!(%signal, "stopping at once; modules are cut off");
-                self.console.close();
-                std::process::exit(signal.exit_code()); // what upstream took is on its way to the disk already
-            }
-        }
+        let result = match self.begin(config, &mut signals).await {
+            Ok(Some((agent, deployer))) => self.live_on(&agent, deployer, &mut signals).await,
+            Ok(None) => Ok(()),
+            Err(failure) => Err(failure),
+        };
         tracing::info!("stopped");
         self.console.close();
         result
     }
 
-    /// Until a signal comes.
-    async fn serve(&self, agent: &Arc<Agent>, signals: &mut Signals) -> Result<(), Failure> {
+    /// Starts the agent with the file, if there is one. None: a signal came first, and nothing is to be ended.
+    async fn begin(
+        &self,
+        mut config: marram_agent::Config,
+        signals: &mut Signals,
+    ) -> Result<Option<(Arc<Agent>, Option<Deployer>)>, Failure> {
+        let mut deployer = None;
+        if let Some(path) = &self.deployment {
+            deployer = tokio::select! {
+                opened = Deployer::open(path) => Some(opened?),
+                signal = signals.next() => {
+                    self.tell_stopping(signal);
+                    return Ok(None);
+                }
+            };
+        }
+        config.initial = deployer.as_ref().and_then(Deployer::text);
+        let start = Agent::start(config);
+        tokio::pin!(start);
+        let agent = tokio::select! {
+            started = &mut start => started,
+            signal = signals.next() => {
+                self.tell_stopping(signal);
+                tokio::select! {
+                    // It may have started modules: those are ended in order.
+                    started = &mut start => {
+                        let agent = started.map_err(|error| Failure::failed(&error))?;
+                        self.end(&agent, signals).await;
+                    }
+                    () = tokio::time::sleep(self.grace) => tracing::warn!("the start hangs; ending nevertheless"),
+                    signal = signals.next() => self.end_at_once(signal),
+                }
+                return Ok(None);
+            }
+        };
+        Ok(Some((agent.map_err(|error| Failure::failed(&error))?, deployer)))
+    }
+
+    /// Until a signal comes, or the host is of no use any more; then ends in order.
+    async fn live_on(
+        &self,
+        agent: &Arc<Agent>,
+        deployer: Option<Deployer>,
+        signals: &mut Signals,
+    ) -> Result<(), Failure> {
+        let result = tokio::select! {
+            result = self.serve(agent, deployer) => result.map(|never| match never {}),
+            () = agent.failed() => {
+                let message = "a part of the host has died of a defect; its log says which";
+                tracing::error!("{message}");
+                Err(Failure::new(Code::Failed, message).hint("please report the log"))
+            }
+            signal = signals.next() => {
+                self.tell_stopping(signal);
+                Ok(())
+            }
+        };
+        self.end(agent, signals).await;
+        result
+    }
+
+    /// For ever, unless something cannot be had that a host needs.
+    async fn serve(&self, agent: &Arc<Agent>, deployer: Option<Deployer>) -> Result<Infallible, Failure> {
         marram_agent::serve(agent.clone(), &self.socket).map_err(|error| Failure::failed(&error))?;
-        match &self.deployment {
-            Some(path) => {
-                let deployer = Deployer::begin(agent.clone(), path).await?;
-                tokio::spawn(deployer.watch());
+        match deployer {
+            Some(mut deployer) => {
+                deployer.began(agent).await?;
+                // On its own: what is being applied is not to be dropped halfway.
+                tokio::spawn(deployer.watch(agent.clone()));
             }
             None => tell_if_nothing_is_deployed(agent).await,
         }
         tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %self.socket.display(), "host is up");
         self.console.show(agent.clone());
-        let signal = signals.next().await;
+        std::future::pending().await
+    }
+
+    async fn end(&self, agent: &Agent, signals: &mut Signals) {
+        tokio::select! {
+            () = agent.shut_down(self.grace) => {}
+            signal = signals.next() => self.end_at_once(signal),
+        }
+    }
+
+    /// What upstream took is on its way to the disk already.
+    fn end_at_once(&self, signal: Signal) -> ! {
+        tracing::warn!(%signal, "stopping at once; modules are cut off");
+        self.console.close();
+        std::process::exit(signal.exit_code());
+    }
+
+    fn tell_stopping(&self, signal: Signal) {
         tracing::info!(%signal, grace_seconds = self.grace.as_secs(), "stopping; a second signal ends at once");
-        Ok(())
     }
 }
 

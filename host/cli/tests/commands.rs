@@ -217,6 +217,69 @@ fn a_bad_deployment_at_start_leaves_the_stored_one_in_force() {
 }
 
 #[test]
+fn a_host_with_a_file_does_not_start_the_stored_deployment_before() {
+    let host = Host::start(Some(GOOD), &[]);
+    std::fs::write(host.file(), GOOD.replace("60", "61")).unwrap();
+    let host = host.restart();
+    assert_eq!(host.json(&["list"])["deploymentVersion"], 2);
+    assert!(!host.log().contains("resuming the stored deployment"), "{}", host.log());
+    assert_eq!(host.stop(), Some(0));
+}
+
+#[test]
+fn a_deployment_that_is_no_regular_file_is_refused() {
+    let folder = scratch();
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for odd in [pipe.as_path(), folder.path(), std::path::Path::new("/dev/fd/0")] {
+        let mut run = marram();
+        // A pipe that nobody closes.
+        let mut child = run.args(["run", "--data"]).arg(folder.path().join("data")).arg(odd);
+        child = child.stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let mut child = child.spawn().unwrap();
+        let stdin = child.stdin.take();
+        let output = child.wait_with_output().unwrap();
+        drop(stdin);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{odd:?}: {errors}");
+        assert!(errors.contains("it is not a regular file"), "{odd:?}: {errors}");
+    }
+}
+
+#[test]
+fn a_signal_ends_a_host_whose_start_hangs() {
+    let folder = scratch();
+    let data = folder.path().join("data");
+    std::fs::create_dir_all(data.join("store")).unwrap();
+    // A disk that does not answer.
+    let document = data.join("store/deployment.json");
+    assert!(std::process::Command::new("mkfifo").arg(&document).status().unwrap().success());
+    let mut run = marram();
+    run.args(["run", "--grace", "1", "--data"]).arg(&data).stderr(std::process::Stdio::piped());
+    let mut child = run.spawn().unwrap();
+    // Written once signals are heard: the open for writing returns when the host has the document open for reading.
+    let held = std::fs::OpenOptions::new().write(true).open(&document).unwrap();
+    let kill = format!("kill -TERM {}", child.id());
+    assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    let code = child.wait().unwrap().code();
+    drop(held);
+    assert_eq!(code, Some(0));
+}
+
+#[test]
+fn a_deployment_that_cannot_be_stored_is_tried_again() {
+    let host = Host::start(Some(GOOD), &[]);
+    // No document can be written where a folder has the name of its temporary file.
+    let obstacle = host.data().join("store/deployment.json.tmp");
+    std::fs::create_dir(&obstacle).unwrap();
+    std::fs::write(host.file(), GOOD.replace("60", "61")).unwrap();
+    host.wait_for_log("cannot store the deployment");
+    std::fs::remove_dir(&obstacle).unwrap();
+    host.wait_for_log("deployment file read version=2");
+    assert_eq!(host.stop(), Some(0));
+}
+
+#[test]
 fn log_lines_are_json_when_asked_for() {
     let host = Host::start(None, &["--log-format", "json"]);
     let line = host.wait_for_log("host is up");

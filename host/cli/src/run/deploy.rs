@@ -13,11 +13,14 @@ use std::{
 use marram_agent::{Agent, Applied, ApplyError};
 use marram_core::manifest::MAX_MANIFEST_BYTES;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until},
+};
 
 use crate::{
     failure::{Code, Failure},
-    input::read_bounded,
+    input::read_regular,
 };
 
 /// A file that has not changed for so long is complete: editors and copies write in pieces.
@@ -27,102 +30,178 @@ const MAX_PIECES: usize = 20;
 /// How often the file is looked at without a notice: some file systems (NFS, FUSE) give none.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
+/// First wait before a file that could not be stored is tried again; doubled up to [`LAST_RETRY`].
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// A disk that was full is found to have room again within a minute, and its log has a line a minute.
+const LAST_RETRY: Duration = Duration::from_secs(60);
+
 /// Follows one deployment file.
 pub(super) struct Deployer {
-    agent: Arc<Agent>,
     path: PathBuf,
     stamp: Option<Stamp>,
+    /// None: what was read last is still to be applied.
     seen: Option<Seen>,
+    retry: Option<Retry>,
     notices: mpsc::Receiver<()>,
     /// None: this file system or this kernel gives no notices.
     _watcher: Option<RecommendedWatcher>,
 }
 
 /// What the file held when it was read last.
-#[derive(PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Seen {
     Text(String),
     Trouble(String),
+}
+
+/// Another try after something that may pass by itself.
+#[derive(Debug, Clone, Copy)]
+struct Retry {
+    at: Instant,
+    wait: Duration,
 }
 
 /// What a change of a file changes, without reading it.
 type Stamp = (SystemTime, u64);
 
 impl Deployer {
-    /// Puts the file in force.
+    /// Reads the file. It need not be there, nor be good.
     ///
     /// # Errors
-    /// It is bad or cannot be read, and no stored deployment is in force in its place.
-    pub(super) async fn begin(agent: Arc<Agent>, path: &Path) -> Result<Self, Failure> {
+    /// Its path has no meaning.
+    pub(super) async fn open(path: &Path) -> Result<Self, Failure> {
         let path = std::path::absolute(path)
             .map_err(|error| Failure::new(Code::Failed, format!("cannot read {}: {error}", path.display())))?;
-        // Before the first reading, so that no change falls between.
         let (notice, notices) = mpsc::channel(1);
-        let _watcher = watcher(&path, notice).inspect_err(no_notices).ok();
-        let mut deployer = Self { agent, path, stamp: None, seen: None, notices, _watcher };
-        match deployer.look().await {
-            Some(Err(failure)) => {
-                let stored = deployer.agent.status().await.map_or(0, |status| status.deployment_version);
-                if stored == 0 {
-                    return Err(failure);
-                }
-                report(Err(failure));
-                tracing::warn!(version = stored, "the stored deployment goes on");
-            }
-            Some(done) => report(done),
-            None => {}
+        let followed = path.clone();
+        let (_watcher, seen) = blocking(move || {
+            // Before the first reading, so that no change falls between.
+            let watcher = watcher(&followed, notice).inspect_err(no_notices).ok();
+            (watcher, read(&followed))
+        })
+        .await?;
+        Ok(Self { path, stamp: None, seen: Some(seen), retry: None, notices, _watcher })
+    }
+
+    /// The manifest to begin with.
+    pub(super) fn text(&self) -> Option<String> {
+        match &self.seen {
+            Some(Seen::Text(text)) => Some(text.clone()),
+            Some(Seen::Trouble(_)) | None => None,
         }
-        Ok(deployer)
+    }
+
+    /// Tells what became of the first reading.
+    ///
+    /// # Errors
+    /// The file is bad or cannot be read, and no stored deployment is in force in its place.
+    pub(super) async fn began(&mut self, agent: &Agent) -> Result<(), Failure> {
+        let failure = match (agent.initial(), &self.seen) {
+            (Some(Ok(applied)), _) => {
+                report(Ok(applied));
+                return Ok(());
+            }
+            (Some(Err(error)), _) => {
+                let failure = self.refusal(error);
+                self.try_again_after(error);
+                failure
+            }
+            (None, Some(Seen::Trouble(why))) => self.trouble(why),
+            (None, _) => return Ok(()),
+        };
+        let stored = agent.status().await.map_or(0, |status| status.deployment_version);
+        if stored == 0 {
+            return Err(failure);
+        }
+        report(Err(&failure));
+        if !matches!(agent.initial(), Some(Err(ApplyError::Twin { .. }))) {
+            tracing::warn!(version = stored, "the stored deployment goes on");
+        }
+        Ok(())
     }
 
     /// Applies each new version of the file, for ever.
-    pub(super) async fn watch(mut self) {
+    pub(super) async fn watch(mut self, agent: Arc<Agent>) {
         loop {
+            let retry = self.retry.map(|retry| retry.at);
             tokio::select! {
                 Some(()) = self.notices.recv() => settle(&mut self.notices).await,
-                () = sleep(LOOK_INTERVAL) => if !self.has_new_stamp() { continue },
+                () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {}
+                () = sleep(LOOK_INTERVAL) => if !self.has_new_stamp().await { continue },
             }
-            if let Some(result) = self.look().await {
-                report(result);
+            match self.look(&agent).await {
+                Some(Ok(applied)) => report(Ok(&applied)),
+                Some(Err(failure)) => report(Err(&failure)),
+                None => {}
             }
         }
     }
 
-    fn has_new_stamp(&mut self) -> bool {
-        let stamp = std::fs::metadata(&self.path).ok().map(|meta| stamp(&meta));
+    async fn has_new_stamp(&mut self) -> bool {
+        let path = self.path.clone();
+        let stamp = blocking(move || std::fs::metadata(&path).ok().map(|meta| stamp(&meta))).await.ok().flatten();
         let new = stamp != self.stamp;
         self.stamp = stamp;
-        new
+        // A permission that comes back changes no stamp.
+        new || matches!(self.seen, Some(Seen::Trouble(_)))
     }
 
     /// Reads the file and applies it if it is not what was seen last.
-    async fn look(&mut self) -> Option<Result<Applied, Failure>> {
+    async fn look(&mut self, agent: &Agent) -> Option<Result<Applied, Failure>> {
         let path = self.path.clone();
-        let read = tokio::task::spawn_blocking(move || read(&path)).await.unwrap_or_else(|_| Err("cannot read".into()));
-        let seen = match read {
-            Ok(text) => Seen::Text(text),
-            Err(why) => Seen::Trouble(why),
+        let seen = match blocking(move || read(&path)).await {
+            Ok(seen) => seen,
+            Err(failure) => return Some(Err(failure)),
         };
         if self.seen.as_ref() == Some(&seen) {
             return None;
         }
-        let result = match &seen {
-            Seen::Text(text) => self.agent.apply(text).await.map_err(|error| self.refusal(error)),
+        self.seen = Some(seen.clone());
+        match seen {
+            Seen::Text(text) => match agent.apply(&text).await {
+                Ok(applied) => {
+                    self.retry = None;
+                    Some(Ok(applied))
+                }
+                Err(error) => {
+                    let failure = self.refusal(&error);
+                    self.try_again_after(&error);
+                    Some(Err(failure))
+                }
+            },
             Seen::Trouble(why) => {
-                let message = format!("cannot read the deployment {}: {why}", self.path.display());
-                Err(Failure::new(Code::Failed, message))
+                self.retry = None;
+                Some(Err(self.trouble(&why)))
             }
-        };
-        self.seen = Some(seen);
-        Some(result)
-    }
-
-    fn refusal(&self, error: ApplyError) -> Failure {
-        match error {
-            ApplyError::Bad(faults) => Failure::manifest(&self.path.display().to_string(), faults),
-            error => Failure::failed(&error),
         }
     }
+
+    /// What was wrong with the document stays wrong; what was wrong with the disk may pass.
+    fn try_again_after(&mut self, error: &ApplyError) {
+        let may_pass = matches!(error, ApplyError::Store(_) | ApplyError::Twin { .. });
+        let wait = self.retry.map_or(FIRST_RETRY, |last| (last.wait * 2).min(LAST_RETRY));
+        self.retry = may_pass.then(|| Retry { at: Instant::now() + wait, wait });
+        if may_pass {
+            self.seen = None;
+        }
+    }
+
+    fn refusal(&self, error: &ApplyError) -> Failure {
+        match error {
+            ApplyError::Bad(faults) => Failure::manifest(&self.path.display().to_string(), faults.clone()),
+            error => Failure::failed(error),
+        }
+    }
+
+    fn trouble(&self, why: &str) -> Failure {
+        Failure::new(Code::Failed, format!("cannot read the deployment {}: {why}", self.path.display()))
+    }
+}
+
+/// Work that may wait for a disk.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Failure::new(Code::Failed, format!("internal error while reading the deployment: {error}")))
 }
 
 fn no_notices(error: &notify::Error) {
@@ -130,7 +209,7 @@ fn no_notices(error: &notify::Error) {
     tracing::warn!(%error, seconds, "no notices of file changes here; looking at the deployment regularly");
 }
 
-fn report(result: Result<Applied, Failure>) {
+fn report(result: Result<&Applied, &Failure>) {
     match result {
         Ok(applied) => {
             tracing::info!(version = applied.version, changed = applied.changed, "deployment file read");
@@ -145,12 +224,16 @@ fn report(result: Result<Applied, Failure>) {
     }
 }
 
-fn read(path: &Path) -> Result<String, String> {
-    let bytes = read_bounded(path, MAX_MANIFEST_BYTES as u64).map_err(|error| match error.kind() {
+fn read(path: &Path) -> Seen {
+    let bytes = read_regular(path, MAX_MANIFEST_BYTES as u64).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => "the file is gone".to_owned(),
         _ => error.to_string(),
-    })?;
-    String::from_utf8(bytes).map_err(|_| "it is not UTF-8".into())
+    });
+    match bytes.map(String::from_utf8) {
+        Ok(Ok(text)) => Seen::Text(text),
+        Ok(Err(_)) => Seen::Trouble("it is not UTF-8".into()),
+        Err(why) => Seen::Trouble(why),
+    }
 }
 
 fn stamp(meta: &Metadata) -> Stamp {

@@ -100,6 +100,11 @@ impl Host {
         find(&state.0).unwrap_or_else(|| panic!("no log line with {text:?}:\n{}", state.0.join("\n")))
     }
 
+    /// All log lines so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lines.lock().unwrap().0.join("\n")
+    }
+
     pub(crate) fn ask(&self, arguments: &[&str]) -> Output {
         self.ask_with(arguments, "")
     }
