@@ -32,6 +32,11 @@ impl Memory {
         Self { limit, instances: 0, linear: 0, tables: 0, messages: 0 }
     }
 
+    /// What may be used.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// What is used now.
     pub(crate) fn used(&self) -> u64 {
         self.instances + self.linear + self.tables + self.messages

@@ -23,8 +23,13 @@ use crate::state::GuestState;
 /// Open files and folders. Toolchains of guests keep few open; 100 modules with all of them stay within a hard limit of
 /// 4096 and some thousand.
 const MAX_DESCRIPTORS: usize = 64;
-/// Streams of files. A stream keeps its file open after the descriptor is dropped, and up to 320 KiB that are being written.
+/// Streams of files. A stream keeps its file open after the descriptor is dropped, 64 KiB that were read ahead, and up to
+/// 320 KiB that are being written: so modules with little memory get fewer.
 const MAX_STREAMS: usize = 64;
+/// Streams that even the smallest module may have.
+const MIN_STREAMS: usize = 16;
+/// Memory limit for each stream.
+const LIMIT_BYTES_PER_STREAM: u64 = 256 << 10;
 /// Folders that are being listed. Recursive walks keep one for each level.
 const MAX_LISTINGS: usize = 8;
 /// Names of one folder with [`ENTRY_BYTES`] each: about 6,000 entries. wasmtime-wasi reads all of them at once.
@@ -69,8 +74,10 @@ fn stream<T: 'static>(
     cx: &mut Cx<'_>,
     make: impl FnOnce(WasiFilesystemCtxView<'_>) -> FsResult<Resource<T>>,
 ) -> Answer<T> {
+    let most = usize::try_from(cx.data().memory.limit() / LIMIT_BYTES_PER_STREAM).unwrap_or(usize::MAX);
     let files = cx.data_mut().filesystem();
-    if count::<DynInputStream>(files.table) + count::<DynOutputStream>(files.table) >= MAX_STREAMS {
+    let open = count::<DynInputStream>(files.table) + count::<DynOutputStream>(files.table);
+    if open >= most.clamp(MIN_STREAMS, MAX_STREAMS) {
         return Ok((Err(ErrorCode::InsufficientMemory),));
     }
     answer(make(files))

@@ -6,7 +6,7 @@ use marram_core::{deployment::Mount, ports::Exit};
 use marram_engine::survey;
 
 use crate::{
-    guests::{file_program, instances, program},
+    guests::{file_program, instances, program, wasi_program},
     support::{Bench, Recorder, binary, spec},
 };
 
@@ -67,14 +67,21 @@ async fn small_guests_are_charged_little() {
     assert!(instance.memory_bytes() < 4096, "{}", instance.memory_bytes());
 }
 
-/// Runs `core` with a folder of files; 0 if its own checks held.
+/// Runs `core` with 16 MiB and a folder of files; 0 if its own checks held.
 async fn with_files(core: &str, files: usize) -> Exit {
+    with_memory_and_files(16 << 20, core, files).await
+}
+
+async fn with_memory_and_files(memory_bytes: u64, core: &str, files: usize) -> Exit {
     let folder = tempfile::tempdir().unwrap();
     for number in 0..files {
         std::fs::write(folder.path().join(format!("f{number}")), "x").unwrap();
     }
     let mount = Mount { host: folder.path().into(), guest: "/d".into(), writable: false };
-    let spec = spec(|sandbox| sandbox.mounts.push(mount));
+    let spec = spec(|sandbox| {
+        sandbox.mounts.push(mount);
+        sandbox.memory_bytes = memory_bytes;
+    });
     let mut instance = Bench::new().start(&file_program(core), &spec, &Recorder::new()).await.unwrap();
     let exit = instance.run().await;
     // A listing's helper thread may close its own a moment later.
@@ -117,12 +124,34 @@ async fn open_files_are_bounded_and_the_guest_may_go_on() {
 }
 
 #[tokio::test]
-async fn streams_that_keep_files_open_are_bounded() {
-    let core = until_refused(
+async fn streams_that_keep_files_open_are_bounded_by_the_memory_limit() {
+    let open_and_forget = until_refused(
         "(call $open (local.get $d)) (local.set $file (i32.load (i32.const 20)))
          (call $stream (local.get $file)) (call $drop (local.get $file))",
-    ) + "(i32.ne (local.get $n) (i32.const 64))";
-    assert_eq!(with_files(&core, 1).await.code, Exit::DONE);
+    );
+    for (memory, streams) in [(16 << 20, 64), (6 << 20, 24), (1 << 20, 16)] {
+        let core = format!("{open_and_forget} (i32.ne (local.get $n) (i32.const {streams}))");
+        assert_eq!(with_memory_and_files(memory, &core, 1).await.code, Exit::DONE, "{streams} of {memory} bytes");
+    }
+}
+
+#[tokio::test]
+async fn wasi_resources_are_bounded_by_the_memory_limit() {
+    let timers = |count: u32| {
+        format!(
+            "(func $run (result i32) (local $n i32)
+               (loop $l (drop (call $timer (i64.const 1))) (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                 (br_if $l (i32.lt_u (local.get $n) (i32.const {count})))) (i32.const 0))"
+        )
+    };
+    // Each timer and what it waits for: two resources. A sixteenth of 4 MiB holds 256 of 1 KiB.
+    let spec = spec(|sandbox| sandbox.memory_bytes = 4 << 20);
+    let (bench, host) = (Bench::new(), Recorder::new());
+    let mut few = bench.start(&wasi_program(&timers(128)), &spec, &host).await.unwrap();
+    assert_eq!(few.run().await.code, Exit::DONE);
+    let mut many = bench.start(&wasi_program(&timers(129)), &spec, &host).await.unwrap();
+    let exit = many.run().await;
+    assert_eq!((exit.code, exit.reason.contains("WASI resources")), (Exit::MEMORY, true), "{exit:?}");
 }
 
 #[tokio::test]
