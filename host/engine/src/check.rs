@@ -58,7 +58,7 @@ pub enum Refusal {
     /// All names that the host does not have, `wasi:http` among them.
     #[error(
         "imports what this host does not have: {0}; it has no wasi:http, and toolchains can leave it out \
-         (componentize-js: `--disable http --disable fetch-event`; others: a WIT world without it), since messages reach \
+         (componentize-js: `-d http fetch-event`; others: a WIT world without it), since messages reach \
          modules through routes"
     )]
     Http(String),

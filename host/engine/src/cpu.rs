@@ -132,6 +132,24 @@ mod tests {
     }
 
     #[test]
+    fn many_busy_programs_together_leave_half_of_the_cores() {
+        const STEP: Duration = Duration::from_millis(10);
+        let begin = Instant::now();
+        let (mut all, mut now, mut used) = (Share::new(1.0), begin, Duration::ZERO);
+        let mut programs: Vec<_> = (0..8).map(|_| (Share::new(PROGRAM_SHARE), begin)).collect();
+        while now - begin < Duration::from_secs(20) {
+            now += STEP;
+            // Two cores, so two run, those first that waited longest.
+            programs.sort_by_key(|(_, ready)| *ready);
+            for (share, ready) in programs.iter_mut().filter(|(_, ready)| *ready < now).take(2) {
+                used += STEP;
+                *ready = now + share.spend(STEP, now).max(all.spend(STEP, now)).unwrap_or_default();
+            }
+        }
+        assert!(used.abs_diff(Duration::from_secs(21)) < Duration::from_millis(200), "{used:?} of 40 s");
+    }
+
+    #[test]
     fn a_program_below_its_share_is_never_paused() {
         let (mut share, mut now) = (Share::new(PROGRAM_SHARE), Instant::now());
         for _ in 0..1000 {

@@ -40,7 +40,7 @@ async fn an_import_of_wasi_http_names_the_way_to_build_without() {
     )
     .await;
     assert!(text.contains("`wasi:http/outgoing-handler@0.2.3`, `wasi:http/types@0.2.3`;"), "{text}");
-    assert!(text.contains("componentize-js: `--disable http --disable fetch-event`"), "{text}");
+    assert!(text.contains("componentize-js: `-d http fetch-event`"), "{text}");
 }
 
 #[tokio::test]
