@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests
 
 use std::{
+    collections::BTreeSet,
     net::TcpListener,
     time::{Duration, Instant},
 };
@@ -23,11 +24,8 @@ fn a_stop_waits_for_a_flood_that_ends_in_time_and_everything_accepted_is_upstrea
     let host = device.start_with(&flood(&layout, 40_000), &["--log-format", "json", "--grace", "60"]);
     wait_for_load(&host);
     host.stop();
-    // It says at its end how much the host accepted; the host's own log keeps its words.
-    let said = module_lines(&host).into_iter().find(|line| line.starts_with(r#"{"flood""#));
-    let said: Value = serde_json::from_str(&said.expect("the flood came to its end")).unwrap();
-    let accepted = said["flood"]["accepted"].as_u64().unwrap();
-    assert!(accepted > 1000, "{said}");
+    let accepted = accepted_by_flood(&host);
+    assert!(accepted > 1000, "{accepted}");
     let mut journal = device.journal();
     let numbers = flood_numbers(journal.read());
     assert_eq!(numbers.len() as u64, accepted);
@@ -39,29 +37,47 @@ fn a_stop_cuts_an_endless_flood_off_within_the_grace_time_and_loses_nothing_acce
     let (layout, device) = (Layout::with(&["misbehaving", "forwarder"]), Device::new());
     let manifest = flood(&layout, ENDLESS)
         .module("forwarder", Module::new(&layout.image("forwarder")))
-        .route(
-            "in",
-            r#"FROM /messages/modules/bad/outputs/flood INTO BrokeredEndpoint("/modules/forwarder/inputs/in")"#,
-        )
+        .route("in", TO_FORWARDER)
         .upstream("forwarder");
-    let host = device.start_with(&manifest, &["--log-format", "json", "--grace", "2"]);
+    let host = device.start_with(&manifest, &["--log-format", "json", "--grace", "4"]);
     wait_for_load(&host);
     let accepted = host.queue("$upstream")["accepted"].as_u64().unwrap();
     let start = Instant::now();
     host.stop();
     let took = start.elapsed();
-    assert!(took < Duration::from_secs(2 + 1 + 10), "{took:?}");
+    assert!(took < Duration::from_secs(4 + 1 + 10), "{took:?}");
 
     let mut journal = device.journal();
     let entries = journal.read();
     assert!(entries.len() as u64 >= accepted, "{} of {accepted}", entries.len());
-    for source in ["bad", "forwarder"] {
-        let source = format!("/messages/modules/{source}/outputs/");
-        let of_source = |entry: &&Value| entry["source"].as_str().unwrap().starts_with(&source);
-        let entries: Vec<Value> = entries.iter().filter(of_source).cloned().collect();
-        assert_contiguous(&sequences(&entries));
-    }
-    assert!(!host.log().contains("are lost"), "the host lost nothing that it knows of");
+    let [direct, forwarded] = ["bad", "forwarder"].map(|source| entries_of(entries, source));
+    assert_contiguous(&sequences(&direct), 0);
+    assert_contiguous(&sequences(&forwarded), 0);
+    // A message is accepted for both of its receivers or for none, so each number went both ways.
+    let lost = lost_between(&direct, &forwarded);
+    assert!(lost.is_empty(), "{} not on both ways, the first is {:?}", lost.len(), lost.first());
+    assert_eq!(forwarded.len(), direct.len());
+    assert_lost_nothing(&host);
+}
+
+#[test]
+fn what_a_flood_had_accepted_for_another_module_is_upstream_after_a_stop() {
+    let (layout, device) = (Layout::with(&["misbehaving", "forwarder"]), Device::new());
+    let bad = Module::new(&layout.image("misbehaving")).limit("handlerTime", "1h").limit("handlerWall", "1h");
+    let manifest = Manifest::new()
+        .module("bad", bad)
+        .module("forwarder", Module::new(&layout.image("forwarder")))
+        .route("in", TO_FORWARDER)
+        .upstream("forwarder")
+        .twin("bad", json!({ "command": { "do": "flood", "count": 20_000, "bytes": 200 } }));
+    let host = device.start_with(&manifest, &["--log-format", "json", "--grace", "120"]);
+    wait_for_load(&host);
+    host.stop();
+    let mut journal = device.journal();
+    let numbers = flood_numbers(journal.read());
+    assert_eq!(numbers.len() as u64, accepted_by_flood(&host));
+    assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "in order, none twice");
+    assert_lost_nothing(&host);
 }
 
 #[test]
@@ -116,7 +132,7 @@ fn a_host_that_is_killed_under_load_goes_on_with_whole_lines_the_same_deployment
     host.kill();
     let mut journal = device.journal();
     let before = sequences(journal.read());
-    assert_contiguous(&before);
+    assert_contiguous(&before, 0);
 
     registry.stop();
     let host = device.start_stored(&["--grace", "1"]);
@@ -126,12 +142,13 @@ fn a_host_that_is_killed_under_load_goes_on_with_whole_lines_the_same_deployment
     assert_eq!(after["desired"]["colour"], "green");
     journal.wait_for("the flood to go on", |all| (all.len() > before.len() + 1000).then_some(()));
     host.stop();
-    // The numbers begin anew with the host; nothing of the first life is missing in between.
+    // Each run's numbers are above all of the one before; nothing of the first life is missing in between.
     let all = sequences(journal.read());
-    let second = (1..all.len()).find(|at| all[*at] <= all[at - 1]).unwrap();
+    assert!(all.windows(2).all(|pair| pair[0] < pair[1]), "in order, none twice");
+    let second = all.partition_point(|sequence| *sequence <= RUN);
     assert!(second >= before.len(), "lines that stood there are still there");
-    assert_contiguous(&all[..second]);
-    assert_contiguous(&all[second..]);
+    assert_contiguous(&all[..second], 0);
+    assert_contiguous(&all[second..], RUN);
     for file in journal.bytes() {
         assert!(file.is_empty() || file.ends_with(b"\n"), "a torn line is left");
     }
@@ -139,6 +156,12 @@ fn a_host_that_is_killed_under_load_goes_on_with_whole_lines_the_same_deployment
 
 /// More messages than any test waits for. Twins take whole numbers below 2^52 only, as IoT Hub's.
 const ENDLESS: u64 = 1 << 50;
+
+/// The sequences of a run begin above this many times the runs before it (`docs/journal.md`).
+const RUN: u64 = 1 << 36;
+
+const TO_FORWARDER: &str =
+    r#"FROM /messages/modules/bad/outputs/flood INTO BrokeredEndpoint("/modules/forwarder/inputs/in")"#;
 
 /// A module `bad` that floods upstream once it runs, as long as it likes.
 fn flood(layout: &Layout, count: u64) -> Manifest {
@@ -167,9 +190,40 @@ fn module_lines(host: &Host) -> Vec<String> {
     lines.filter(|line| line["target"] == "module").map(|line| line["message"].as_str().unwrap().to_owned()).collect()
 }
 
-/// 1, 2, 3 and so on.
+/// What the flood said at its end of how much the host accepted; the host's own log keeps its words.
 #[track_caller]
-fn assert_contiguous(sequences: &[u64]) {
-    let gap = sequences.iter().zip(1..).find(|(have, want)| *have != want);
+fn accepted_by_flood(host: &Host) -> u64 {
+    let said = module_lines(host).into_iter().find(|line| line.starts_with(r#"{"flood""#));
+    let said: Value = serde_json::from_str(&said.expect("the flood came to its end")).unwrap();
+    said["flood"]["accepted"].as_u64().unwrap()
+}
+
+/// The messages that a module sent itself.
+fn entries_of(entries: &[Value], module: &str) -> Vec<Value> {
+    let source = format!("/messages/modules/{module}/outputs/");
+    entries.iter().filter(|entry| entry["source"].as_str().unwrap().starts_with(&source)).cloned().collect()
+}
+
+/// Numbers of the flood that are in one list only.
+fn lost_between(direct: &[Value], forwarded: &[Value]) -> Vec<u64> {
+    let [direct, forwarded] =
+        [direct, forwarded].map(|list| flood_numbers(list).into_iter().collect::<BTreeSet<u64>>());
+    direct.symmetric_difference(&forwarded).copied().collect()
+}
+
+/// The host itself says so.
+#[track_caller]
+fn assert_lost_nothing(host: &Host) {
+    let log = host.log();
+    for word in ["were not handled before the stop", "are lost"] {
+        let line = log.lines().find(|line| line.contains(word));
+        assert!(line.is_none(), "{line:?}");
+    }
+}
+
+/// `base` + 1, + 2, + 3 and so on.
+#[track_caller]
+fn assert_contiguous(sequences: &[u64], base: u64) {
+    let gap = sequences.iter().zip(base + 1..).find(|(have, want)| *have != want);
     assert!(gap.is_none(), "a gap (have, want): {gap:?} of {}", sequences.len());
 }
