@@ -251,9 +251,23 @@ impl Agent {
         }
     }
 
-    /// Applies the manifest to begin with; a bad one leaves the stored deployment in force.
+    /// Applies the manifest to begin with; a bad one leaves the stored deployment in force. One that says what is stored
+    /// already is no new deployment, and is resumed like it: without any network.
     async fn begin_with(&self, text: &str) -> Result<(), StartError> {
-        self.read_stored_version().await?;
+        let stored = self.stored().await?;
+        let old = stored.as_ref().and_then(|stored| self.read(stored.manifest.get()).ok());
+        let new = self.read(text).ok();
+        if let (Some(stored), Some((old, _)), Some((new, warnings))) = (&stored, old, new)
+            && old == new
+        {
+            let warnings = warnings.iter().map(ToString::to_string).collect();
+            let _ = self.initial.set(Ok(Applied { version: stored.version, changed: false, warnings }));
+            return self.resume().await;
+        }
+        // Later deployments count on from the stored one, whether or not it is put in force.
+        if let Some(stored) = stored {
+            self.deployment_version.store(stored.version, SeqCst);
+        }
         let result = self.apply(text).await;
         let resume = matches!(result, Err(ApplyError::Bad(_) | ApplyError::Store(_)));
         let _ = self.initial.set(result);
@@ -290,14 +304,6 @@ impl Agent {
                 Ok(None)
             }
         }
-    }
-
-    /// Later deployments count on from the stored one, whether or not it is put in force.
-    async fn read_stored_version(&self) -> Result<(), StartError> {
-        if let Some(stored) = self.stored().await? {
-            self.deployment_version.store(stored.version, SeqCst);
-        }
-        Ok(())
     }
 
     /// Puts the stored deployment in force.

@@ -393,6 +393,12 @@ async fn a_manifest_to_begin_with_goes_before_the_stored_one_unless_it_is_bad() 
     assert!(matches!(second.initial(), Some(Ok(applied)) if applied.version == 2));
     assert_eq!(world.log.lines(), ["start old", "start new"], "what was removed is not started again");
     second.shut_down(Duration::from_secs(5)).await;
+    let same = world.agent_with(Some(manifest(&[("new", "{}")], &[]))).await;
+    until(&same, "new", "running").await;
+    assert!(matches!(same.initial(), Some(Ok(applied)) if applied.version == 2 && !applied.changed));
+    let last_fetch = world.fetches.lock().unwrap().last().cloned();
+    assert_eq!(last_fetch, Some(("new".into(), true)), "what is in force already starts without a network");
+    same.shut_down(Duration::from_secs(5)).await;
     let third = world.agent_with(Some("{".into())).await;
     assert!(matches!(third.initial(), Some(Err(ApplyError::Bad(_)))));
     until(&third, "new", "running").await;
