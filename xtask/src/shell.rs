@@ -80,12 +80,8 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 
 /// As [`run_quietly`], but ends the program after `limit`: for tools that wait for a network that is not there.
 pub(crate) fn run_within(command: &mut Command, limit: Duration) -> Result<()> {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|err| cannot_start(command, &err))?;
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().map_err(|err| cannot_start(command, &err))?;
     match wait(&mut child, limit) {
         Some(true) => Ok(()),
         Some(false) => Err(format!("`{}` failed", shown(command))),

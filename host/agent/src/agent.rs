@@ -14,6 +14,7 @@ use marram_core::{
     message::Message,
     name::ModuleName,
     ports::{DocumentError, Documents, Engine, Images, SendError, Upstream},
+    time::UtcMillis,
     twin::Origin,
 };
 use serde::{Deserialize, Serialize};
@@ -195,7 +196,7 @@ impl Agent {
     /// The data folder cannot be read.
     pub async fn start(config: Config) -> Result<Arc<Self>, StartError> {
         let clock = Clock::start();
-        let first_sequence = first_sequence(&config.documents).await;
+        let first_sequence = first_sequence(&config.documents, clock.utc()).await;
         let router = Arc::new(Router::new(clock, first_sequence));
         let twins = Arc::new(Twins::new(config.documents.clone()));
         let (events, receiver) = mpsc::channel(EVENTS);
@@ -344,8 +345,13 @@ impl Agent {
         let (deployment, warnings) = self.read(text).map_err(ApplyError::Bad)?;
         let warnings = warnings.iter().map(ToString::to_string).collect();
         let deployment = Arc::new(deployment);
-        if in_force.complete && in_force.deployment.as_ref() == Some(&deployment) {
-            return Ok(Applied { version: in_force.version, changed: false, warnings });
+        if in_force.deployment.as_ref() == Some(&deployment) {
+            let (version, changed) = (in_force.version, !in_force.complete);
+            if changed {
+                self.apply_sections(&deployment, version).await?;
+                in_force.complete = true;
+            }
+            return Ok(Applied { version, changed, warnings });
         }
         let version = self.deployment_version.load(SeqCst) + 1;
         self.store(text, version).await.map_err(ApplyError::Store)?;
@@ -379,16 +385,22 @@ impl Agent {
         version: u64,
         prefer_cached: bool,
     ) -> Result<(), ApplyError> {
-        let mut failed = None;
-        for (module, section) in &deployment.twins {
-            if let Err(source) = self.apply_section(module, section.clone(), version).await {
-                failed = Some(ApplyError::Twin { module: module.clone(), source });
-            }
-        }
+        let sections = self.apply_sections(&deployment, version).await;
         self.router.apply(deployment.clone());
         let deployed = Deployed { deployment, version, prefer_cached };
         self.events.send(Event::Deployed(deployed)).await.map_err(|_| ApplyError::Stopping)?;
-        failed.map_or(Ok(()), Err)
+        sections
+    }
+
+    /// Applies the sections of all modules; the others too when one fails.
+    async fn apply_sections(&self, deployment: &Deployment, version: u64) -> Result<(), ApplyError> {
+        let mut result = Ok(());
+        for (module, section) in &deployment.twins {
+            if let Err(source) = self.apply_section(module, section.clone(), version).await {
+                result = Err(ApplyError::Twin { module: module.clone(), source });
+            }
+        }
+        result
     }
 
     async fn apply_section(
@@ -530,11 +542,15 @@ impl Agent {
 
 /// The number before the first sequence of this run: above all of earlier runs, because each start of the host on this
 /// data folder has a number of its own in the upper bits.
-async fn first_sequence(documents: &Arc<dyn Documents>) -> u64 {
-    let starts = starts_so_far(documents.clone()).await.unwrap_or_else(|error| {
-        tracing::error!(error, "the document `host` cannot be read; sequence numbers of messages begin anew");
-        0
-    });
+async fn first_sequence(documents: &Arc<dyn Documents>, now: UtcMillis) -> u64 {
+    let starts = match starts_so_far(documents.clone()).await {
+        Ok(starts) => starts,
+        Err(error) => {
+            // The file is left alone: it may be readable later. Minutes since 1970 are far above any count of starts.
+            tracing::error!(error, "the starts of this host cannot be counted; sequence numbers go on from the clock");
+            return (now.0 / 60_000) << RUN_BITS;
+        }
+    };
     let next = serde_json::to_vec(&HostDocument { format: FORMAT, starts: starts + 1 }).unwrap_or_default();
     let write = documents.clone();
     if let Err(error) = blocking(move || write.write(HOST, &next)).await {
@@ -546,11 +562,12 @@ async fn first_sequence(documents: &Arc<dyn Documents>) -> u64 {
 async fn starts_so_far(documents: Arc<dyn Documents>) -> Result<u64, String> {
     let stored = blocking(move || documents.read(HOST)).await.map_err(|error| error.to_string())?;
     let Some(stored) = stored else { return Ok(0) };
-    match serde_json::from_slice::<HostDocument>(&stored.bytes) {
-        Ok(host) if host.format == FORMAT => Ok(host.starts),
-        Ok(host) => Err(format!("its format is {}, of a newer version of Marram", host.format)),
-        Err(error) => Err(error.to_string()),
+    let host: HostDocument = serde_json::from_slice(&stored.bytes).map_err(|error| error.to_string())?;
+    if host.format != FORMAT {
+        return Err(format!("its format is {}, of a newer version of Marram", host.format));
     }
+    // The generation before the damaged one does not know of the last start.
+    Ok(host.starts + u64::from(stored.recovered.is_some()))
 }
 
 fn known_name(module: &str) -> Result<ModuleName, ModuleError> {

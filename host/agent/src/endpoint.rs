@@ -5,13 +5,13 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use marram_core::{
-    queue::{Batch, Dropped, EndpointQueue, Item},
+    queue::{Batch, DropReason, Dropped, EndpointQueue, Item},
     route::Sink,
     time::Uptime,
 };
@@ -41,6 +41,8 @@ pub struct Endpoint {
     room: Notify,
     /// A sender was refused for want of room since the consumer looked last.
     wanted: AtomicBool,
+    /// The router's count of messages whose endpoint was removed: this endpoint's own counters go with it.
+    removed: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -88,7 +90,7 @@ pub(crate) enum Room {
 }
 
 impl Endpoint {
-    pub(crate) fn new(sink: Sink, max_bytes: usize, consumer: Arc<Doorbell>) -> Self {
+    pub(crate) fn new(sink: Sink, max_bytes: usize, consumer: Arc<Doorbell>, removed: Arc<AtomicU64>) -> Self {
         let input = match &sink {
             Sink::Upstream => "".into(),
             Sink::Input { input, .. } => Arc::from(&**input),
@@ -101,7 +103,8 @@ impl Endpoint {
             dropped: BTreeMap::new(),
             unlogged: Unlogged::default(),
         };
-        Self { sink, input, inner: Mutex::new(inner), consumer, room: Notify::new(), wanted: AtomicBool::new(false) }
+        let (inner, wanted) = (Mutex::new(inner), AtomicBool::new(false));
+        Self { sink, input, inner, consumer, room: Notify::new(), wanted, removed }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -120,7 +123,9 @@ impl Endpoint {
         }
         let now = now();
         let has_room = inner.queue.has_room(size, now);
-        self.note_drops(inner, now);
+        if self.note_drops(inner, now) {
+            self.consumer.ring(); // what was behind the expired ones may be free now
+        }
         if has_room {
             return Room::Yes;
         }
@@ -191,17 +196,14 @@ impl Endpoint {
         self.consumer.ring();
     }
 
-    /// Nothing more is accepted; what waits is given up. Returns how many messages those are.
-    pub(crate) fn close(&self, now: Uptime) -> u64 {
+    /// Nothing more is accepted; what waits is given up, what is out when it comes back.
+    pub(crate) fn close(&self, now: Uptime) {
         let mut inner = self.lock();
-        let before = inner.dropped.values().sum::<u64>();
         inner.closed = true;
         inner.queue.remove_all();
         self.note_drops(&mut inner, now);
-        let given_up = inner.dropped.values().sum::<u64>() - before;
         drop(inner);
         self.room.notify_waiters();
-        given_up
     }
 
     /// A future that ends when room was made after this call, or when the routes have changed.
@@ -235,14 +237,19 @@ impl Endpoint {
         queue.is_empty() || hopeless
     }
 
-    /// Counts what the queue has given up and tells the log, which must not drown in it.
-    fn note_drops(&self, inner: &mut Inner, now: Uptime) {
-        for drop in inner.queue.take_dropped() {
+    /// Counts what the queue has given up and tells the log, which must not drown in it. True: there was something.
+    fn note_drops(&self, inner: &mut Inner, now: Uptime) -> bool {
+        let dropped = inner.queue.take_dropped();
+        let any = !dropped.is_empty();
+        for drop in dropped {
+            if drop.reason == DropReason::EndpointRemoved {
+                self.removed.fetch_add(1, Relaxed);
+            }
             *inner.dropped.entry(drop.reason.label()).or_default() += 1;
             inner.unlogged.count += 1;
             inner.unlogged.first.get_or_insert(drop);
         }
-        let Some(first) = inner.unlogged.first.take_if(|_| inner.unlogged.quiet_until <= now) else { return };
+        let Some(first) = inner.unlogged.first.take_if(|_| inner.unlogged.quiet_until <= now) else { return any };
         inner.unlogged.quiet_until = now.after(BETWEEN_DROP_LINES);
         tracing::warn!(
             endpoint = %self.sink,
@@ -253,5 +260,6 @@ impl Endpoint {
             reason = ?first.reason,
             "gave up messages (the first is shown)"
         );
+        any
     }
 }

@@ -34,7 +34,7 @@ pub struct Router {
     /// By module name; a module's queues ring its bell, whether it runs or not. Key "" is upstream.
     doorbells: Mutex<BTreeMap<Box<str>, Arc<Doorbell>>>,
     no_route: AtomicU64,
-    removed: AtomicU64,
+    removed: Arc<AtomicU64>,
     /// Of all sources that are not modules here: increasing for all of them together is increasing for each.
     foreign_sequence: AtomicU64,
 }
@@ -80,7 +80,7 @@ impl Router {
             generation: AtomicU64::new(0),
             doorbells: Mutex::default(),
             no_route: AtomicU64::new(0),
-            removed: AtomicU64::new(0),
+            removed: Arc::default(),
             foreign_sequence: AtomicU64::new(first_sequence),
         }
     }
@@ -102,7 +102,7 @@ impl Router {
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
         self.generation.fetch_add(1, SeqCst);
         for (_, endpoint) in gone {
-            self.removed.fetch_add(endpoint.close(self.clock.uptime()), Relaxed);
+            endpoint.close(self.clock.uptime());
         }
         // Who waits for room may have other receivers now.
         for endpoint in self.endpoints() {
@@ -118,7 +118,7 @@ impl Router {
             Sink::Upstream => (UPSTREAM_QUEUE_BYTES, self.doorbell("")),
             Sink::Input { module, .. } => (INPUT_QUEUE_BYTES, self.doorbell(module)),
         };
-        Arc::new(Endpoint::new(sink, bytes, bell))
+        Arc::new(Endpoint::new(sink, bytes, bell, self.removed.clone()))
     }
 
     /// The bell of a module's queues; `""` is upstream's.

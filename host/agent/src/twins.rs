@@ -64,28 +64,30 @@ impl Twins {
         Self { documents, cells: Mutex::default() }
     }
 
-    /// The twin of a module, read from disk the first time. A damaged or missing one begins empty, and the log says so.
+    /// The twin of a module, read from disk the first time; a missing one begins empty.
+    ///
+    /// # Errors
+    /// It cannot be read. Nothing is remembered: the next call tries again.
     pub(crate) async fn cell(&self, module: &ModuleName) -> Result<Arc<TwinCell>, DocumentError> {
         if let Some(cell) = self.cells.lock().unwrap_or_else(PoisonError::into_inner).get(module) {
             return Ok(cell.clone());
         }
         let document_name = format!("twin-{module}");
         let (documents, name) = (self.documents.clone(), document_name.clone());
-        let stored = blocking(move || documents.read(&name)).await.unwrap_or_else(|error| {
-            // A module without its settings can be set right by `twin set`; one that never starts cannot.
-            tracing::error!(%module, %error, "the twin cannot be read; it begins empty");
-            None
-        });
+        let stored = blocking(move || documents.read(&name)).await?;
         let twin = match stored {
             None => Twin::new(),
             Some(stored) => {
                 if let Some(reason) = stored.recovered {
                     tracing::warn!(%module, reason, "the twin was damaged; going on with its previous generation");
                 }
-                Twin::from_bytes(&stored.bytes).unwrap_or_else(|error| {
-                    tracing::error!(%module, %error, "the stored twin cannot be read by this version; it begins empty");
-                    Twin::new()
-                })
+                // Never begun anew by itself: it may be readable later, or by the version that wrote it.
+                Twin::from_bytes(&stored.bytes).map_err(|error| {
+                    DocumentError(format!(
+                        "document `{document_name}` is not a twin that this version can read ({error}); move its file away \
+                         to begin with an empty twin"
+                    ))
+                })?
             }
         };
         let cell = Arc::new(TwinCell {

@@ -38,7 +38,7 @@ impl UpstreamTask {
                     self.back_off(failures).await;
                 }
                 Published::Nothing => {
-                    if *self.closing.borrow_and_update() {
+                    if is_closing(&mut self.closing) {
                         break;
                     }
                     bell.arm();
@@ -47,7 +47,7 @@ impl UpstreamTask {
                     }
                     tokio::select! {
                         () = bell.wait() => {}
-                        _ = self.closing.changed() => {}
+                        () = closed(&mut self.closing) => {}
                     }
                 }
             }
@@ -59,12 +59,12 @@ impl UpstreamTask {
 
     /// Waits before the next try. At the end of the host there is little time left: short waits then.
     async fn back_off(&mut self, failures: u32) {
-        if *self.closing.borrow_and_update() {
+        if is_closing(&mut self.closing) {
             return tokio::time::sleep(LAST_TRIES).await;
         }
         tokio::select! {
             () = tokio::time::sleep(retry_delay(failures, 0.5)) => {}
-            _ = self.closing.changed() => {}
+            () = closed(&mut self.closing) => {}
         }
     }
 
@@ -100,6 +100,16 @@ impl UpstreamTask {
             }
         }
     }
+}
+
+/// Nothing more is coming: it was said, or the one who would say it is gone.
+fn is_closing(closing: &mut watch::Receiver<bool>) -> bool {
+    *closing.borrow_and_update() || closing.has_changed().is_err()
+}
+
+async fn closed(closing: &mut watch::Receiver<bool>) {
+    // An error: the sender is gone, which says the same.
+    let _ = closing.wait_for(|closing| *closing).await;
 }
 
 enum Published {

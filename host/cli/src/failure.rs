@@ -29,6 +29,8 @@ pub(crate) enum Code {
     BadConfig,
     NoHost,
     InUse,
+    /// The deployment is in force, but not all of it could be done.
+    InForce,
 }
 
 impl Code {
@@ -40,6 +42,7 @@ impl Code {
             Self::BadConfig => "bad-config",
             Self::NoHost => "no-host",
             Self::InUse => "in-use",
+            Self::InForce => "in-force",
         }
     }
 }
@@ -63,6 +66,11 @@ impl Failure {
     pub(crate) fn manifest(what: &str, faults: Faults) -> Self {
         let message = format!("{what} has {}", count(faults.0.len(), "fault"));
         Self { faults: faults.0, ..Self::new(Code::BadManifest, message) }
+    }
+
+    /// Whether the deployment that this is about is in force all the same.
+    pub(crate) fn is_in_force(&self) -> bool {
+        self.code == Code::InForce.as_str()
     }
 
     /// The process's exit code; `docs/cli.md` has the table.

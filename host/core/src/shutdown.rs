@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::{deployment::Deployment, name::ModuleName, route::Sink};
 
-/// The modules to stop now, and how many steps at most follow. Empty when nothing runs.
+/// The modules to stop now, and how many steps follow. Empty when nothing runs.
 ///
 /// Those whose inputs no other running module can reach go first. Where modules feed each other in a circle there is no
 /// such one: then, among those that feed another, the ones with the highest startup order go. `startup_order` is the manifest's.
@@ -14,6 +14,22 @@ pub fn next_to_stop(
     running: &BTreeSet<ModuleName>,
     startup_order: impl Fn(&ModuleName) -> u32,
 ) -> (Vec<ModuleName>, u32) {
+    let now = step(deployment, running, &startup_order);
+    let mut left: BTreeSet<ModuleName> = running.iter().filter(|name| !now.contains(name)).cloned().collect();
+    let mut rest = 0;
+    while !left.is_empty() {
+        let next = step(deployment, &left, &startup_order);
+        left.retain(|name| !next.contains(name));
+        rest += 1;
+    }
+    (now, rest)
+}
+
+fn step(
+    deployment: &Deployment,
+    running: &BTreeSet<ModuleName>,
+    startup_order: &impl Fn(&ModuleName) -> u32,
+) -> Vec<ModuleName> {
     let fed = |name: &ModuleName| running.iter().any(|other| other != name && feeds(deployment, other, name));
     let mut now: Vec<ModuleName> = running.iter().filter(|name| !fed(name)).cloned().collect();
     if now.is_empty() {
@@ -21,10 +37,9 @@ pub fn next_to_stop(
         now = running.iter().filter(feeding).cloned().collect();
     }
     // The last started first, as far as routes allow.
-    let last = now.iter().map(&startup_order).max();
+    let last = now.iter().map(startup_order).max();
     now.retain(|name| Some(startup_order(name)) == last);
-    let rest = u32::try_from(running.len() - now.len()).unwrap_or(u32::MAX);
-    (now, rest)
+    now
 }
 
 /// Whether some message of `from` may go to an input of `to`.
@@ -62,15 +77,17 @@ mod tests {
         let mut running: BTreeSet<ModuleName> =
             modules.iter().map(|(name, _)| ModuleName::new(name).unwrap()).collect();
         let startup = |name: &ModuleName| modules.iter().find(|(n, _)| *n == name.as_str()).unwrap().1;
-        let mut steps = Vec::new();
+        let (mut steps, mut announced) = (Vec::new(), Vec::new());
         loop {
             let (now, rest) = next_to_stop(&deployment, &running, startup);
             if now.is_empty() {
+                let counted_down: Vec<u32> = (0..u32::try_from(steps.len()).unwrap()).rev().collect();
+                assert_eq!(announced, counted_down, "the number of steps that follow");
                 return steps.join(" ");
             }
             running.retain(|name| !now.contains(name));
-            assert!(rest as usize >= running.len());
             steps.push(now.iter().map(ModuleName::as_str).collect::<Vec<_>>().join("+"));
+            announced.push(rest);
         }
     }
 

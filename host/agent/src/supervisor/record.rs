@@ -103,6 +103,12 @@ impl Record {
         self.last_start = Some(at);
     }
 
+    /// It runs, and an input handler takes what waits for it.
+    pub(super) fn takes_messages(&self) -> bool {
+        let handler = self.prepared.as_ref().is_some_and(|prepared| prepared.component.exports().input);
+        self.running.is_some() && handler
+    }
+
     pub(super) fn is_run(&self, run: u64) -> bool {
         self.running.as_ref().is_some_and(|running| running.run == run)
     }

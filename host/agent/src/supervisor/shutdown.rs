@@ -1,7 +1,10 @@
 //! The end of the host: sources before what they feed, each with what waits for it, then upstream. Bounded by the grace
 //! time.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use marram_core::{
     name::ModuleName,
@@ -11,11 +14,11 @@ use marram_core::{
 };
 use tokio::time::Instant;
 
-use super::{Event, Supervisor};
+use super::{Event, Supervisor, record::Record};
 
 /// How often the queues are looked at while they drain.
 const LOOK: Duration = Duration::from_millis(10);
-/// How long killed instances may take to be gone.
+/// How long killed instances may take to be gone, all together beyond the grace time.
 const AFTER_KILL: Duration = Duration::from_secs(1);
 
 impl Supervisor {
@@ -24,6 +27,7 @@ impl Supervisor {
     /// ended before. Nothing is planned any more; events are still heard.
     pub(super) async fn shut_down(&mut self, grace: Duration) {
         let until = Instant::now() + grace;
+        let end = until + AFTER_KILL;
         for record in self.records.values() {
             if let Some(running) = &record.running {
                 running.stop.quiesce();
@@ -39,7 +43,7 @@ impl Supervisor {
             let left = until.saturating_duration_since(Instant::now());
             let turn_ends = Instant::now() + left / (rest + 1);
             self.drain(&now, Instant::now() + left / (rest + 1) / 4 * 3).await;
-            self.stop_group(&now, turn_ends).await;
+            self.stop_group(&now, turn_ends, end).await;
         }
         self.report_left();
         self.worlds.upstream_closing.send_replace(true);
@@ -71,13 +75,13 @@ impl Supervisor {
     fn is_drained(&self, group: &[ModuleName], until: Instant) -> bool {
         let now = self.worlds.clock.uptime();
         let end = now.after(until.saturating_duration_since(Instant::now()));
-        let running =
-            group.iter().filter(|name| self.records.get(*name).is_some_and(|record| record.running.is_some()));
+        // Queues of a module that takes no messages would never be empty.
+        let running = group.iter().filter(|name| self.records.get(*name).is_some_and(Record::takes_messages));
         let mut inputs = running.flat_map(|name| self.worlds.router.inputs_of(name.as_str()));
         inputs.all(|endpoint| endpoint.is_drained(now, end))
     }
 
-    async fn stop_group(&mut self, group: &[ModuleName], until: Instant) {
+    async fn stop_group(&mut self, group: &[ModuleName], until: Instant, end: Instant) {
         for name in group {
             if let Some(module) = self.observed.modules.get_mut(name) {
                 module.state = ModuleState::Stopping;
@@ -93,7 +97,7 @@ impl Supervisor {
                 running.stop.kill();
             }
         }
-        self.wait_for_end(group, Instant::now() + AFTER_KILL).await;
+        self.wait_for_end(group, end.min(Instant::now() + AFTER_KILL)).await;
         // Whatever hangs on is gone with the process; it must not hold up the others.
         for name in group {
             if let Some(record) = self.records.get_mut(name) {
@@ -103,7 +107,10 @@ impl Supervisor {
     }
 
     async fn wait_for_end(&mut self, group: &[ModuleName], until: Instant) {
-        while group.iter().any(|name| self.records.get(name).is_some_and(|record| record.running.is_some())) {
+        let runs =
+            |records: &BTreeMap<ModuleName, Record>, name| records.get(name).is_some_and(|r| r.running.is_some());
+        // The clock is looked at beside the events: many questions must not put off the end.
+        while Instant::now() < until && group.iter().any(|name| runs(&self.records, name)) {
             match tokio::time::timeout_at(until, self.events.recv()).await {
                 Ok(event) => self.hear(event),
                 Err(_) => return,

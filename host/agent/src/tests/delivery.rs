@@ -170,6 +170,26 @@ async fn a_timer_fires_and_may_send() {
 }
 
 #[tokio::test]
+async fn sequences_go_on_from_the_clock_when_the_starts_cannot_be_counted() {
+    let world = World::default();
+    world.disk.documents.lock().unwrap().insert("host".into(), b"damaged".to_vec());
+    let log = world.log.clone();
+    let start = move |host: &dyn ModuleHost| {
+        log.push(format!("{:?}", host.try_send("out", &message("x"))));
+        Ok(Ok(()))
+    };
+    let exports = Exports { start: true, input: true, ..Exports::default() };
+    world.guest("a", Guest { exports, start: Arc::new(start), ..Guest::default() });
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("a", "{}")], &[])).await.unwrap();
+    let lines = world.log.until("sent", |lines| lines.len() == 2).await;
+    let number = lines[1].trim_start_matches("Accepted(").trim_end_matches(')').parse::<u64>().unwrap();
+    assert!(number > 20_000_000 << 36, "{number}");
+    let kept = world.disk.documents.lock().unwrap()["host"].clone();
+    assert_eq!(kept, b"damaged", "it may be readable later");
+}
+
+#[tokio::test]
 async fn sequences_rise_over_a_restart_of_the_host_and_a_removal_of_the_module() {
     let world = World::default();
     let log = world.log.clone();

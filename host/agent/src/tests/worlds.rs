@@ -285,7 +285,7 @@ impl Upstream for MemoryUpstream {
 /// Documents in memory, shared by the agents of one test as a disk is.
 #[derive(Default)]
 pub(super) struct MemoryDisk {
-    documents: Mutex<BTreeMap<String, Vec<u8>>>,
+    pub(super) documents: Mutex<BTreeMap<String, Vec<u8>>>,
     pub(super) full: std::sync::atomic::AtomicBool,
     /// The name of a document that cannot be written.
     pub(super) refuse: Mutex<Option<String>>,

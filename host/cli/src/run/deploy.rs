@@ -189,6 +189,7 @@ impl Deployer {
     fn refusal(&self, error: &ApplyError) -> Failure {
         match error {
             ApplyError::Bad(faults) => Failure::manifest(&self.path.display().to_string(), faults.clone()),
+            error @ ApplyError::Twin { .. } => Failure::new(Code::InForce, error.to_string()),
             error => Failure::failed(error),
         }
     }
@@ -216,7 +217,9 @@ fn report(result: Result<&Applied, &Failure>) {
             applied.warnings.iter().for_each(|warning| tracing::warn!("deployment: {warning}"));
         }
         Err(failure) => {
-            tracing::error!("{}; the deployment in force is unchanged", failure.message);
+            // A twin that could not be stored is no refusal, and its message says so.
+            let unchanged = if failure.is_in_force() { "" } else { "; the deployment in force is unchanged" };
+            tracing::error!("{}{unchanged}", failure.message);
             for fault in &failure.faults {
                 tracing::error!(hint = fault.hint, "fault: {fault}");
             }
