@@ -11,7 +11,7 @@ use marram_tests::{
     device::Device,
     host::Host,
     manifest::{Manifest, Module},
-    program::{Layout, guest, push, push_as},
+    program::{Answer, Layout, command, guest, push, push_as},
     registry::{DockerRegistry, PASSWORD, USER},
 };
 use serde_json::{Value, json};
@@ -186,6 +186,38 @@ fn a_warm_cache_starts_without_the_registry() {
     });
     let _ = journal.wait_for_more(1);
     assert!(host.log().contains("out of reach"), "the log tells of the copy");
+}
+
+#[test]
+fn what_was_pushed_can_be_inspected_and_pulled_back() {
+    let (registry, folder) = (DockerRegistry::start_with_password(), tempfile::tempdir().unwrap());
+    let image = registry.image("telemetry:1");
+    let pushed = push_as("device_telemetry", &image, Some((USER, PASSWORD)));
+    let password = folder.path().join("password");
+    fs::write(&password, PASSWORD).unwrap();
+    let user = || {
+        let mut command = command();
+        command.stdin(fs::File::open(&password).unwrap()).current_dir(folder.path()).arg("module");
+        command
+    };
+    const AS_USER: [&str; 5] = ["--format", "json", "--username", USER, "--password-stdin"];
+
+    let told = Answer::of(user().args(["inspect", &image]).args(AS_USER)).ok().json();
+    assert_eq!((&told["kind"], &told["refusal"]), (&json!("handler"), &Value::Null), "{told}");
+    assert_eq!(
+        (&told["manifestDigest"], &told["componentDigest"]),
+        (&json!(pushed.manifest), &json!(pushed.component))
+    );
+    assert!(told["imports"].as_array().unwrap().iter().all(|import| import["met"] == true), "{told}");
+
+    let pulled = Answer::of(user().args(["pull", &image, "back.wasm"]).args(AS_USER)).ok().json();
+    assert_eq!(pulled["reference"], format!("{image}@{}", pushed.manifest));
+    assert_eq!(fs::read(folder.path().join("back.wasm")).unwrap(), fs::read(guest("device_telemetry")).unwrap());
+
+    let stranger = Answer::of(command().args(["module", "pull", &image, "none.wasm"]).current_dir(folder.path()));
+    assert_eq!(stranger.code, Some(1), "{stranger:?}");
+    assert!(stranger.err.contains("without credentials"), "{stranger:?}");
+    assert!(!folder.path().join("none.wasm").exists());
 }
 
 /// Telemetry at a high rate, sent upstream.

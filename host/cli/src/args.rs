@@ -168,14 +168,15 @@ pub(crate) enum Twin {
 pub(crate) enum Module {
     /// Store a component in a registry (HOST/REPOSITORY:TAG) or in an image-layout folder (oci:FOLDER:TAG)
     Push(Push),
+    /// Fetch a component from a registry or an image-layout folder into a file, all digests checked
+    Pull(Pull),
+    /// Show what a component is, imports and exports: a .wasm file, an image-layout folder or a registry
+    Inspect(Inspect),
 }
 
+/// As whom and how a registry is asked.
 #[derive(Debug, Args)]
-pub(crate) struct Push {
-    /// The component
-    pub(crate) file: PathBuf,
-    /// Where to
-    pub(crate) reference: String,
+pub(crate) struct Access {
     /// User at the registry [default: the credentials of marram.toml]
     #[arg(long, value_name = "USER", requires = "password_stdin")]
     pub(crate) username: Option<String>,
@@ -185,12 +186,48 @@ pub(crate) struct Push {
     /// Speak HTTP without TLS to this registry; loopback needs no such word
     #[arg(long)]
     pub(crate) plain_http: bool,
-    /// Creation time to write, RFC 3339 in UTC; the same one gives the same digest [default: now]
-    #[arg(long, value_name = "TIME")]
-    pub(crate) created: Option<String>,
     /// Settings of this device [default: marram.toml in ~/.config/marram, then in /etc/marram]
     #[arg(long, value_name = "FILE", env = "MARRAM_CONFIG", hide_env_values = true)]
     pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Push {
+    /// The component
+    pub(crate) file: PathBuf,
+    /// Where to
+    pub(crate) reference: String,
+    #[command(flatten)]
+    pub(crate) access: Access,
+    /// Creation time to write, RFC 3339 in UTC; the same one gives the same digest [default: now]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) created: Option<String>,
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pull {
+    /// Where from: HOST/REPOSITORY:TAG, with or without @sha256:…, or oci:FOLDER:TAG
+    pub(crate) reference: String,
+    /// The file to write
+    pub(crate) file: PathBuf,
+    /// Replace the file if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) access: Access,
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// A file, or a reference as `pull` takes it; what ends in .wasm, or starts with / or ., is a file
+    #[arg(value_name = "FILE|REFERENCE")]
+    pub(crate) subject: String,
+    #[command(flatten)]
+    pub(crate) access: Access,
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
 }
@@ -220,7 +257,11 @@ impl Command {
                 ask.format
             }
             Self::Twin(Twin::Get { ask, .. } | Twin::Set { ask, .. }) => ask.format,
-            Self::Module(Module::Push(push)) => push.format,
+            Self::Module(
+                Module::Push(Push { format, .. })
+                | Module::Pull(Pull { format, .. })
+                | Module::Inspect(Inspect { format, .. }),
+            ) => *format,
         }
     }
 }

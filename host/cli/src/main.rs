@@ -1,6 +1,7 @@
 //! The `marram` binary: arguments, output, exit codes. The only crate that names every world; it joins them and decides
 //! nothing about modules or messages.
 
+mod access;
 mod args;
 mod ask;
 mod check;
@@ -8,7 +9,9 @@ mod client;
 mod config;
 mod failure;
 mod input;
+mod inspect;
 mod output;
+mod pull;
 mod push;
 mod run;
 mod version;
@@ -48,6 +51,8 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Restart(args) => ask::restart(args),
         Command::Twin(args) => ask::twin(args),
         Command::Module(Module::Push(args)) => push::push(args),
+        Command::Module(Module::Pull(args)) => pull::pull(args),
+        Command::Module(Module::Inspect(args)) => inspect::inspect(args),
         Command::Version(args) => version::version(args),
         Command::CompileHelper(args) => compile_helper(&args),
     }
