@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
 };
 
 use serde_json::Value;
@@ -130,6 +130,17 @@ impl Device {
     #[must_use]
     pub fn marram<S: AsRef<OsStr>>(&self, args: &[S]) -> Answer {
         Answer::of(self.command().args(args).arg("--data").arg(self.data()))
+    }
+
+    /// Starts a command of `marram` for this device that goes on; what it answers can be read.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    #[must_use]
+    pub fn spawn(&self, args: &[&str]) -> Child {
+        let mut command = self.command();
+        command.args(args).arg("--data").arg(self.data()).stdout(Stdio::piped());
+        command.spawn().expect("marram starts")
     }
 
     /// `marram apply`; returns its answer.

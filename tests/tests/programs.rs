@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
+use std::io::{BufRead, BufReader};
+
 use marram_tests::{
     device::Device,
     manifest::{Manifest, Module},
@@ -33,6 +35,32 @@ fn what_a_program_prints_is_its_log() {
     let text = device.marram(&["logs", "program", "--tail", "2"]).ok().out;
     assert_eq!(text.lines().count(), 2, "{text}");
     assert!(text.contains("exits with 0"), "{text}");
+}
+
+#[test]
+fn a_followed_log_shows_lines_as_they_come_and_ends_with_the_host() {
+    let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
+    let program = Module::new(&layout.image("plain_program")).env("RUN_MS", "3600000");
+    let host = device.start(&Manifest::new().module("program", program));
+    host.wait("the program to print", |host| (host.logs("program").len() == 2).then_some(()));
+    let mut follower = device.spawn(&["logs", "program", "-f", "--tail", "1", "--format", "json"]);
+    let lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let mut lines = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    let first = lines.next().unwrap();
+    assert_eq!((&first["n"], &first["text"]), (&json!(2), &json!("plain-program: env RUN_MS=3600000")));
+
+    let since = first["timeMs"].as_u64().unwrap() + 1;
+    let _ = device.marram(&["restart", "program"]).ok();
+    let mut seen = vec![first];
+    while seen.last().unwrap()["text"] != "plain-program: args []" {
+        seen.push(lines.next().expect("a later line"));
+    }
+    host.stop();
+    seen.extend(lines);
+    assert_eq!(follower.wait().unwrap().code(), Some(0), "the host's end is no error");
+    let numbers = seen.iter().map(|line| line["n"].as_u64().unwrap());
+    assert!(numbers.zip(2..).all(|(n, expected)| n == expected), "each line once: {seen:?}");
+    assert!(seen[1..].iter().all(|line| line["timeMs"].as_u64().unwrap() >= since), "{seen:?}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     clock::Clock,
-    logs::LogLine,
+    logs::{LogLine, LogQuery},
     router::Router,
     status::Status,
     supervisor::{Deployed, EVENTS, Event, Supervisor, Worlds},
@@ -436,18 +436,38 @@ impl Agent {
         self.ask(|reply| Event::Status { reply }).await
     }
 
-    /// The last lines of a module's log; `tail` none = all that are kept.
+    /// The wanted lines of a module's log, oldest first; none when none came while the query waited.
     ///
     /// # Errors
-    /// No such module, or the host is ending.
-    pub async fn logs(&self, module: &str, tail: Option<usize>) -> Result<Vec<LogLine>, ModuleError> {
+    /// No such module, or the host is ending; a wait ends with it.
+    pub async fn logs(&self, module: &str, query: &LogQuery) -> Result<Vec<LogLine>, ModuleError> {
         let name = known_name(module)?;
-        let buffer = self.ask(|reply| Event::Logs { name: name.clone(), reply }).await?;
-        match buffer {
-            Some(buffer) => Ok(buffer.tail(tail)),
-            // Deployed, but never prepared (it is desired stopped): it has printed nothing.
-            None if self.is_deployed(&name).await? => Ok(Vec::new()),
-            None => Err(ModuleError::Unknown(module.into())),
+        let deadline = tokio::time::Instant::now() + query.wait;
+        loop {
+            let buffer = self.ask(|reply| Event::Logs { name: name.clone(), reply }).await?;
+            let lines = async {
+                match &buffer {
+                    Some(buffer) => buffer.lines(query).await,
+                    // Deployed, but never prepared (it is desired stopped): it has printed nothing, and has no log yet that
+                    // could tell when it does.
+                    None => {
+                        let look = tokio::time::Instant::now() + Duration::from_secs(1);
+                        tokio::time::sleep_until(look.min(deadline)).await;
+                        Vec::new()
+                    }
+                }
+            };
+            if buffer.is_none() && !self.is_deployed(&name).await? {
+                return Err(ModuleError::Unknown(module.into()));
+            }
+            let lines = tokio::select! {
+                biased;
+                lines = lines => lines,
+                () = self.stopped() => return Err(ModuleError::Stopping),
+            };
+            if buffer.is_some() || tokio::time::Instant::now() >= deadline {
+                return Ok(lines);
+            }
         }
     }
 

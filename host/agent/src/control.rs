@@ -20,12 +20,21 @@ use tokio::{
     sync::Semaphore,
 };
 
-use crate::agent::{Agent, ApplyError, ModuleError};
+use marram_core::time::UtcMillis;
+
+use crate::{
+    agent::{Agent, ApplyError, ModuleError},
+    logs::LogQuery,
+};
 
 /// Largest request body: a manifest of 1 MiB and its envelope.
 const MAX_BODY: usize = 1 << 20;
 /// Connections at once. An operator and a few scripts; more is a mistake.
 const MAX_CONNECTIONS: usize = 32;
+/// Of these, those that wait for a log line: the others must get through.
+const MAX_WAITING: usize = 16;
+/// Longest wait for a log line. A client whose time-out is a minute hears of a host that is gone.
+const MAX_WAIT: u64 = 30;
 /// How long a client may take to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -81,6 +90,7 @@ impl Drop for SocketFile {
 
 async fn accept(agent: &Arc<Agent>, listener: &UnixListener) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let waiting = Arc::new(Semaphore::new(MAX_WAITING));
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
@@ -96,10 +106,10 @@ async fn accept(agent: &Arc<Agent>, listener: &UnixListener) {
             tracing::warn!("refused a control connection of another user");
             continue;
         }
-        let agent = agent.clone();
+        let (agent, waiting) = (agent.clone(), waiting.clone());
         tokio::spawn(async move {
             let _slot = slot;
-            let service = service_fn(|request| answer(agent.clone(), request));
+            let service = service_fn(|request| answer(agent.clone(), waiting.clone(), request));
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
@@ -119,19 +129,20 @@ fn is_owner(stream: &UnixStream) -> bool {
 
 type Answer = Response<Full<Bytes>>;
 
-async fn answer(agent: Arc<Agent>, request: Request<Incoming>) -> Result<Answer, Infallible> {
-    Ok(route(&agent, request).await.unwrap_or_else(|failure| failure.into_answer()))
+async fn answer(agent: Arc<Agent>, waiting: Arc<Semaphore>, request: Request<Incoming>) -> Result<Answer, Infallible> {
+    Ok(route(&agent, &waiting, request).await.unwrap_or_else(|failure| failure.into_answer()))
 }
 
-async fn route(agent: &Agent, request: Request<Incoming>) -> Result<Answer, Failure> {
+async fn route(agent: &Agent, waiting: &Semaphore, request: Request<Incoming>) -> Result<Answer, Failure> {
     let path = request.uri().path().to_owned();
     let segments: Vec<String> = path.trim_start_matches('/').split('/').map(percent_decode).collect();
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     match (request.method(), segments.as_slice()) {
         (&Method::GET, ["v1", "status"]) => ok(&agent.status().await?),
         (&Method::GET, ["v1", "modules", module, "logs"]) => {
-            let tail = tail(request.uri().query())?;
-            ok(&agent.logs(module, tail).await?)
+            let query = log_query(request.uri().query().unwrap_or(""))?;
+            let _permit = if query.wait.is_zero() { None } else { Some(may_wait(waiting)?) };
+            ok(&agent.logs(module, &query).await?)
         }
         (&Method::POST, ["v1", "modules", module, "restart"]) => {
             agent.restart(module).await?;
@@ -175,12 +186,32 @@ async fn body(request: Request<Incoming>) -> Result<String, Failure> {
     String::from_utf8(bytes.to_vec()).map_err(|_| bad("the request's body is not UTF-8".into()))
 }
 
-fn tail(query: Option<&str>) -> Result<Option<usize>, Failure> {
-    let Some(text) = query.unwrap_or("").split('&').find_map(|pair| pair.strip_prefix("tail=")) else {
-        return Ok(None);
-    };
+fn log_query(query: &str) -> Result<LogQuery, Failure> {
+    let wait = number(query, "wait", "a number of seconds")?.unwrap_or(0);
+    if wait > MAX_WAIT {
+        let message = format!("wait={wait}: at most {MAX_WAIT} seconds");
+        return Err(Failure::new(StatusCode::BAD_REQUEST, "bad-request", message));
+    }
+    Ok(LogQuery {
+        tail: number(query, "tail", "a number of lines")?,
+        after: number(query, "after", "the number of a line")?.unwrap_or(0),
+        since: UtcMillis(number(query, "since", "milliseconds since 1970 UTC")?.unwrap_or(0)),
+        wait: Duration::from_secs(wait),
+    })
+}
+
+fn number<T: std::str::FromStr>(query: &str, name: &str, expected: &str) -> Result<Option<T>, Failure> {
+    let value = |pair| str::strip_prefix(pair, name)?.strip_prefix('=');
+    let Some(text) = query.split('&').find_map(value) else { return Ok(None) };
     text.parse().map(Some).map_err(|_| {
-        Failure::new(StatusCode::BAD_REQUEST, "bad-request", format!("tail={text}: expected a number of lines"))
+        Failure::new(StatusCode::BAD_REQUEST, "bad-request", format!("{name}={text}: expected {expected}"))
+    })
+}
+
+fn may_wait(waiting: &Semaphore) -> Result<tokio::sync::SemaphorePermit<'_>, Failure> {
+    waiting.try_acquire().map_err(|_| {
+        let message = format!("{MAX_WAITING} others follow logs already; ask without `wait`, or end one of them");
+        Failure::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
     })
 }
 
@@ -256,5 +287,32 @@ impl From<ApplyError> for Failure {
             failure.faults = faults.0.iter().map(as_json).collect();
         }
         failure
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_of_a_log_are_read_and_bad_ones_refused() {
+        let all = log_query("tail=3&after=7&since=9&wait=30&new=x").ok().unwrap();
+        let wait = Duration::from_secs(30);
+        assert_eq!(all, LogQuery { tail: Some(3), after: 7, since: UtcMillis(9), wait });
+        assert_eq!(log_query("").ok().unwrap(), LogQuery::default());
+        for bad in ["wait=31", "wait=-1", "tail=", "after=x", "since=1.5"] {
+            let failure = log_query(bad).err().unwrap();
+            assert_eq!((failure.status, failure.code), (StatusCode::BAD_REQUEST, "bad-request"), "{bad}");
+            assert!(failure.message.starts_with(bad), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn those_who_wait_leave_room_for_others() {
+        let waiting = Semaphore::new(MAX_WAITING);
+        let permits: Vec<_> = (0..MAX_WAITING).map(|_| may_wait(&waiting).ok().unwrap()).collect();
+        assert_eq!(may_wait(&waiting).err().unwrap().code, "busy");
+        drop(permits);
+        assert!(may_wait(&waiting).is_ok());
     }
 }

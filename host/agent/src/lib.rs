@@ -22,7 +22,7 @@ pub use clock::Clock;
 pub use control::{SocketError, serve};
 pub use endpoint::{Endpoint, EndpointStats, INPUT_QUEUE_BYTES, UPSTREAM_QUEUE_BYTES};
 pub use link::ModuleLink;
-pub use logs::LogLine;
+pub use logs::{LogLine, LogQuery};
 pub use router::Router;
 pub use status::{ModuleStatus, QueueStatus, Status};
 pub use twins::TwinError;

@@ -1,6 +1,9 @@
 //! The command line: what can be written, and its help. Reads no file and decides nothing.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -24,7 +27,7 @@ pub(crate) enum Command {
     Apply(Apply),
     /// List the modules of the running host
     List(Ask),
-    /// Show what a module has printed
+    /// Show what a module has printed, and prints
     Logs(Logs),
     /// Replace a module's instance by a new one
     Restart(Restart),
@@ -34,6 +37,8 @@ pub(crate) enum Command {
     /// Work with modules in registries
     #[command(subcommand)]
     Module(Module),
+    /// Write a completion script for a shell
+    Completions(Completions),
     /// Show versions and features of this binary
     Version(Version),
     /// Compile a component in this process; the host calls it
@@ -132,6 +137,12 @@ pub(crate) struct Logs {
     /// Only the last N lines [default: all that are kept]
     #[arg(long, value_name = "N")]
     pub(crate) tail: Option<usize>,
+    /// Only lines since then: an age as `10m` or `2h 30m`, or a time as RFC 3339
+    #[arg(long, value_name = "AGE|TIME", value_parser = since)]
+    pub(crate) since: Option<SystemTime>,
+    /// Go on with new lines, until Ctrl-C or the host's end; JSON is then one object a line
+    #[arg(short, long)]
+    pub(crate) follow: bool,
     #[command(flatten)]
     pub(crate) ask: Ask,
 }
@@ -246,11 +257,34 @@ pub(crate) struct CompileHelper {
     pub(crate) profile: String,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// An age before now, or a time.
+fn since(text: &str) -> Result<SystemTime, String> {
+    if let Ok(time) = humantime::parse_rfc3339_weak(text) {
+        return Ok(time);
+    }
+    let age: Duration = humantime::parse_duration(text)
+        .map_err(|_| "expected an age as `10m` or `2h 30m`, or a time as `2026-01-31T12:00:00Z`")?;
+    Ok(SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH))
+}
+
 impl Command {
     /// How errors of this command are written.
     pub(crate) fn format(&self) -> Format {
         match self {
-            Self::Run(_) | Self::CompileHelper(_) => Format::Text,
+            Self::Run(_) | Self::Completions(_) | Self::CompileHelper(_) => Format::Text,
             Self::Check(Check { format, .. }) | Self::Version(Version { format }) => *format,
             Self::List(ask) => ask.format,
             Self::Apply(Apply { ask, .. }) | Self::Logs(Logs { ask, .. }) | Self::Restart(Restart { ask, .. }) => {

@@ -1,18 +1,14 @@
-//! The commands that ask the running host: apply, list, logs, restart, twin.
+//! The commands that ask the running host: apply, list, restart, twin.
 
-use std::{
-    path::Path,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::path::Path;
 
 use bytes::Bytes;
-use marram_agent::{Applied, LogLine, Status, TwinView};
-use marram_core::ports::LogStream;
+use marram_agent::{Applied, Status, TwinView};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{
-    args::{Apply, Ask, Format, Logs, Restart, Twin},
+    args::{Apply, Ask, Format, Restart, Twin},
     client::{Call, segment},
     config,
     failure::{Code, Failure},
@@ -53,12 +49,6 @@ pub(crate) fn list(args: Ask) -> Result<(), Failure> {
     })
 }
 
-pub(crate) fn logs(args: Logs) -> Result<(), Failure> {
-    let tail = args.tail.map(|tail| format!("?tail={tail}")).unwrap_or_default();
-    let call = Call::get(format!("/v1/modules/{}/logs{tail}", segment(&args.module)));
-    answer(&args.ask, call, |lines: Vec<LogLine>| lines.iter().map(log_line).collect())
-}
-
 pub(crate) fn restart(args: Restart) -> Result<(), Failure> {
     let call = Call::post(format!("/v1/modules/{}/restart", segment(&args.module)));
     answer(&args.ask, call, |_: Value| format!("{} is being restarted\n", args.module))
@@ -78,7 +68,11 @@ pub(crate) fn twin(args: Twin) -> Result<(), Failure> {
 }
 
 /// Sends the call and writes the answer: as it came, or as `text` puts it for people.
-fn answer<T: DeserializeOwned>(ask: &Ask, call: Call, text: impl FnOnce(T) -> String) -> Result<(), Failure> {
+pub(crate) fn answer<T: DeserializeOwned>(
+    ask: &Ask,
+    call: Call,
+    text: impl FnOnce(T) -> String,
+) -> Result<(), Failure> {
     let data = config::data_folder(&ask.place, None)?;
     let bytes = call.send(&data)?;
     match ask.format {
@@ -87,7 +81,8 @@ fn answer<T: DeserializeOwned>(ask: &Ask, call: Call, text: impl FnOnce(T) -> St
     }
 }
 
-fn read<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Failure> {
+/// The host's answer to a call.
+pub(crate) fn read<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Failure> {
     serde_json::from_slice(bytes).map_err(|error| {
         Failure::new(Code::Failed, format!("cannot read the host's answer: {error}"))
             .hint("the host may be of another version; `marram version` shows this one's, --format json the answer")
@@ -96,16 +91,6 @@ fn read<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Failure> {
 
 fn lines(lines: &[String]) -> String {
     lines.iter().map(|line| format!("{line}\n")).collect()
-}
-
-fn log_line(line: &LogLine) -> String {
-    let stream = match line.stream {
-        LogStream::Out => "out",
-        LogStream::Err => "err",
-    };
-    // The host's clock may say anything; RFC 3339 ends with the year 9999.
-    let time = UNIX_EPOCH + Duration::from_millis(line.time.0.min(253_402_300_799_999));
-    format!("{} {stream} {}\n", humantime::format_rfc3339_millis(time), plain(&line.text))
 }
 
 fn twin_text(twin: &TwinView) -> String {
@@ -119,19 +104,4 @@ fn twin_text(twin: &TwinView) -> String {
         twin.reported_version,
         section(&twin.reported),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use marram_core::time::UtcMillis;
-
-    use super::*;
-
-    #[test]
-    fn a_log_line_tells_when_and_where_and_cannot_fake_a_screen() {
-        let line = LogLine { time: UtcMillis(1_700_000_000_123), stream: LogStream::Err, text: "a\u{1b}[2Jb".into() };
-        assert_eq!(log_line(&line), "2023-11-14T22:13:20.123Z err a\u{fffd}[2Jb\n");
-        let odd = LogLine { time: UtcMillis(u64::MAX), ..line };
-        assert!(log_line(&odd).starts_with("9999-12-31"));
-    }
 }

@@ -73,6 +73,11 @@ impl Failure {
         self.code == Code::InForce.as_str()
     }
 
+    /// Whether the host that this was asked of has ended, or is about to.
+    pub(crate) fn is_end_of_host(&self) -> bool {
+        self.exit_code() == 4
+    }
+
     /// The process's exit code; `docs/cli.md` has the table.
     pub(crate) fn exit_code(&self) -> u8 {
         match self.code.as_str() {

@@ -6,10 +6,12 @@ mod args;
 mod ask;
 mod check;
 mod client;
+mod completions;
 mod config;
 mod failure;
 mod input;
 mod inspect;
+mod logs;
 mod output;
 mod pull;
 mod push;
@@ -47,12 +49,13 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Check(args) => check::check(args),
         Command::Apply(args) => ask::apply(args),
         Command::List(args) => ask::list(args),
-        Command::Logs(args) => ask::logs(args),
+        Command::Logs(args) => logs::logs(args),
         Command::Restart(args) => ask::restart(args),
         Command::Twin(args) => ask::twin(args),
         Command::Module(Module::Push(args)) => push::push(args),
         Command::Module(Module::Pull(args)) => pull::pull(args),
         Command::Module(Module::Inspect(args)) => inspect::inspect(args),
+        Command::Completions(args) => completions::completions(&args),
         Command::Version(args) => version::version(args),
         Command::CompileHelper(args) => compile_helper(&args),
     }

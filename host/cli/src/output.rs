@@ -10,12 +10,16 @@ use crate::failure::{Code, Failure};
 
 /// Writes data. A closed pipe counts as written.
 pub(crate) fn data(text: &str) -> Result<(), Failure> {
+    data_to_reader(text).map(|_| ())
+}
+
+/// Writes data of which there may be more. False: the pipe is closed, nobody reads on.
+pub(crate) fn data_to_reader(text: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Failure::new(Code::Failed, format!("cannot write the answer: {error}")))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::new(Code::Failed, format!("cannot write the answer: {error}"))),
     }
 }
 

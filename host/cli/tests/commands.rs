@@ -81,6 +81,37 @@ fn check_passes_a_good_manifest() {
 }
 
 #[test]
+fn completions_know_the_commands_and_are_whole_scripts() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = marram().args(["completions", shell]).output().unwrap();
+        let script = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{shell}");
+        assert!(script.contains("restart") && script.contains("follow"), "{shell}: {script}");
+        assert!(!script.contains("compile-helper"), "{shell} offers what is no one's to call");
+        let folder = scratch();
+        let file = folder.path().join("script");
+        std::fs::write(&file, &script).unwrap();
+        // Who has the shell can see that it reads the script.
+        if let Ok(output) = std::process::Command::new(shell).arg("-n").arg(&file).output() {
+            assert!(output.status.success(), "{shell}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    assert_eq!(marram().args(["completions", "dos"]).output().unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn a_log_of_a_time_that_cannot_be_read_is_a_matter_of_usage() {
+    for (since, code) in [("soon", 2), ("-10m", 2), ("10m", 4), ("2026-01-31T12:00:00Z", 4)] {
+        let folder = scratch();
+        let since = format!("--since={since}");
+        let output = marram().args(["logs", "m", "-f", &since, "--data"]).arg(folder.path()).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{since}: {errors}");
+        assert!(code == 4 || errors.contains("10m"), "{errors}");
+    }
+}
+
+#[test]
 fn version_names_the_engine_it_holds() {
     let output = marram().args(["version", "--format", "json"]).output().unwrap();
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -8,10 +8,13 @@ use std::{
     time::Duration,
 };
 
-use marram_core::ports::{BoxFuture, Exports, ModuleHost, Sent, Settlement};
+use marram_core::{
+    ports::{BoxFuture, Exports, ModuleHost, Sent, Settlement},
+    time::UtcMillis,
+};
 
 use super::worlds::{Guest, Handler, World, manifest, message};
-use crate::ApplyError;
+use crate::{ApplyError, LogQuery, ModuleError};
 
 const A_TO_B: &str = r#""FROM /messages/modules/a/* INTO BrokeredEndpoint(\"/modules/b/inputs/in\")""#;
 const B_UP: &str = r#""FROM /messages/modules/b/* INTO $upstream""#;
@@ -133,4 +136,18 @@ async fn nothing_new_is_taken_while_the_host_ends() {
     assert!(matches!(agent.apply(&manifest(&[], &[])).await, Err(ApplyError::Stopping)));
     let again = world.agent().await;
     assert_eq!(again.status().await.unwrap().deployment_version, 1);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_log_line_does_not_hold_the_stop_up() {
+    let world = World::default();
+    world.guest("a", Guest::default());
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("a", "{}")], &[])).await.unwrap();
+    let never = LogQuery { since: UtcMillis(u64::MAX), wait: Duration::from_secs(3600), ..LogQuery::default() };
+    let asker = agent.clone();
+    let waiting = tokio::spawn(async move { asker.logs("a", &never).await });
+    tokio::task::yield_now().await;
+    agent.shut_down(Duration::from_secs(20)).await;
+    assert!(matches!(waiting.await.unwrap(), Err(ModuleError::Stopping)));
 }
