@@ -21,20 +21,20 @@ use crate::doorbell::Doorbell;
 
 /// Bytes that wait for one input. 1 MiB is four of the largest messages or some thousand readings; with 30 inputs
 /// it is half of a 64 MiB device, so not twice as large.
-pub const INPUT_QUEUE_BYTES: usize = 1 << 20;
+pub(crate) const INPUT_QUEUE_BYTES: usize = 1 << 20;
 /// Bytes that wait for upstream in memory: 4 MiB, an hour of 4 readings of 300 bytes a second. The durable store takes
 /// longer outages.
-pub const UPSTREAM_QUEUE_BYTES: usize = 4 << 20;
+pub(crate) const UPSTREAM_QUEUE_BYTES: usize = 4 << 20;
 /// Shortest time between two lines of the log about drops of one queue. All of them are counted.
 const BETWEEN_DROP_LINES: Duration = Duration::from_secs(1);
 
 /// The queue of one sink.
 #[derive(Debug)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     /// Where it leads.
-    pub sink: Sink,
+    pub(crate) sink: Sink,
     /// The input's name; empty for upstream.
-    pub input: Arc<str>,
+    pub(crate) input: Arc<str>,
     inner: Mutex<Inner>,
     consumer: Arc<Doorbell>,
     /// Senders wait here for room.
@@ -67,17 +67,17 @@ struct Unlogged {
 
 /// Counters of an endpoint since the host started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct EndpointStats {
+pub(crate) struct EndpointStats {
     /// Messages that wait or are out for delivery.
-    pub len: usize,
+    pub(crate) len: usize,
     /// Their bytes.
-    pub bytes: usize,
+    pub(crate) bytes: usize,
     /// Accepted so far.
-    pub accepted: u64,
+    pub(crate) accepted: u64,
     /// Handled so far.
-    pub delivered: u64,
+    pub(crate) delivered: u64,
     /// Given up so far, by reason.
-    pub dropped: BTreeMap<&'static str, u64>,
+    pub(crate) dropped: BTreeMap<&'static str, u64>,
 }
 
 /// Whether an endpoint takes a message.
@@ -146,7 +146,7 @@ impl Endpoint {
 
     /// Takes up to `max` messages for delivery.
     #[must_use]
-    pub fn take(&self, now: Uptime, max: usize) -> Batch {
+    pub(crate) fn take(&self, now: Uptime, max: usize) -> Batch {
         let mut inner = self.lock();
         let batch = inner.queue.take(now, max);
         self.note_drops(&mut inner, now);
@@ -167,7 +167,7 @@ impl Endpoint {
     }
 
     /// Takes a batch back with its settlements, and lets senders that wait for room try again.
-    pub fn finish(&self, mut batch: Batch, now: Uptime) {
+    pub(crate) fn finish(&self, mut batch: Batch, now: Uptime) {
         let mut inner = self.lock();
         let done = inner.queue.credit(&mut batch);
         inner.delivered += done as u64;
@@ -218,7 +218,7 @@ impl Endpoint {
 
     /// Counters.
     #[must_use]
-    pub fn stats(&self) -> EndpointStats {
+    pub(crate) fn stats(&self) -> EndpointStats {
         let inner = self.lock();
         EndpointStats {
             len: inner.queue.len(),

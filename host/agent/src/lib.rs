@@ -18,12 +18,8 @@ mod twins;
 mod upstream;
 
 pub use agent::{Agent, Applied, ApplyError, Config, ModuleError, StartError, TwinView};
-pub use clock::Clock;
 pub use control::{SocketError, serve};
-pub use endpoint::{Endpoint, EndpointStats, INPUT_QUEUE_BYTES, UPSTREAM_QUEUE_BYTES};
-pub use link::ModuleLink;
 pub use logs::{LogLine, LogQuery};
-pub use router::Router;
 pub use status::{ModuleStatus, QueueStatus, Status};
 pub use twins::TwinError;
 

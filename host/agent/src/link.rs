@@ -30,7 +30,7 @@ use crate::{
 const MAX_CACHED_OUTPUTS: usize = 32;
 
 /// The host as one instance sees it.
-pub struct ModuleLink {
+pub(crate) struct ModuleLink {
     inner: Arc<Inner>,
 }
 

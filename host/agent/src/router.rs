@@ -26,7 +26,7 @@ use crate::{
 
 /// The routes in force and the queues behind them.
 #[derive(Debug)]
-pub struct Router {
+pub(crate) struct Router {
     clock: Clock,
     table: RwLock<Arc<Table>>,
     /// Rises with each change of the routes, so that senders know that what they resolved is stale.
@@ -73,7 +73,7 @@ impl Router {
     /// A router without routes: everything is dropped and counted. Sequences of sources that are not modules begin after
     /// `first_sequence`.
     #[must_use]
-    pub fn new(clock: Clock, first_sequence: u64) -> Self {
+    pub(crate) fn new(clock: Clock, first_sequence: u64) -> Self {
         Self {
             clock,
             table: RwLock::default(),
@@ -87,7 +87,7 @@ impl Router {
 
     /// Puts the routes of a deployment in force. Queues of sinks that are still in use stay as they are; what waits for
     /// one that is not is given up, counted and logged.
-    pub fn apply(&self, deployment: Arc<Deployment>) {
+    pub(crate) fn apply(&self, deployment: Arc<Deployment>) {
         let old = self.table();
         let mut endpoints = BTreeMap::new();
         for spec in &deployment.routes {
@@ -137,7 +137,7 @@ impl Router {
 
     /// The queues that feed a module, by input name.
     #[must_use]
-    pub fn inputs_of(&self, module: &str) -> Vec<Arc<Endpoint>> {
+    pub(crate) fn inputs_of(&self, module: &str) -> Vec<Arc<Endpoint>> {
         let table = self.table();
         let of_module = |sink: &Sink| matches!(sink, Sink::Input { module: m, .. } if **m == *module);
         table.endpoints.iter().filter(|(sink, _)| of_module(sink)).map(|(_, endpoint)| endpoint.clone()).collect()
@@ -145,25 +145,25 @@ impl Router {
 
     /// Upstream's queue, if a route leads there.
     #[must_use]
-    pub fn upstream(&self) -> Option<Arc<Endpoint>> {
+    pub(crate) fn upstream(&self) -> Option<Arc<Endpoint>> {
         self.table().endpoints.get(&Sink::Upstream).cloned()
     }
 
     /// All queues.
     #[must_use]
-    pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+    pub(crate) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         self.table().endpoints.values().cloned().collect()
     }
 
     /// Messages that no route wanted, since the host started.
     #[must_use]
-    pub fn no_route(&self) -> u64 {
+    pub(crate) fn no_route(&self) -> u64 {
         self.no_route.load(Relaxed)
     }
 
     /// Messages that were given up because no route led to their queue any more, since the host started.
     #[must_use]
-    pub fn endpoint_removed(&self) -> u64 {
+    pub(crate) fn endpoint_removed(&self) -> u64 {
         self.removed.load(Relaxed)
     }
 

@@ -81,9 +81,10 @@ pub enum PullPolicy {
 /// Limits and grants of a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sandbox {
-    /// `limits.memory`: bytes over all linear memories, tables and held messages.
+    /// `limits.memory`: bytes over all linear memories, tables and held messages, and what the host keeps for the parts of an
+    /// instance.
     pub memory_bytes: u64,
-    /// `limits.handlerTime`: running time of one handler call.
+    /// `limits.handlerTime`: processor time of one handler call, waiting not counted.
     pub handler_time: Duration,
     /// `limits.handlerWall`: wall-clock bound of one handler call, waiting included.
     pub handler_wall: Duration,

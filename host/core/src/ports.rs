@@ -168,7 +168,8 @@ pub enum Settlement {
 /// How an instance ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
-    /// 0 done, 1 a program's own failure (WASI 0.2 tells success and failure, no number), 134 trap, 137 memory limit, 124 deadline, 143 stopped.
+    /// 0 done, 1 a program's own failure (WASI 0.2 tells success and failure, no number), 134 trap, 137 memory limit,
+    /// 124 deadline, 143 stopped.
     pub code: i32,
     /// One line for people.
     pub reason: String,
