@@ -6,7 +6,6 @@
 
 use std::{fs::File, io::Read, path::PathBuf, sync::Arc};
 
-use bytes::Bytes;
 use marram_core::{
     deployment::{PullPolicy, RegistryCredential},
     ports::{Artifact, BoxFuture, FetchError, FetchRequest, Images},
@@ -14,8 +13,9 @@ use marram_core::{
 use oci_client::RegistryOperation;
 
 use crate::{
-    cache::{Cache, Temporary},
-    digest::{Digest, Hasher},
+    cache::Cache,
+    digest::Digest,
+    download::Download,
     failure::{Failure, blocking},
     http::Transport,
     image::{Authority, Image},
@@ -26,9 +26,6 @@ use crate::{
     settings::{Settings, SettingsError, hosts},
     source::Source,
 };
-
-/// Bytes gathered before they are written: a call to the disk thread costs more than a network packet.
-const WRITE_BYTES: usize = 256 << 10;
 
 /// Fetches components into one cache folder and pushes them to registries and layouts. Make one for a process.
 pub struct Registry {
@@ -265,70 +262,4 @@ fn present(cache: &Cache, layer: &Descriptor) -> Result<Option<PathBuf>, Failure
 pub(crate) fn wrong_size(layer: &Descriptor, bytes: u64) -> Failure {
     let Descriptor { digest, size, .. } = layer;
     Failure::refused(format!("size mismatch: its manifest says that {digest} has {size} bytes, but it has {bytes}"))
-}
-
-/// A component being written to the cache's temporary folder; gone when dropped before [`Download::finish`].
-struct Download {
-    cache: Arc<Cache>,
-    layer: Descriptor,
-    temporary: Temporary,
-    hasher: Hasher,
-    received: u64,
-    buffer: Vec<u8>,
-    looked_at: bool,
-}
-
-impl Download {
-    async fn start(cache: Arc<Cache>, layer: Descriptor) -> Result<Self, Failure> {
-        let owner = cache.clone();
-        let temporary = blocking(move || owner.temporary()).await?;
-        let (hasher, buffer) = (Hasher::new(), Vec::new());
-        Ok(Self { cache, layer, temporary, hasher, received: 0, buffer, looked_at: false })
-    }
-
-    /// Takes a piece; breaks off at the first byte too much and at a beginning that is no component's.
-    async fn take(mut self, piece: Bytes) -> Result<Self, Failure> {
-        self.received += piece.len() as u64;
-        if self.received > self.layer.size {
-            let Descriptor { digest, size, .. } = &self.layer;
-            return Err(Failure::refused(format!(
-                "size mismatch: more than the {size} bytes arrived that its manifest announces for {digest}"
-            )));
-        }
-        self.hasher.update(&piece);
-        self.buffer.extend_from_slice(&piece);
-        if !self.looked_at && self.buffer.len() >= PREAMBLE_BYTES {
-            check_preamble(&self.buffer[..PREAMBLE_BYTES])?;
-            self.looked_at = true;
-        }
-        if self.buffer.len() >= WRITE_BYTES { self.write().await } else { Ok(self) }
-    }
-
-    async fn write(mut self) -> Result<Self, Failure> {
-        blocking(move || {
-            self.temporary.write(&self.buffer)?;
-            self.buffer.clear();
-            Ok(self)
-        })
-        .await
-    }
-
-    /// Verifies, and puts the file in its place.
-    async fn finish(self) -> Result<PathBuf, Failure> {
-        let Descriptor { digest, size, .. } = &self.layer;
-        if self.received < *size {
-            // Without an announced length, an end is also what a broken connection looks like.
-            return Err(Failure::Unreachable(format!(
-                "only {} of the {size} bytes of {digest} arrived",
-                self.received
-            )));
-        }
-        if !self.looked_at {
-            check_preamble(&self.buffer)?;
-        }
-        let mut done = self.write().await?;
-        let computed = std::mem::replace(&mut done.hasher, Hasher::new()).finish();
-        expect_digest("the component", Some(done.layer.digest), computed)?;
-        blocking(move || done.cache.keep(&mut done.temporary, &done.layer.digest)).await
-    }
 }

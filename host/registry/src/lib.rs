@@ -8,6 +8,7 @@ mod answer;
 mod auth;
 mod cache;
 mod digest;
+mod download;
 mod failure;
 mod fetch;
 mod http;
