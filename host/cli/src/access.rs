@@ -38,6 +38,7 @@ pub(crate) struct Fetched {
 }
 
 /// A client for the registry or layout of `reference`, which keeps what it fetches in `cache`.
+#[cfg(feature = "author")]
 pub(crate) fn open(access: &Access, reference: &str, cache: &Path) -> Result<Registry, Failure> {
     client(&settings(access)?, access, &parse(reference)?, cache)
 }

@@ -38,10 +38,12 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Module(Module),
     /// Write a completion script for a shell
+    #[cfg(feature = "author")]
     Completions(Completions),
     /// Show versions and features of this binary
     Version(Version),
     /// Compile a component in this process; the host calls it
+    #[cfg(feature = "compiler")]
     #[command(hide = true)]
     CompileHelper(CompileHelper),
 }
@@ -178,6 +180,7 @@ pub(crate) enum Twin {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Module {
     /// Store a component in a registry (HOST/REPOSITORY:TAG) or in an image-layout folder (oci:FOLDER:TAG)
+    #[cfg(feature = "author")]
     Push(Push),
     /// Fetch a component from a registry or an image-layout folder into a file, all digests checked
     Pull(Pull),
@@ -202,6 +205,7 @@ pub(crate) struct Access {
     pub(crate) config: Option<PathBuf>,
 }
 
+#[cfg(feature = "author")]
 #[derive(Debug, Args)]
 pub(crate) struct Push {
     /// The component
@@ -249,6 +253,7 @@ pub(crate) struct Version {
     pub(crate) format: Format,
 }
 
+#[cfg(feature = "compiler")]
 #[derive(Debug, Args)]
 pub(crate) struct CompileHelper {
     pub(crate) input: PathBuf,
@@ -257,12 +262,14 @@ pub(crate) struct CompileHelper {
     pub(crate) profile: String,
 }
 
+#[cfg(feature = "author")]
 #[derive(Debug, Args)]
 pub(crate) struct Completions {
     #[arg(value_enum)]
     pub(crate) shell: Shell,
 }
 
+#[cfg(feature = "author")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Shell {
     Bash,
@@ -284,18 +291,20 @@ impl Command {
     /// How errors of this command are written.
     pub(crate) fn format(&self) -> Format {
         match self {
-            Self::Run(_) | Self::Completions(_) | Self::CompileHelper(_) => Format::Text,
+            Self::Run(_) => Format::Text,
+            #[cfg(feature = "author")]
+            Self::Completions(_) => Format::Text,
+            #[cfg(feature = "compiler")]
+            Self::CompileHelper(_) => Format::Text,
             Self::Check(Check { format, .. }) | Self::Version(Version { format }) => *format,
             Self::List(ask) => ask.format,
             Self::Apply(Apply { ask, .. }) | Self::Logs(Logs { ask, .. }) | Self::Restart(Restart { ask, .. }) => {
                 ask.format
             }
             Self::Twin(Twin::Get { ask, .. } | Twin::Set { ask, .. }) => ask.format,
-            Self::Module(
-                Module::Push(Push { format, .. })
-                | Module::Pull(Pull { format, .. })
-                | Module::Inspect(Inspect { format, .. }),
-            ) => *format,
+            #[cfg(feature = "author")]
+            Self::Module(Module::Push(Push { format, .. })) => *format,
+            Self::Module(Module::Pull(Pull { format, .. }) | Module::Inspect(Inspect { format, .. })) => *format,
         }
     }
 }

@@ -1,11 +1,13 @@
 //! The `marram` binary: arguments, output, exit codes. The only crate that names every world; it joins them and decides
 //! nothing about modules or messages.
 
+mod absent;
 mod access;
 mod args;
 mod ask;
 mod check;
 mod client;
+#[cfg(feature = "author")]
 mod completions;
 mod config;
 mod failure;
@@ -14,6 +16,7 @@ mod inspect;
 mod logs;
 mod output;
 mod pull;
+#[cfg(feature = "author")]
 mod push;
 mod run;
 mod version;
@@ -22,13 +25,17 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Cli, Command, CompileHelper, Format, Module};
-use failure::{Code, Failure};
+use args::{Cli, Command, Format, Module};
+use failure::Failure;
 
 fn main() -> ExitCode {
     let command = match Cli::try_parse() {
         Ok(cli) => cli.command,
         Err(error) => {
+            if let Some(failure) = absent::explain(&error) {
+                tell(&failure, Format::Text);
+                return ExitCode::from(failure.exit_code());
+            }
             let _ = error.print(); // nobody to hear it is no error
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
@@ -52,11 +59,14 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Logs(args) => logs::logs(args),
         Command::Restart(args) => ask::restart(args),
         Command::Twin(args) => ask::twin(args),
+        #[cfg(feature = "author")]
         Command::Module(Module::Push(args)) => push::push(args),
         Command::Module(Module::Pull(args)) => pull::pull(args),
         Command::Module(Module::Inspect(args)) => inspect::inspect(args),
+        #[cfg(feature = "author")]
         Command::Completions(args) => completions::completions(&args),
         Command::Version(args) => version::version(args),
+        #[cfg(feature = "compiler")]
         Command::CompileHelper(args) => compile_helper(&args),
     }
 }
@@ -72,10 +82,11 @@ fn tell(failure: &Failure, format: Format) {
 }
 
 /// The body of the engine's child process. Reads no settings and starts no runtime: it lives under limits.
-fn compile_helper(args: &CompileHelper) -> Result<(), Failure> {
+#[cfg(feature = "compiler")]
+fn compile_helper(args: &args::CompileHelper) -> Result<(), Failure> {
     let profile = args
         .profile
         .parse()
-        .map_err(|error: marram_engine::ParseProfileError| Failure::new(Code::Usage, error.to_string()))?;
+        .map_err(|error: marram_engine::ParseProfileError| Failure::new(failure::Code::Usage, error.to_string()))?;
     marram_engine::compile_helper(&args.input, &args.output, profile).map_err(|error| Failure::failed(&error))
 }

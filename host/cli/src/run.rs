@@ -4,6 +4,10 @@
 mod deploy;
 mod logging;
 mod signals;
+#[cfg(feature = "console")]
+mod view;
+#[cfg(not(feature = "console"))]
+#[path = "run/no_view.rs"]
 mod view;
 
 use std::{

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::{
+    absent,
     args::{Format, Version},
     failure::Failure,
     output,
@@ -13,7 +14,7 @@ pub(crate) fn version(args: Version) -> Result<(), Failure> {
     let wasmtime = marram_engine::WASMTIME_VERSION;
     let target = env!("MARRAM_TARGET");
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
-    let features: &[&str] = if cfg!(feature = "compiler") { &["compiler"] } else { &[] };
+    let features = absent::built_in();
     let text = match args.format {
         Format::Json => json!({
             "version": version, "wasmtime": wasmtime, "target": target, "profile": profile, "features": features,

@@ -4,6 +4,9 @@
 //! here over the bytes that are kept, and a file in the cache is checked again before its first use in a process.
 //! Signatures are not checked here, components are not compiled here, and nothing here is process-wide.
 
+// Here and there something is used by a push alone; where there is none, the linker leaves it out.
+#![cfg_attr(not(feature = "push"), allow(dead_code))]
+
 mod answer;
 mod auth;
 mod cache;
@@ -16,6 +19,7 @@ mod image;
 mod inspect;
 mod layout;
 mod manifest;
+#[cfg(feature = "push")]
 mod push;
 mod session;
 mod settings;
@@ -25,5 +29,6 @@ pub use digest::{BadDigest, Digest};
 pub use fetch::Registry;
 pub use image::{Authority, BadImage, Image, LayoutImage, RemoteImage};
 pub use inspect::{Inspection, Kind, inspect};
+#[cfg(feature = "push")]
 pub use push::{PushError, PushResult};
 pub use settings::{DEFAULT_MAX_COMPONENT_BYTES, DEFAULT_MAX_MANIFEST_BYTES, Settings, SettingsError, Timeouts};

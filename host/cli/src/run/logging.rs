@@ -160,6 +160,7 @@ impl Sink {
     }
 
     /// All lines that wait; a word about lost ones is the last.
+    #[cfg(feature = "console")]
     pub(super) fn take(&self) -> String {
         self.lock().take()
     }
