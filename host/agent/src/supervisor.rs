@@ -196,14 +196,14 @@ impl Supervisor {
         };
         tracing::info!(module = %spec.name, image = %spec.image, "preparing");
         let (images, engine) = (self.worlds.images.clone(), self.worlds.engine.clone());
-        let (fetches, loads) = (self.fetches.clone(), self.loads.clone());
+        let (fetches, loads, image) = (self.fetches.clone(), self.loads.clone(), spec.image.clone());
         let work = async move {
             // Nobody closes the semaphores: there is a permit, sooner or later.
             let fetching = fetches.acquire().await;
             let artifact = images.fetch(request).await.map_err(|error| error.to_string())?;
             drop(fetching);
             let _loading = loads.acquire().await;
-            let component = engine.load(&artifact).await.map_err(|error| error.to_string())?;
+            let component = engine.load(&artifact, &image).await.map_err(|error| error.to_string())?;
             Ok((artifact, component))
         };
         let (name, sender) = (spec.name.clone(), self.sender.clone());

@@ -17,12 +17,20 @@ struct Feature {
 const AT_A_DESK: &str = "use the full build of marram on another machine; `marram version` lists what this one has";
 
 /// Every command that stands under `#[cfg(feature)]` in `args.rs`.
-const FEATURES: [Feature; 1] = [Feature {
-    name: "author",
-    built_in: cfg!(feature = "author"),
-    commands: &["push", "completions"],
-    instead: AT_A_DESK,
-}];
+const FEATURES: [Feature; 2] = [
+    Feature {
+        name: "author",
+        built_in: cfg!(feature = "author"),
+        commands: &["push", "completions"],
+        instead: AT_A_DESK,
+    },
+    Feature {
+        name: "compiler",
+        built_in: cfg!(feature = "compiler"),
+        commands: &["compile", "compile-helper"],
+        instead: AT_A_DESK,
+    },
+];
 
 /// What to say instead of "unrecognized subcommand", if the command line names a command that this build lacks.
 pub(crate) fn explain(error: &clap::Error) -> Option<Failure> {

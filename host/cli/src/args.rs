@@ -42,6 +42,9 @@ pub(crate) enum Command {
     Completions(Completions),
     /// Show versions and features of this binary
     Version(Version),
+    /// Compile components ahead of time, for devices without a compiler
+    #[cfg(feature = "compiler")]
+    Compile(Compile),
     /// Compile a component in this process; the host calls it
     #[cfg(feature = "compiler")]
     #[command(hide = true)]
@@ -258,8 +261,31 @@ pub(crate) struct Version {
 pub(crate) struct CompileHelper {
     pub(crate) input: PathBuf,
     pub(crate) output: PathBuf,
-    /// `wide` or `narrow`
-    pub(crate) profile: String,
+    pub(crate) profile: marram_engine::Profile,
+    /// Without it: for this machine's very processor
+    pub(crate) target: Option<marram_engine::Target>,
+}
+
+#[cfg(feature = "compiler")]
+#[derive(Debug, Args)]
+pub(crate) struct Compile {
+    /// Components: .wasm files, references as `module pull` takes them, or both
+    #[arg(value_name = "FILE|REFERENCE", required = true)]
+    pub(crate) subjects: Vec<String>,
+    /// Folder for the code and its records; made if absent
+    #[arg(short, long, value_name = "FOLDER")]
+    pub(crate) output: PathBuf,
+    /// Machine that the code is for, as x86_64-linux, aarch64-linux or a target triple; may be repeated [default: this
+    /// machine's kind]
+    #[arg(long, value_name = "TARGET")]
+    pub(crate) target: Vec<marram_engine::Target>,
+    /// `engine.profile` of the hosts that will run it: wide or narrow
+    #[arg(long, value_name = "PROFILE", default_value_t)]
+    pub(crate) profile: marram_engine::Profile,
+    #[command(flatten)]
+    pub(crate) access: Access,
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
 }
 
 #[cfg(feature = "author")]
@@ -296,6 +322,8 @@ impl Command {
             Self::Completions(_) => Format::Text,
             #[cfg(feature = "compiler")]
             Self::CompileHelper(_) => Format::Text,
+            #[cfg(feature = "compiler")]
+            Self::Compile(Compile { format, .. }) => *format,
             Self::Check(Check { format, .. }) | Self::Version(Version { format }) => *format,
             Self::List(ask) => ask.format,
             Self::Apply(Apply { ask, .. }) | Self::Logs(Logs { ask, .. }) | Self::Restart(Restart { ask, .. }) => {

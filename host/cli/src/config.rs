@@ -25,14 +25,30 @@ pub(crate) struct Config {
     pub(crate) device_id: Option<String>,
     /// `data`.
     pub(crate) data: Option<PathBuf>,
-    /// `engine.profile`.
-    pub(crate) profile: marram_engine::Profile,
+    /// `[engine]`.
+    pub(crate) engine: Engine,
     /// `[registries]`.
     pub(crate) registries: Registries,
     /// `[upstream]`.
     pub(crate) upstream: Upstream,
     /// What is allowed and yet not well.
     pub(crate) warnings: Vec<Finding>,
+}
+
+/// `[engine]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Engine {
+    /// `profile`.
+    pub(crate) profile: marram_engine::Profile,
+    /// `precompiled`: folders that the owner fills with the output of `marram compile`.
+    pub(crate) precompiled: Vec<PathBuf>,
+}
+
+impl Default for Engine {
+    /// The folder is where packages put what does not change while the system runs; its absence is fine.
+    fn default() -> Self {
+        Self { profile: Default::default(), precompiled: vec!["/usr/lib/marram/precompiled".into()] }
+    }
 }
 
 /// `[registries]`.

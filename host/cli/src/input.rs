@@ -50,6 +50,16 @@ pub(crate) fn text(path: &Path) -> Result<String, Failure> {
     String::from_utf8(bytes.map_err(|error| cannot(error.to_string()))?).map_err(|_| cannot("it is not UTF-8".into()))
 }
 
+/// A file that is there is meant before a reference of the same name; what looks like a file's name is never looked for
+/// in a registry.
+pub(crate) fn is_component_file(subject: &str) -> bool {
+    if subject.starts_with("oci:") {
+        return false;
+    }
+    let path = Path::new(subject);
+    subject.starts_with(['/', '.']) || path.extension().is_some_and(|extension| extension == "wasm") || path.is_file()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +78,16 @@ mod tests {
         assert_eq!(read_regular(&path, 4).unwrap(), b"text");
         for odd in [folder.path(), Path::new("/dev/zero")] {
             assert!(read_regular(odd, 4).unwrap_err().to_string().contains("not a regular file"));
+        }
+    }
+
+    #[test]
+    fn what_looks_like_a_file_is_no_reference() {
+        for file in ["a.wasm", "./a", "/a/b", "../x:1"] {
+            assert!(is_component_file(file), "{file}");
+        }
+        for reference in ["oci:./a.wasm", "r.example/filter:1.2", "filter", "localhost:5000/a:b"] {
+            assert!(!is_component_file(reference), "{reference}");
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub(crate) fn inspect(args: Inspect) -> Result<(), Failure> {
-    let (bytes, origin) = if is_file(&args.subject) {
+    let (bytes, origin) = if input::is_component_file(&args.subject) {
         if args.access.username.is_some() {
             return Err(access::not_in_a_registry(&args.subject));
         }
@@ -33,16 +33,6 @@ pub(crate) fn inspect(args: Inspect) -> Result<(), Failure> {
         Format::Text => report.to_text(),
         Format::Json => format!("{}\n", report.to_json()),
     })
-}
-
-/// A file that is there is meant before a reference of the same name; what looks like a file's name is never looked for
-/// in a registry.
-fn is_file(subject: &str) -> bool {
-    if subject.starts_with("oci:") {
-        return false;
-    }
-    let path = Path::new(subject);
-    subject.starts_with(['/', '.']) || path.extension().is_some_and(|extension| extension == "wasm") || path.is_file()
 }
 
 fn read(path: &Path, name: &str) -> Result<Vec<u8>, Failure> {
@@ -209,15 +199,5 @@ mod tests {
         assert_eq!(lines[4], "exports    none");
         assert_eq!(lines[5], "imports    a:b/c          not offered by this host");
         assert_eq!(lines[6], "           a:b/long-name  not offered by this host");
-    }
-
-    #[test]
-    fn what_looks_like_a_file_is_no_reference() {
-        for file in ["a.wasm", "./a", "/a/b", "../x:1"] {
-            assert!(is_file(file), "{file}");
-        }
-        for reference in ["oci:./a.wasm", "r.example/filter:1.2", "filter", "localhost:5000/a:b"] {
-            assert!(!is_file(reference), "{reference}");
-        }
     }
 }

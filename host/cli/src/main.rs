@@ -7,6 +7,8 @@ mod args;
 mod ask;
 mod check;
 mod client;
+#[cfg(feature = "compiler")]
+mod compile;
 #[cfg(feature = "author")]
 mod completions;
 mod config;
@@ -67,6 +69,8 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Completions(args) => completions::completions(&args),
         Command::Version(args) => version::version(args),
         #[cfg(feature = "compiler")]
+        Command::Compile(args) => compile::compile(args),
+        #[cfg(feature = "compiler")]
         Command::CompileHelper(args) => compile_helper(&args),
     }
 }
@@ -84,9 +88,6 @@ fn tell(failure: &Failure, format: Format) {
 /// The body of the engine's child process. Reads no settings and starts no runtime: it lives under limits.
 #[cfg(feature = "compiler")]
 fn compile_helper(args: &args::CompileHelper) -> Result<(), Failure> {
-    let profile = args
-        .profile
-        .parse()
-        .map_err(|error: marram_engine::ParseProfileError| Failure::new(failure::Code::Usage, error.to_string()))?;
-    marram_engine::compile_helper(&args.input, &args.output, profile).map_err(|error| Failure::failed(&error))
+    marram_engine::compile_helper(&args.input, &args.output, args.profile, args.target)
+        .map_err(|error| Failure::failed(&error))
 }

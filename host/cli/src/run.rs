@@ -12,8 +12,6 @@ mod view;
 
 use std::{
     convert::Infallible,
-    ffi::OsString,
-    fs,
     num::NonZero,
     path::{Path, PathBuf},
     sync::Arc,
@@ -74,9 +72,10 @@ fn open(config: &Config, data: &Path) -> Result<marram_agent::Config, Failure> {
     let registry = Registry::new(config.registry(&data.join("cache"))?)
         .map_err(|error| Failure::new(Code::BadConfig, chain(&error)))?;
     let engine = WasmEngine::new(marram_engine::Settings {
-        profile: config.profile,
+        profile: config.engine.profile,
         cache: data.join("compiled"),
-        helper: HelperCommand::Process { program: own_binary()?, args: vec![OsString::from("compile-helper")] },
+        precompiled: config.engine.precompiled.clone(),
+        helper: compiler()?,
         limits: CompileLimits::default(),
     })
     .map_err(|error| failed(&error))?;
@@ -91,10 +90,22 @@ fn open(config: &Config, data: &Path) -> Result<marram_agent::Config, Failure> {
     })
 }
 
+/// This binary in a process of its own.
+#[cfg(feature = "compiler")]
+pub(crate) fn compiler() -> Result<HelperCommand, Failure> {
+    Ok(HelperCommand::Process { program: own_binary()?, args: vec!["compile-helper".into()] })
+}
+
+#[cfg(not(feature = "compiler"))]
+fn compiler() -> Result<HelperCommand, Failure> {
+    Ok(HelperCommand::Nobody)
+}
+
 /// The running binary, even after an update has put another one in its place: code of one version only loads in it.
+#[cfg(feature = "compiler")]
 fn own_binary() -> Result<PathBuf, Failure> {
     let link = PathBuf::from("/proc/self/exe");
-    match fs::symlink_metadata(&link) {
+    match std::fs::symlink_metadata(&link) {
         Ok(_) => Ok(link),
         Err(_) => std::env::current_exe()
             .map_err(|error| Failure::new(Code::Failed, format!("cannot find the marram binary: {error}"))),

@@ -63,9 +63,9 @@ pub struct FetchError {
 
 /// Runs components.
 pub trait Engine: Send + Sync {
-    /// Compiles (in a child process) or takes the compiled form from the cache, and checks that every import can be met.
-    /// Does not run any of the component's code.
-    fn load(&self, artifact: &Artifact) -> BoxFuture<'_, Result<Arc<dyn Component>, LoadError>>;
+    /// Compiles (in a child process) or takes code that was compiled before, and checks that every import can be met. Does
+    /// not run any of the component's code. `image` is the reference that led to the artifact, for messages.
+    fn load(&self, artifact: &Artifact, image: &str) -> BoxFuture<'_, Result<Arc<dyn Component>, LoadError>>;
 }
 
 /// Why a component cannot run here; one line that names the imports, the rule or the tool to use.

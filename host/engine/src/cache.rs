@@ -13,13 +13,13 @@ use std::{
 use sha2::{Digest as _, Sha256};
 use wasmtime::{Engine, component::Component};
 
-use crate::{compile::write_new, settings::Profile};
+use crate::{compile::write_new, settings::Profile, target};
 
 /// Version of wasmtime whose code the entries hold.
 pub const WASMTIME: &str = "48.0.8";
 
 /// Rises when entries of the same wasmtime become useless: other settings, other checks before compiling.
-const REVISION: u32 = 2;
+pub(crate) const REVISION: u32 = 2;
 
 /// The folder.
 #[derive(Debug)]
@@ -46,8 +46,7 @@ impl Cache {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         check_private(&fs::symlink_metadata(folder)?)?;
         remove_leftovers(folder)?;
-        let target = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
-        let key = format!("{WASMTIME}/{target}/{profile}/{REVISION}");
+        let key = format!("{WASMTIME}/{}/{profile}/{REVISION}", target::here());
         let suffix = hex(&Sha256::digest(key.as_bytes())[..8]);
         Ok(Self { folder: folder.to_owned(), suffix, temporaries: AtomicU64::new(0) })
     }
@@ -123,7 +122,7 @@ fn cost_in(record: &[u8], digest: &str) -> Option<u64> {
 }
 
 /// The system had no file or no memory to give: that says nothing about the entry.
-fn is_of_the_system(error: &wasmtime::Error) -> bool {
+pub(crate) fn is_of_the_system(error: &wasmtime::Error) -> bool {
     error.chain().any(|cause| {
         cause.is::<io::Error>() || cause.is::<rustix::io::Errno>() || cause.is::<wasmtime::error::OutOfMemory>()
     })
@@ -156,7 +155,11 @@ fn remove_leftovers(folder: &Path) -> io::Result<()> {
 
 /// SHA-256 of a file, read in pieces.
 pub(crate) fn digest_of(path: &Path) -> io::Result<[u8; 32]> {
-    let mut file = File::open(path)?;
+    digest_of_file(&File::open(path)?)
+}
+
+/// SHA-256 of what follows in an open file.
+pub(crate) fn digest_of_file(mut file: &File) -> io::Result<[u8; 32]> {
     let mut digest = Sha256::new();
     let mut buffer = vec![0; 128 << 10];
     loop {
@@ -172,7 +175,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn absent_as_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+pub(crate) fn absent_as_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

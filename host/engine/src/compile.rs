@@ -13,7 +13,10 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::settings::{CompileLimits, HelperCommand, Profile};
+use crate::{
+    settings::{CompileLimits, HelperCommand, Profile},
+    target::Target,
+};
 
 /// Bytes of the child's standard error that are kept.
 const MAX_STDERR_BYTES: u64 = 8 << 10;
@@ -49,32 +52,47 @@ pub enum CompileError {
     /// A limit of [`CompileLimits`].
     #[error("compiling took more than {0}; raise the limit, or compile it elsewhere")]
     Limit(String),
-    /// The device build.
-    #[error("this build has no compiler; it runs only components that were compiled before")]
+    /// [`HelperCommand::Nobody`].
+    #[error("this host has no compiler; it runs only components that were compiled before")]
     NoCompiler,
 }
 
 /// Compiles the component at `input` and writes its machine code to `output`, which must not exist yet. The body of the
-/// helper process; sets no limits, since its parent does.
+/// helper process; sets no limits, since its parent does. Without a target the code is for this machine's very processor.
 ///
 /// # Errors
 /// See [`CompileError`]; `output` may then exist with any content.
 #[cfg(feature = "compiler")]
-pub fn compile_helper(input: &Path, output: &Path, profile: Profile) -> Result<(), CompileError> {
+pub fn compile_helper(
+    input: &Path,
+    output: &Path,
+    profile: Profile,
+    target: Option<Target>,
+) -> Result<(), CompileError> {
     let bytes = std::fs::read(input).map_err(|error| CompileError::Read(input.to_owned(), error))?;
-    let code = wasmtime::Engine::new(&profile.config())
+    let code = compiler(profile, target)
         .and_then(|engine| engine.precompile_component(&bytes))
         .map_err(|error| CompileError::Invalid(format!("{error:#}")))?;
     write_new(output, &code).map_err(|error| CompileError::Write(output.to_owned(), error))
 }
 
-/// Compiles nothing: this build has no compiler.
-///
-/// # Errors
-/// Always [`CompileError::NoCompiler`].
-#[cfg(not(feature = "compiler"))]
-pub fn compile_helper(_input: &Path, _output: &Path, _profile: Profile) -> Result<(), CompileError> {
-    Err(CompileError::NoCompiler)
+#[cfg(feature = "compiler")]
+fn compiler(profile: Profile, target: Option<Target>) -> wasmtime::Result<wasmtime::Engine> {
+    let mut config = profile.config();
+    if let Some(target) = target {
+        config.target(target.triple())?;
+    }
+    if target == Some(Target::Riscv64) {
+        for extension in ["has_m", "has_a", "has_f", "has_d", "has_zicsr", "has_zifencei"] {
+            // SAFETY: the flag lets the compiler use instructions that every processor of this target has: the `g` of
+            // `riscv64gc`, without which the backend does not work.
+            #[allow(unsafe_code)]
+            unsafe {
+                config.cranelift_flag_enable(extension);
+            }
+        }
+    }
+    wasmtime::Engine::new(&config)
 }
 
 /// Writes a file that must not exist, readable by its owner alone, and waits until it is on the disk.
@@ -85,27 +103,29 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Compiles `input` into the new file `output` as the settings say.
+/// Compiles `input` into the new file `output` as the settings say; see [`compile_helper`] about `target`.
 pub(crate) async fn compile(
     helper: &HelperCommand,
     limits: CompileLimits,
     profile: Profile,
+    target: Option<Target>,
     input: &Path,
     output: &Path,
 ) -> Result<(), CompileError> {
-    if !cfg!(feature = "compiler") {
-        return Err(CompileError::NoCompiler);
-    }
     match helper {
+        HelperCommand::Nobody => Err(CompileError::NoCompiler),
+        #[cfg(not(feature = "compiler"))]
+        HelperCommand::InProcess => Err(CompileError::NoCompiler),
+        #[cfg(feature = "compiler")]
         HelperCommand::InProcess => {
             let (input, output) = (input.to_owned(), output.to_owned());
-            tokio::task::spawn_blocking(move || compile_helper(&input, &output, profile))
+            tokio::task::spawn_blocking(move || compile_helper(&input, &output, profile, target))
                 .await
                 .unwrap_or_else(|panic| Err(CompileError::Invalid(format!("the compiler panicked: {panic}"))))
         }
         HelperCommand::Process { program, args } => {
             let mut command = Command::new(program);
-            command.args(args).arg(input).arg(output).arg(profile.as_str());
+            command.args(args).arg(input).arg(output).arg(profile.as_str()).args(target.map(Target::as_str));
             let component =
                 std::fs::metadata(input).map_err(|error| CompileError::Read(input.to_owned(), error))?.len();
             let code = component.saturating_mul(CODE_FACTOR).saturating_add(CODE_BYTES);

@@ -10,16 +10,21 @@ use std::{
 
 use marram_core::ports::{self, Artifact, BoxFuture, LoadError};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use wasmtime::{Engine, component::Linker};
+use wasmtime::{
+    Engine,
+    component::{Component, Linker},
+};
 
 use crate::{
-    cache::{Cache, Entry, digest_of, hex},
+    cache::{Cache, Entry, REVISION, WASMTIME, digest_of, hex},
     check::survey,
     compile::compile,
     component::WasmComponent,
     link::linker,
-    settings::Settings,
+    precompiled::{self, Key},
+    settings::{HelperCommand, Settings},
     state::GuestState,
+    target,
     ticker::Ticker,
 };
 
@@ -32,8 +37,17 @@ struct Shared {
     linker: Linker<GuestState>,
     ticker: Arc<Ticker>,
     cache: Cache,
+    /// Of code that was made ahead.
+    key: Key,
     /// One slot for each component digest; whoever holds its lock is the one who loads.
     slots: Mutex<HashMap<String, Slot>>,
+}
+
+/// What the owner's folders have of a component.
+enum Shelf {
+    Has(Arc<WasmComponent>),
+    /// Nothing that may be used; said of each file that may not.
+    Lacks(Vec<String>),
 }
 
 type Slot = Arc<tokio::sync::Mutex<Weak<WasmComponent>>>;
@@ -65,35 +79,99 @@ impl WasmEngine {
         let engine = Engine::new(&settings.profile.config()).map_err(wasmtime)?;
         let linker = linker(&engine).map_err(wasmtime)?;
         let ticker = Arc::new(Ticker::start(&engine).map_err(EngineError::Thread)?);
-        Ok(Self(Arc::new(Shared { settings, engine, linker, ticker, cache, slots: Mutex::default() })))
+        let key = Key { target: target::here(), profile: settings.profile };
+        Ok(Self(Arc::new(Shared { settings, engine, linker, ticker, cache, key, slots: Mutex::default() })))
     }
 }
 
 impl ports::Engine for WasmEngine {
-    fn load(&self, artifact: &Artifact) -> BoxFuture<'_, Result<Arc<dyn ports::Component>, LoadError>> {
-        let artifact = artifact.clone();
-        Box::pin(async move { Ok(self.0.load(&artifact).await? as Arc<dyn ports::Component>) })
+    fn load(&self, artifact: &Artifact, image: &str) -> BoxFuture<'_, Result<Arc<dyn ports::Component>, LoadError>> {
+        let (artifact, image) = (artifact.clone(), image.to_owned());
+        Box::pin(async move { Ok(self.0.load(&artifact, &image).await? as Arc<dyn ports::Component>) })
     }
 }
 
 impl Shared {
-    async fn load(self: &Arc<Self>, artifact: &Artifact) -> Result<Arc<WasmComponent>, LoadError> {
+    async fn load(self: &Arc<Self>, artifact: &Artifact, image: &str) -> Result<Arc<WasmComponent>, LoadError> {
         let digest = hex_part(&artifact.component_digest)?;
         let slot = self.slot(digest);
         let mut loaded = slot.lock().await;
         if let Some(component) = loaded.upgrade() {
             return Ok(component);
         }
-        let entry = self.cache.entry(digest);
-        let component = match self.load_entry(entry.clone()).await? {
-            Some(component) => component,
-            None => {
-                self.compile(&artifact.path, digest, &entry).await?;
-                self.load_entry(entry).await?.ok_or_else(|| LoadError("the compiled component vanished".into()))?
-            }
+        let component = match self.load_precompiled(digest).await? {
+            Shelf::Has(component) => component,
+            Shelf::Lacks(refused) => self.load_own(artifact, digest, image, &refused).await?,
         };
         *loaded = Arc::downgrade(&component);
         Ok(component)
+    }
+
+    /// From the cache, or compiled now; `refused` is said of code that was made ahead and is not used.
+    async fn load_own(
+        self: &Arc<Self>,
+        artifact: &Artifact,
+        digest: &str,
+        image: &str,
+        refused: &[String],
+    ) -> Result<Arc<WasmComponent>, LoadError> {
+        let entry = self.cache.entry(digest);
+        if let Some(component) = self.load_entry(entry.clone()).await? {
+            return Ok(component);
+        }
+        if matches!(self.settings.helper, HelperCommand::Nobody) {
+            return Err(self.no_code(artifact, image, refused));
+        }
+        self.compile(&artifact.path, digest, &entry).await?;
+        self.load_entry(entry).await?.ok_or_else(|| LoadError("the compiled component vanished".into()))
+    }
+
+    /// The first whole entry of the owner's folders.
+    async fn load_precompiled(self: &Arc<Self>, digest: &str) -> Result<Shelf, LoadError> {
+        if self.settings.precompiled.is_empty() {
+            return Ok(Shelf::Lacks(Vec::new()));
+        }
+        let (shared, digest) = (self.clone(), digest.to_owned());
+        blocking(move || {
+            let mut refused = Vec::new();
+            for folder in &shared.settings.precompiled {
+                let found = precompiled::find(folder, &shared.key, &digest, &shared.engine);
+                match found.map_err(|error| disk(folder, &error))? {
+                    Ok(Some((component, cost))) => return shared.link(&component, cost).map(Shelf::Has),
+                    Ok(None) => {}
+                    Err(why) => {
+                        tracing::warn!("precompiled code is not used: {}", why.0);
+                        refused.push(why.0);
+                    }
+                }
+            }
+            Ok(Shelf::Lacks(refused))
+        })
+        .await
+    }
+
+    /// What a host without a compiler says: what is missing, and how to make it.
+    fn no_code(&self, artifact: &Artifact, image: &str, refused: &[String]) -> LoadError {
+        let Artifact { component_digest, manifest_digest, .. } = artifact;
+        let Key { target, profile } = &self.key;
+        let folders: Vec<_> = self.settings.precompiled.iter().map(|folder| folder.display().to_string()).collect();
+        let (looked, into) = match folders.first() {
+            Some(first) => (folders.join(", "), first.clone()),
+            None => ("no folder, for `engine.precompiled` in marram.toml is empty".into(), "one".into()),
+        };
+        let refused = if refused.is_empty() { String::new() } else { format!("; refused: {}", refused.join("; ")) };
+        let pinned = if image.contains('@') { image.to_owned() } else { format!("{image}@{manifest_digest}") };
+        LoadError(format!(
+            "component {component_digest} has no machine code here, and this host has no compiler; needed: wasmtime \
+             {WASMTIME}, {target}, profile {profile}, revision {REVISION}; looked in {looked}{refused}; where the full \
+             build of marram {} is, run `marram compile {pinned} --target {target} --profile {profile} --output FOLDER`, \
+             and copy the files of FOLDER into {into}",
+            env!("CARGO_PKG_VERSION"),
+        ))
+    }
+
+    fn link(&self, component: &Component, cost: u64) -> Result<Arc<WasmComponent>, LoadError> {
+        WasmComponent::link(&self.linker, component, cost, self.ticker.clone()).map(Arc::new)
     }
 
     fn slot(&self, digest: &str) -> Slot {
@@ -108,9 +186,7 @@ impl Shared {
         let shared = self.clone();
         blocking(move || {
             let component = entry.load(&shared.engine).map_err(|error| disk(&shared.settings.cache, &error))?;
-            let Some((component, cost)) = component else { return Ok(None) };
-            let linked = WasmComponent::link(&shared.linker, &component, cost, shared.ticker.clone())?;
-            Ok(Some(Arc::new(linked)))
+            component.map(|(component, cost)| shared.link(&component, cost)).transpose()
         })
         .await
     }
@@ -121,7 +197,7 @@ impl Shared {
         let Settings { helper, limits, profile, .. } = &self.settings;
         let output = Temporary(self.cache.temporary());
         let started = std::time::Instant::now();
-        compile(helper, *limits, *profile, input, &output.0)
+        compile(helper, *limits, *profile, None, input, &output.0)
             .await
             .map_err(|error| LoadError(format!("component sha256:{digest}: {}", chain(&error))))?;
         tracing::info!(component = digest, milliseconds = started.elapsed().as_millis(), "compiled");

@@ -18,16 +18,25 @@ mod limits;
 mod link;
 mod log;
 mod messages;
+#[cfg(feature = "compiler")]
+mod precompile;
+mod precompiled;
 mod settings;
 mod state;
+mod target;
 mod ticker;
 mod wasi;
 
 pub use cache::WASMTIME as WASMTIME_VERSION;
 pub use check::{ComponentKind, Refusal, Surface, survey};
-pub use compile::{CompileError, compile_helper};
+pub use compile::CompileError;
+#[cfg(feature = "compiler")]
+pub use compile::compile_helper;
 pub use engine::{EngineError, WasmEngine};
+#[cfg(feature = "compiler")]
+pub use precompile::{Precompile, PrecompileError, Precompiled, precompile};
 pub use settings::{CompileLimits, HelperCommand, ParseProfileError, Profile, Settings};
+pub use target::{ParseTargetError, Target};
 
 /// Exit code of an instance that could not be set up (a folder to be mounted is missing): what shells and container
 /// engines answer for "cannot be invoked".

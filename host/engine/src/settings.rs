@@ -19,6 +19,8 @@ pub struct Settings {
     pub profile: Profile,
     /// Folder of compiled components; made with mode 0700 if absent, refused if others may enter it.
     pub cache: PathBuf,
+    /// Folders of code that was made ahead, with `marram compile`; searched in this order, before the cache. Never written.
+    pub precompiled: Vec<PathBuf>,
     /// Who compiles.
     pub helper: HelperCommand,
     /// Bounds of one compilation.
@@ -39,16 +41,18 @@ pub enum Profile {
 /// Who turns a component into machine code.
 #[derive(Debug, Clone)]
 pub enum HelperCommand {
-    /// A child process, `program args… INPUT OUTPUT PROFILE`, which calls [`crate::compile_helper`]. Compiling foreign
+    /// A child process, `program args… INPUT OUTPUT PROFILE [TARGET]`, which calls `compile_helper`. Compiling foreign
     /// code takes much memory and may crash: neither may happen to the host.
     Process {
         /// The binary, usually the host's own.
         program: PathBuf,
-        /// What comes before the three arguments above, e.g. `compile-helper`.
+        /// What comes before the arguments above, e.g. `compile-helper`.
         args: Vec<OsString>,
     },
     /// This process, without limits: for tests.
     InProcess,
+    /// Nobody: only code runs that was made ahead. The device build's only choice.
+    Nobody,
 }
 
 /// Bounds of one compilation in a child process.

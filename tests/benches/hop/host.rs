@@ -28,6 +28,7 @@ impl Hop {
         let settings = Settings {
             profile: Profile::Wide,
             cache: cache.path().join("compiled"),
+            precompiled: Vec::new(),
             helper: HelperCommand::InProcess,
             limits: CompileLimits::default(),
         };

@@ -169,7 +169,7 @@ impl Images for World {
 }
 
 impl Engine for World {
-    fn load(&self, artifact: &Artifact) -> BoxFuture<'_, Result<Arc<dyn Component>, LoadError>> {
+    fn load(&self, artifact: &Artifact, _image: &str) -> BoxFuture<'_, Result<Arc<dyn Component>, LoadError>> {
         let guest = self.guests.lock().unwrap()[&artifact.component_digest].clone();
         let component: Arc<dyn Component> = Arc::new(MadeUp { guest, log: self.log.clone() });
         let loads = self.loads.clone();

@@ -8,14 +8,14 @@ use marram_registry::Authority;
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    Config, Credential, MIN_JOURNAL_FILE_BYTES, Password, Registries, Upstream, check_device_id,
+    Config, Credential, Engine, MIN_JOURNAL_FILE_BYTES, Password, Registries, Upstream, check_device_id,
     reader::{Entry, Reader, entries},
 };
 
 type Value<'t> = Spanned<DeValue<'t>>;
 
 const ROOT: [&str; 5] = ["device-id", "data", "engine", "registries", "upstream"];
-const ENGINE: [&str; 1] = ["profile"];
+const ENGINE: [&str; 2] = ["profile", "precompiled"];
 const REGISTRIES: [&str; 4] = ["default", "plain-http", "certificate-authorities", "credentials"];
 const CREDENTIALS: [&str; 4] = ["address", "username", "password", "password-file"];
 const UPSTREAM: [&str; 2] = ["journal-max-bytes", "journal-files"];
@@ -32,7 +32,7 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Finding>> {
         match key.get_ref().as_ref() {
             "device-id" => config.device_id = device_id(&mut reader, value),
             "data" => config.data = path(&mut reader, "data", value, folder),
-            "engine" => config.profile = engine(&mut reader, value),
+            "engine" => config.engine = engine(&mut reader, value, folder),
             "registries" => config.registries = registries(&mut reader, value, folder),
             "upstream" => config.upstream = upstream(&mut reader, value),
             _ => reader.unknown("", key, &ROOT),
@@ -51,15 +51,19 @@ fn path(reader: &mut Reader<'_>, at: &str, value: &Value<'_>, folder: &Path) -> 
     reader.string(at, value).map(|text| folder.join(text))
 }
 
-fn engine(reader: &mut Reader<'_>, value: &Value<'_>) -> Profile {
-    let mut found = None;
+fn engine(reader: &mut Reader<'_>, value: &Value<'_>, folder: &Path) -> Engine {
+    let mut engine = Engine::default();
     for (key, value) in reader.table("engine", value) {
         match key.get_ref().as_ref() {
-            "profile" => found = profile(reader, value),
+            "profile" => engine.profile = profile(reader, value).unwrap_or_default(),
+            "precompiled" => {
+                let folders = reader.strings("engine.precompiled", value);
+                engine.precompiled = folders.into_iter().map(|path| folder.join(path)).collect();
+            }
             _ => reader.unknown("engine", key, &ENGINE),
         }
     }
-    found.unwrap_or_default()
+    engine
 }
 
 fn profile(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Profile> {

@@ -15,6 +15,7 @@ device-id = "pump-7"
 data = "state"
 [engine]
 profile = "narrow"
+precompiled = ["code", "/usr/lib/marram/precompiled"]
 [registries]
 default = "registry.example:5000"
 plain-http = ["registry.example:5000"]
@@ -44,7 +45,8 @@ fn every_key_is_read() {
     let config = check(EVERY_KEY).unwrap();
     assert_eq!(config.device_id.as_deref(), Some("pump-7"));
     assert_eq!(config.data, Some("/etc/marram/state".into()));
-    assert_eq!(config.profile, Profile::Narrow);
+    assert_eq!(config.engine.profile, Profile::Narrow);
+    assert_eq!(config.engine.precompiled, [Path::new("/etc/marram/code"), Path::new("/usr/lib/marram/precompiled")]);
     assert_eq!(config.registries.default.as_deref(), Some("registry.example:5000"));
     assert_eq!(config.registries.plain_http, ["registry.example:5000"]);
     assert_eq!(config.registries.certificate_authorities, [PathBuf::from("/etc/marram/ca.pem")]);

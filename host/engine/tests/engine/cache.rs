@@ -36,23 +36,23 @@ async fn modules_with_one_component_share_its_code() {
 async fn a_second_engine_loads_what_the_first_compiled() {
     let bench = Bench::new();
     let artifact = bench.artifact(&binary(&program(GOOD)));
-    bench.engine.load(&artifact).await.unwrap();
+    bench.engine.load(&artifact, "oci:guest").await.unwrap();
     let nobody = HelperCommand::Process { program: "/no/such/compiler".into(), args: Vec::new() };
     let again = WasmEngine::new(Settings { helper: nobody, ..settings(&bench.folder, Profile::Wide) }).unwrap();
-    again.load(&artifact).await.unwrap();
+    again.load(&artifact, "oci:guest").await.unwrap();
 }
 
 #[tokio::test]
 async fn a_damaged_entry_is_compiled_again() {
     let bench = Bench::new();
     let artifact = bench.artifact(&binary(&program(GOOD)));
-    bench.engine.load(&artifact).await.map(drop).unwrap();
+    bench.engine.load(&artifact, "oci:guest").await.map(drop).unwrap();
     let entry = compiled(&bench.cache()).remove(0);
     let whole = fs::read(&entry).unwrap();
     for damage in [whole[..whole.len() / 2].to_vec(), vec![0; whole.len()], Vec::new()] {
         fs::write(&entry, damage).unwrap();
         let engine = WasmEngine::new(settings(&bench.folder, Profile::Wide)).unwrap();
-        let component = engine.load(&artifact).await.unwrap();
+        let component = engine.load(&artifact, "oci:guest").await.unwrap();
         let mut instance = component.instantiate(&spec(|_| ()), Recorder::new()).await.unwrap();
         assert_eq!(instance.run().await.code, Exit::DONE);
         assert_eq!(fs::metadata(&entry).unwrap().len(), whole.len() as u64);
@@ -63,10 +63,10 @@ async fn a_damaged_entry_is_compiled_again() {
 async fn a_crash_between_code_and_digest_leaves_no_entry() {
     let bench = Bench::new();
     let artifact = bench.artifact(&binary(&program(GOOD)));
-    bench.engine.load(&artifact).await.map(drop).unwrap();
+    bench.engine.load(&artifact, "oci:guest").await.map(drop).unwrap();
     let entry = compiled(&bench.cache()).remove(0);
     fs::remove_file(entry.with_extension("sha256")).unwrap();
-    bench.engine.load(&artifact).await.map(drop).unwrap();
+    bench.engine.load(&artifact, "oci:guest").await.map(drop).unwrap();
     assert!(entry.with_extension("sha256").exists());
 }
 
@@ -92,8 +92,8 @@ async fn each_profile_has_entries_of_its_own() {
     let bench = Bench::new();
     let artifact = bench.artifact(&binary(&program(GOOD)));
     let narrow = WasmEngine::new(settings(&bench.folder, Profile::Narrow)).unwrap();
-    bench.engine.load(&artifact).await.map(drop).unwrap();
-    narrow.load(&artifact).await.map(drop).unwrap();
+    bench.engine.load(&artifact, "oci:guest").await.map(drop).unwrap();
+    narrow.load(&artifact, "oci:guest").await.map(drop).unwrap();
     assert_eq!(compiled(&bench.cache()).len(), 2);
 }
 
@@ -137,7 +137,7 @@ fn helper_entry() {
     let args: Vec<_> = std::env::args().collect();
     let [.., input, output, profile] = &args[..] else { return };
     let Ok(profile) = profile.parse() else { return };
-    if let Err(error) = marram_engine::compile_helper(Path::new(input), Path::new(output), profile) {
+    if let Err(error) = marram_engine::compile_helper(Path::new(input), Path::new(output), profile, None) {
         panic!("{error}");
     }
 }

@@ -8,6 +8,7 @@ mod guests;
 mod isolation;
 mod limits;
 mod messages;
+mod precompiled;
 mod programs;
 mod refusals;
 mod support;

@@ -131,6 +131,6 @@ async fn a_file_that_is_not_what_its_digest_says_is_refused() {
     let bench = Bench::new();
     let artifact = bench.artifact(&binary(&program("(func $run (result i32) (i32.const 0))")));
     std::fs::write(&artifact.path, binary("(component)")).unwrap();
-    let error = marram_core::ports::Engine::load(&bench.engine, &artifact).await.err().unwrap().0;
+    let error = marram_core::ports::Engine::load(&bench.engine, &artifact, "oci:guest").await.err().unwrap().0;
     assert!(error.contains("expected sha256:"), "{error}");
 }

@@ -52,7 +52,7 @@ impl Bench {
     }
 
     pub(crate) async fn load(&self, bytes: &[u8]) -> Result<Arc<dyn Component>, LoadError> {
-        self.engine.load(&self.artifact(bytes)).await
+        self.engine.load(&self.artifact(bytes), "oci:guest").await
     }
 
     /// Loads and instantiates text.
@@ -70,6 +70,7 @@ pub(crate) fn settings(folder: &TempDir, profile: Profile) -> Settings {
     Settings {
         profile,
         cache: folder.path().join("compiled"),
+        precompiled: Vec::new(),
         helper: HelperCommand::InProcess,
         limits: CompileLimits::default(),
     }
