@@ -47,6 +47,7 @@ pub(crate) fn explain(error: &clap::Error) -> Option<Failure> {
 pub(crate) fn built_in() -> Vec<&'static str> {
     let all = [
         ("compiler", cfg!(feature = "compiler")),
+        ("cross", cfg!(feature = "cross")),
         ("author", cfg!(feature = "author")),
         ("console", cfg!(feature = "console")),
         ("device", cfg!(feature = "device")),
