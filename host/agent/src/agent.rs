@@ -15,7 +15,7 @@ use marram_core::{
     name::ModuleName,
     ports::{DocumentError, Documents, Engine, Images, SendError, Upstream},
     time::UtcMillis,
-    twin::Origin,
+    twin::{Origin, Twin},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -27,7 +27,7 @@ use crate::{
     router::Router,
     status::Status,
     supervisor::{Deployed, EVENTS, Event, Supervisor, Worlds},
-    twins::{TwinError, Twins, blocking},
+    twins::{TwinError, TwinQuery, Twins, blocking},
     upstream::{DRAIN, UpstreamTask},
 };
 
@@ -179,6 +179,21 @@ pub enum ModuleError {
     /// The host is ending.
     #[error("the host is stopping")]
     Stopping,
+}
+
+impl TwinView {
+    fn of(twin: &Twin) -> Self {
+        Self {
+            desired: twin.desired().clone().into(),
+            desired_version: twin.desired_version(),
+            desired_origin: match twin.desired_origin() {
+                Origin::Manifest { deployment_version } => format!("manifest (deployment {deployment_version})"),
+                Origin::Local => "local".into(),
+            },
+            reported: twin.reported().clone().into(),
+            reported_version: twin.reported_version(),
+        }
+    }
 }
 
 impl InForce {
@@ -488,18 +503,20 @@ impl Agent {
     /// # Errors
     /// No such module, or its twin cannot be read.
     pub async fn twin(&self, module: &str) -> Result<TwinView, ModuleError> {
+        self.twin_news(module, &TwinQuery::default()).await
+    }
+
+    /// A module's twin, once it is not the one that the query knows, or as it is when the query has waited.
+    ///
+    /// # Errors
+    /// No such module, its twin cannot be read, or the host is ending; a wait ends with it.
+    pub async fn twin_news(&self, module: &str, query: &TwinQuery) -> Result<TwinView, ModuleError> {
         let cell = self.deployed_twin(module).await?;
-        let twin = cell.twin();
-        Ok(TwinView {
-            desired: twin.desired().clone().into(),
-            desired_version: twin.desired_version(),
-            desired_origin: match twin.desired_origin() {
-                Origin::Manifest { deployment_version } => format!("manifest (deployment {deployment_version})"),
-                Origin::Local => "local".into(),
-            },
-            reported: twin.reported().clone().into(),
-            reported_version: twin.reported_version(),
-        })
+        tokio::select! {
+            biased;
+            twin = cell.news(query) => Ok(TwinView::of(&twin)),
+            () = self.stopped() => Err(ModuleError::Stopping),
+        }
     }
 
     /// Merges a patch into a module's desired properties; returns their version.

@@ -25,15 +25,16 @@ use marram_core::time::UtcMillis;
 use crate::{
     agent::{Agent, ApplyError, ModuleError},
     logs::LogQuery,
+    twins::TwinQuery,
 };
 
 /// Largest request body: a manifest of 1 MiB and its envelope.
 const MAX_BODY: usize = 1 << 20;
 /// Connections at once. An operator and a few scripts; more is a mistake.
 const MAX_CONNECTIONS: usize = 32;
-/// Of these, those that wait for a log line: the others must get through.
+/// Of these, those that wait for a log line or a twin: the others must get through.
 const MAX_WAITING: usize = 16;
-/// Longest wait for a log line. A client whose time-out is a minute hears of a host that is gone.
+/// Longest wait for a log line or a twin. A client whose time-out is a minute hears of a host that is gone.
 const MAX_WAIT: u64 = 30;
 /// How long a client may take to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -148,7 +149,11 @@ async fn route(agent: &Agent, waiting: &Semaphore, request: Request<Incoming>) -
             agent.restart(module).await?;
             ok(&json!({}))
         }
-        (&Method::GET, ["v1", "modules", module, "twin"]) => ok(&agent.twin(module).await?),
+        (&Method::GET, ["v1", "modules", module, "twin"]) => {
+            let query = twin_query(request.uri().query().unwrap_or(""))?;
+            let _permit = if query.wait.is_zero() { None } else { Some(may_wait(waiting)?) };
+            ok(&agent.twin_news(module, &query).await?)
+        }
         (&Method::PATCH, ["v1", "modules", module, "twin", "desired"]) => {
             let body = body(request).await?;
             ok(&json!({ "version": agent.set_twin(module, &body).await? }))
@@ -187,17 +192,29 @@ async fn body(request: Request<Incoming>) -> Result<String, Failure> {
 }
 
 fn log_query(query: &str) -> Result<LogQuery, Failure> {
+    Ok(LogQuery {
+        tail: number(query, "tail", "a number of lines")?,
+        after: number(query, "after", "the number of a line")?.unwrap_or(0),
+        since: UtcMillis(number(query, "since", "milliseconds since 1970 UTC")?.unwrap_or(0)),
+        wait: wait(query)?,
+    })
+}
+
+fn twin_query(query: &str) -> Result<TwinQuery, Failure> {
+    Ok(TwinQuery {
+        desired: number(query, "desired", "a version")?,
+        reported: number(query, "reported", "a version")?,
+        wait: wait(query)?,
+    })
+}
+
+fn wait(query: &str) -> Result<Duration, Failure> {
     let wait = number(query, "wait", "a number of seconds")?.unwrap_or(0);
     if wait > MAX_WAIT {
         let message = format!("wait={wait}: at most {MAX_WAIT} seconds");
         return Err(Failure::new(StatusCode::BAD_REQUEST, "bad-request", message));
     }
-    Ok(LogQuery {
-        tail: number(query, "tail", "a number of lines")?,
-        after: number(query, "after", "the number of a line")?.unwrap_or(0),
-        since: UtcMillis(number(query, "since", "milliseconds since 1970 UTC")?.unwrap_or(0)),
-        wait: Duration::from_secs(wait),
-    })
+    Ok(Duration::from_secs(wait))
 }
 
 fn number<T: std::str::FromStr>(query: &str, name: &str, expected: &str) -> Result<Option<T>, Failure> {
@@ -210,7 +227,8 @@ fn number<T: std::str::FromStr>(query: &str, name: &str, expected: &str) -> Resu
 
 fn may_wait(waiting: &Semaphore) -> Result<tokio::sync::SemaphorePermit<'_>, Failure> {
     waiting.try_acquire().map_err(|_| {
-        let message = format!("{MAX_WAITING} others follow logs already; ask without `wait`, or end one of them");
+        let message =
+            format!("{MAX_WAITING} others wait already for log lines or twins; ask without `wait`, or end one of them");
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
     })
 }
@@ -304,6 +322,18 @@ mod tests {
             let failure = log_query(bad).err().unwrap();
             assert_eq!((failure.status, failure.code), (StatusCode::BAD_REQUEST, "bad-request"), "{bad}");
             assert!(failure.message.starts_with(bad), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn parameters_of_a_twin_are_read_and_bad_ones_refused() {
+        let all = twin_query("desired=3&reported=7&wait=30").ok().unwrap();
+        let wait = Duration::from_secs(30);
+        assert_eq!(all, TwinQuery { desired: Some(3), reported: Some(7), wait });
+        assert_eq!(twin_query("").ok().unwrap(), TwinQuery::default());
+        for bad in ["wait=31", "desired=", "reported=x"] {
+            let failure = twin_query(bad).err().unwrap();
+            assert_eq!((failure.status, failure.code), (StatusCode::BAD_REQUEST, "bad-request"), "{bad}");
         }
     }
 

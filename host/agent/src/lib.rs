@@ -21,7 +21,7 @@ pub use agent::{Agent, Applied, ApplyError, Config, ModuleError, StartError, Twi
 pub use control::{SocketError, serve};
 pub use logs::{LogLine, LogQuery};
 pub use status::{ModuleStatus, QueueStatus, Status};
-pub use twins::TwinError;
+pub use twins::{TwinError, TwinQuery};
 
 #[cfg(test)]
 mod tests;

@@ -17,6 +17,7 @@ use marram_core::{
     twin::{Twin, TwinFault, desired_ack},
 };
 use serde_json::{Map, Value};
+use tokio::{sync::watch, time::Instant};
 
 use crate::doorbell::Doorbell;
 
@@ -36,9 +37,32 @@ pub(crate) struct TwinCell {
     /// One writer at a time, from the change to the disk.
     writer: tokio::sync::Mutex<()>,
     bell: Mutex<Option<Arc<Doorbell>>>,
+    /// Wakes those who watch it from outside.
+    changed: watch::Sender<()>,
     /// One report at a time, each not too soon after the one before.
     reports: tokio::sync::Mutex<()>,
-    last_report: Mutex<Option<tokio::time::Instant>>,
+    last_report: Mutex<Option<Instant>>,
+}
+
+/// Which twin is news to somebody; every one by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TwinQuery {
+    /// The version of the desired properties that is known already; none = not compared.
+    pub desired: Option<u64>,
+    /// The version of the reported properties that is known already; none = not compared.
+    pub reported: Option<u64>,
+    /// How long to wait until there is news. Zero: not at all.
+    pub wait: Duration,
+}
+
+impl TwinQuery {
+    /// Whether a twin differs from what is known. Without a word about what is known, every twin is news.
+    fn is_news(&self, twin: &Twin) -> bool {
+        let other = |known: Option<u64>, now| known.is_some_and(|known| known != now);
+        (self.desired.is_none() && self.reported.is_none())
+            || other(self.desired, twin.desired_version())
+            || other(self.reported, twin.reported_version())
+    }
 }
 
 /// Shortest time between two reports of a module. Each is written and synced to flash; ten a second is much for a property
@@ -97,6 +121,7 @@ impl Twins {
             current: Mutex::new(Arc::new(twin)),
             writer: tokio::sync::Mutex::default(),
             bell: Mutex::default(),
+            changed: watch::Sender::default(),
             reports: tokio::sync::Mutex::default(),
             last_report: Mutex::default(),
         });
@@ -109,6 +134,22 @@ impl Twins {
 impl TwinCell {
     pub(crate) fn twin(&self) -> Arc<Twin> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The twin once it is news, or as it is when the wait is over. What changes meanwhile is coalesced: the versions tell.
+    pub(crate) async fn news(&self, query: &TwinQuery) -> Arc<Twin> {
+        let deadline = Instant::now() + query.wait;
+        let mut changed = self.changed.subscribe();
+        loop {
+            let twin = self.twin();
+            // What changed since the subscription counts as a change: nothing is missed.
+            if query.is_news(&twin)
+                || query.wait.is_zero()
+                || tokio::time::timeout_at(deadline, changed.changed()).await.is_err()
+            {
+                return twin;
+            }
+        }
     }
 
     pub(crate) fn desired(&self) -> TwinDocument {
@@ -138,7 +179,7 @@ impl TwinCell {
             tokio::time::sleep_until(last + BETWEEN_REPORTS).await;
         }
         let result = self.report_now(merge_patch_json).await;
-        *self.last_report.lock().unwrap_or_else(PoisonError::into_inner) = Some(tokio::time::Instant::now());
+        *self.last_report.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         result
     }
 
@@ -194,6 +235,7 @@ impl TwinCell {
         let rings = new.desired_version() != old.desired_version();
         let version = new.desired_version();
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        self.changed.send_replace(());
         if rings {
             self.desired_version.store(version, SeqCst);
             if let Some(bell) = &*self.bell.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -219,5 +261,66 @@ pub(crate) async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(DocumentError(format!("the disk task failed: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use marram_core::ports::StoredDocument;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    /// A disk that forgets.
+    struct NoDisk;
+
+    impl Documents for NoDisk {
+        fn read(&self, _: &str) -> Result<Option<StoredDocument>, DocumentError> {
+            Ok(None)
+        }
+
+        fn write(&self, _: &str, _: &[u8]) -> Result<(), DocumentError> {
+            Ok(())
+        }
+
+        fn remove(&self, _: &str) -> Result<(), DocumentError> {
+            Ok(())
+        }
+    }
+
+    async fn cell() -> Arc<TwinCell> {
+        Twins::new(Arc::new(NoDisk)).cell(&ModuleName::new("m").unwrap()).await.unwrap()
+    }
+
+    fn versions(twin: &Arc<Twin>) -> (u64, u64) {
+        (twin.desired_version(), twin.reported_version())
+    }
+
+    #[tokio::test]
+    async fn what_is_not_known_is_told_at_once_and_several_changes_as_one() {
+        let cell = cell().await;
+        let known = |desired, reported| TwinQuery { desired, reported, wait: LONG };
+        assert_eq!(versions(&cell.news(&known(None, None)).await), (1, 1));
+        cell.set_desired(r#"{"a":1}"#).await.unwrap();
+        cell.set_desired(r#"{"a":2}"#).await.unwrap();
+        assert_eq!(versions(&cell.news(&known(Some(1), Some(1))).await), (3, 1));
+        assert_eq!(versions(&cell.news(&known(None, Some(9))).await), (3, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_ends_with_the_next_change_or_with_its_time() {
+        let cell = cell().await;
+        let query = TwinQuery { desired: Some(1), reported: Some(1), wait: LONG };
+        let start = Instant::now();
+        assert_eq!(versions(&cell.news(&query).await), (1, 1));
+        assert_eq!(start.elapsed(), LONG);
+
+        let watched = cell.clone();
+        let answer = tokio::spawn(async move { versions(&watched.news(&query).await) });
+        // One that changes nothing wakes nobody for good.
+        cell.report("{}".into()).await.unwrap();
+        cell.report(r#"{"seen":1}"#.into()).await.unwrap();
+        assert_eq!(answer.await.unwrap(), (1, 2));
     }
 }
