@@ -10,8 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// A module host for edge devices: runs WebAssembly components, routes their messages, supervises them.
 #[derive(Debug, Parser)]
 #[command(name = "marram", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 a document has faults, 4 no host answers, \
-                        5 no such module, 6 refused in this state, 7 the data folder is in use.")]
+#[command(after_help = crate::help::exit_codes())]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -40,6 +39,9 @@ pub(crate) enum Command {
     /// Write a completion script for a shell
     #[cfg(feature = "author")]
     Completions(Completions),
+    /// Write the manual pages
+    #[cfg(feature = "author")]
+    Man(Man),
     /// Show versions and features of this binary
     Version(Version),
     /// Compile components ahead of time, for devices without a compiler
@@ -178,6 +180,13 @@ pub(crate) enum Twin {
         #[command(flatten)]
         ask: Ask,
     },
+    /// Show the properties, and each change as it happens, until Ctrl-C or the host's end
+    Watch {
+        /// Name of the module
+        module: String,
+        #[command(flatten)]
+        ask: Ask,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -303,6 +312,15 @@ pub(crate) enum Shell {
     Fish,
 }
 
+#[cfg(feature = "author")]
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// Folder that gets one page a command, marram.1 and so on; made if it is not there [default: marram.1 to standard
+    /// output]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+}
+
 /// An age before now, or a time.
 fn since(text: &str) -> Result<SystemTime, String> {
     if let Ok(time) = humantime::parse_rfc3339_weak(text) {
@@ -319,7 +337,7 @@ impl Command {
         match self {
             Self::Run(_) => Format::Text,
             #[cfg(feature = "author")]
-            Self::Completions(_) => Format::Text,
+            Self::Completions(_) | Self::Man(_) => Format::Text,
             #[cfg(feature = "compiler")]
             Self::CompileHelper(_) => Format::Text,
             #[cfg(feature = "compiler")]
@@ -329,7 +347,7 @@ impl Command {
             Self::Apply(Apply { ask, .. }) | Self::Logs(Logs { ask, .. }) | Self::Restart(Restart { ask, .. }) => {
                 ask.format
             }
-            Self::Twin(Twin::Get { ask, .. } | Twin::Set { ask, .. }) => ask.format,
+            Self::Twin(Twin::Get { ask, .. } | Twin::Set { ask, .. } | Twin::Watch { ask, .. }) => ask.format,
             #[cfg(feature = "author")]
             Self::Module(Module::Push(Push { format, .. })) => *format,
             Self::Module(Module::Pull(Pull { format, .. }) | Module::Inspect(Inspect { format, .. })) => *format,
@@ -339,11 +357,8 @@ impl Command {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
+        crate::help::command().debug_assert();
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     failure::{Code, Failure},
     input,
     output::{self, Table, plain},
+    twin_watch,
 };
 
 pub(crate) fn apply(args: Apply) -> Result<(), Failure> {
@@ -64,6 +65,7 @@ pub(crate) fn twin(args: Twin) -> Result<(), Failure> {
             let call = Call::patch(format!("/v1/modules/{}/twin/desired", segment(&module)), patch);
             answer(&ask, call, |answer: Value| format!("desired version {}\n", answer["version"]))
         }
+        Twin::Watch { module, ask } => twin_watch::watch(&module, &ask),
     }
 }
 

@@ -1,16 +1,16 @@
 //! `marram completions`: a script for a shell, made from the command line itself. Installs nothing.
 
-use clap::{Command, CommandFactory};
+use clap::Command;
 use clap_complete::{generate, shells};
 
 use crate::{
-    args::{Cli, Completions, Shell},
+    args::{Completions, Shell},
     failure::Failure,
-    output,
+    help, output,
 };
 
 pub(crate) fn completions(args: &Completions) -> Result<(), Failure> {
-    let (mut command, mut script) = (visible(&Cli::command()), Vec::new());
+    let (mut command, mut script) = (visible(&help::command()), Vec::new());
     match args.shell {
         Shell::Bash => generate(shells::Bash, &mut command, "marram", &mut script),
         Shell::Zsh => generate(shells::Zsh, &mut command, "marram", &mut script),

@@ -13,25 +13,29 @@ mod compile;
 mod completions;
 mod config;
 mod failure;
+mod help;
 mod input;
 mod inspect;
 mod logs;
+#[cfg(feature = "author")]
+mod man;
 mod output;
 mod pull;
 #[cfg(feature = "author")]
 mod push;
 mod run;
+mod twin_watch;
 mod version;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::FromArgMatches;
 
 use args::{Cli, Command, Format, Module};
 use failure::Failure;
 
 fn main() -> ExitCode {
-    let command = match Cli::try_parse() {
+    let command = match help::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli.command,
         Err(error) => {
             if let Some(failure) = absent::explain(&error) {
@@ -67,6 +71,8 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Module(Module::Inspect(args)) => inspect::inspect(args),
         #[cfg(feature = "author")]
         Command::Completions(args) => completions::completions(&args),
+        #[cfg(feature = "author")]
+        Command::Man(args) => man::man(&args),
         Command::Version(args) => version::version(args),
         #[cfg(feature = "compiler")]
         Command::Compile(args) => compile::compile(args),

@@ -6,6 +6,8 @@ use std::{
     io::{self, ErrorKind, Write},
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::failure::{Code, Failure};
 
 /// Writes data. A closed pipe counts as written.
@@ -13,14 +15,25 @@ pub(crate) fn data(text: &str) -> Result<(), Failure> {
     data_to_reader(text).map(|_| ())
 }
 
-/// Writes data of which there may be more. False: the pipe is closed, nobody reads on.
+/// Writes data of which there may be more, also none for now. False: the pipe is closed, nobody reads on.
 pub(crate) fn data_to_reader(text: &str) -> Result<bool, Failure> {
+    if text.is_empty() {
+        return Ok(!reader_is_gone());
+    }
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(Failure::new(Code::Failed, format!("cannot write the answer: {error}"))),
     }
+}
+
+/// Whether standard output leads nowhere any more; a write would say so, but there may be nothing to write for long.
+fn reader_is_gone() -> bool {
+    let out = io::stdout();
+    let mut asked = [PollFd::new(&out, PollFlags::empty())];
+    let told = poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    told.is_ok() && asked[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
 /// Writes words for people. Nobody to hear them is no error.

@@ -1,0 +1,218 @@
+//! What the help and the manual pages say beyond the options: explanations, examples, exit codes. The options themselves
+//! stand in `args`.
+
+use std::fmt::Write as _;
+
+use clap::{Command, CommandFactory};
+
+use crate::args::Cli;
+
+/// How a command ends; `docs/cli.md` says the same.
+pub(crate) const EXIT_CODES: [(&str, &str); 8] = [
+    ("0", "done"),
+    ("1", "failed"),
+    ("2", "usage"),
+    ("3", "a document has faults"),
+    ("4", "no host answers"),
+    ("5", "no such module"),
+    ("6", "refused in this state"),
+    ("7", "the data folder is in use"),
+];
+
+/// More about one command.
+pub(crate) struct More {
+    /// The command without `marram`: `twin set`.
+    pub(crate) command: &'static str,
+    /// Paragraphs, one a line; may be empty.
+    pub(crate) text: &'static str,
+    /// Command lines, and what they do.
+    pub(crate) examples: &'static [(&'static str, &'static str)],
+}
+
+const MORE: &[More] = &[
+    More {
+        command: "run",
+        text: "Without DEPLOYMENT the stored deployment runs, without asking any network. With it the file is put in force in \
+               place of the stored one, and each later version of the file as soon as it is complete; a version with faults \
+               changes nothing.\nSIGTERM and Ctrl-C stop the modules in order, hand over what was accepted for upstream, and \
+               end with exit code 0; a second one ends at once.\nOn a terminal, modules and queues are drawn once a second \
+               below the log; otherwise log lines go to standard error.",
+        examples: &[
+            (
+                "marram run deployment.json --data ./data",
+                "run a file's deployment, with the state in a folder beside it",
+            ),
+            ("marram run --log-format json", "run what is stored, as a service does"),
+        ],
+    },
+    More {
+        command: "check",
+        text: "All faults are told at once, each with its place and what to try. Asks no registry and no host.",
+        examples: &[("marram check deployment.json", "read a deployment manifest")],
+    },
+    More {
+        command: "apply",
+        text: "The answer comes when the manifest is checked and stored; modules are fetched and started after it. A manifest \
+               with faults is refused as a whole, and what runs goes on.",
+        examples: &[("marram apply deployment.json", "deploy"), ("marram apply -", "deploy what standard input says")],
+    },
+    More {
+        command: "list",
+        text: "",
+        examples: &[("marram list --format json", "modules, queues and counters, for a script")],
+    },
+    More {
+        command: "logs",
+        text: "The host keeps the last 256 KiB of each module in memory, over the module's restarts but not over its own.",
+        examples: &[
+            ("marram logs filter --tail 20", "the last 20 lines"),
+            ("marram logs filter --follow --since 10m", "the last ten minutes, and what comes"),
+        ],
+    },
+    More {
+        command: "restart",
+        text: "The restart happens at once, without a back-off. It does not fetch the image again.",
+        examples: &[("marram restart filter", "begin anew")],
+    },
+    More {
+        command: "twin get",
+        text: "",
+        examples: &[("marram twin get filter", "all properties with their versions")],
+    },
+    More {
+        command: "twin set",
+        text: "The patch is a JSON merge patch (RFC 7396). A later deployment replaces what is set here only when its own section \
+               for the module has changed.",
+        examples: &[
+            ("marram twin set filter '{\"threshold\": 40}'", "change one property"),
+            ("marram twin set filter '{\"threshold\": null}'", "remove it"),
+        ],
+    },
+    More {
+        command: "twin watch",
+        text: "Goes on over restarts of the module, and ends with exit code 5 when it leaves the deployment. Changes that come \
+               faster than they can be shown are shown as one, with their number.\nWith --format json each line is an object: \
+               timeMs, section (desired or reported), version, origin (of desired), patch (null in the first), properties, \
+               coalesced.",
+        examples: &[("marram twin watch filter", "what is, and what changes")],
+    },
+    More {
+        command: "module push",
+        text: "Credentials come from marram.toml or from standard input, never from the command line, which others can see. The \
+               answer is the reference that pins what was pushed.",
+        examples: &[
+            ("marram module push filter.wasm registry.example.com/filter:1.2", "into a registry"),
+            ("marram module push filter.wasm oci:/srv/images:filter", "into an image-layout folder"),
+        ],
+    },
+    More {
+        command: "module pull",
+        text: "Every digest is checked. The file appears whole or not at all.",
+        examples: &[("marram module pull registry.example.com/filter:1.2 filter.wasm", "out of a registry")],
+    },
+    More {
+        command: "module inspect",
+        text: "",
+        examples: &[
+            ("marram module inspect filter.wasm", "a file"),
+            ("marram module inspect registry.example.com/filter:1.2 --format json", "an image, for a script"),
+        ],
+    },
+    More {
+        command: "completions",
+        text: "",
+        examples: &[
+            ("marram completions bash", "for ~/.local/share/bash-completion/completions/marram"),
+            ("marram completions zsh", "for a file _marram in a folder of $fpath"),
+            ("marram completions fish", "for ~/.config/fish/completions/marram.fish"),
+        ],
+    },
+    More {
+        command: "man",
+        text: "",
+        examples: &[
+            ("marram man", "marram.1; pipe it into `man -l -`"),
+            ("marram man --output ~/.local/share/man/man1", "all pages, where man looks for a user's own"),
+        ],
+    },
+    More { command: "version", text: "", examples: &[("marram version --format json", "for a script")] },
+];
+
+/// The whole command line, with examples in its `--help`.
+pub(crate) fn command() -> Command {
+    with_more(Cli::command(), "")
+}
+
+fn with_more(command: Command, path: &str) -> Command {
+    let command = match more(path) {
+        Some(more) => command.after_long_help(more.to_help()),
+        None => command,
+    };
+    command.mut_subcommands(|inner| {
+        let path = format!("{path} {}", inner.get_name()).trim_start().to_owned();
+        with_more(inner, &path)
+    })
+}
+
+/// What there is to say about a command: `twin set`.
+pub(crate) fn more(path: &str) -> Option<&'static More> {
+    MORE.iter().find(|more| more.command == path)
+}
+
+impl More {
+    fn to_help(&self) -> String {
+        let mut text = String::new();
+        for paragraph in self.text.lines() {
+            let _ = writeln!(text, "{paragraph}\n");
+        }
+        text.push_str("Examples:");
+        for (line, what) in self.examples {
+            let _ = write!(text, "\n  {line}\n      {what}");
+        }
+        text
+    }
+}
+
+/// `Exit codes: 0 done, 1 failed …`.
+pub(crate) fn exit_codes() -> String {
+    let codes: Vec<String> = EXIT_CODES.iter().map(|(code, meaning)| format!("{code} {meaning}")).collect();
+    format!("Exit codes: {}.", codes.join(", "))
+}
+
+#[cfg(all(test, feature = "author"))]
+mod tests {
+    use super::*;
+
+    /// The paths of all visible commands that do something.
+    fn leaves(command: &Command, path: &str) -> Vec<String> {
+        let visible = command.get_subcommands().filter(|inner| !inner.is_hide_set());
+        let inner: Vec<String> =
+            visible.flat_map(|inner| leaves(inner, format!("{path} {}", inner.get_name()).trim_start())).collect();
+        if inner.is_empty() { vec![path.to_owned()] } else { inner }
+    }
+
+    #[test]
+    fn every_example_is_a_command_line_that_is_understood() {
+        let commands = leaves(&Cli::command(), "");
+        for more in MORE {
+            assert!(commands.iter().any(|command| command == more.command), "{}", more.command);
+            assert!(!more.examples.is_empty(), "{}", more.command);
+            for (line, what) in more.examples {
+                assert!(line.starts_with(&format!("marram {}", more.command)) && !what.is_empty(), "{line}");
+                command().try_get_matches_from(words(line)).unwrap_or_else(|error| panic!("{line}: {error}"));
+            }
+        }
+    }
+
+    /// As a shell takes a line apart: at blanks outside of single quotes.
+    fn words(line: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        for (index, part) in line.split('\'').enumerate() {
+            match index % 2 {
+                0 => words.extend(part.split_whitespace().map(str::to_owned)),
+                _ => words.push(part.to_owned()),
+            }
+        }
+        words
+    }
+}
