@@ -12,7 +12,7 @@ use marram_core::{
     message::Message,
     name::check_port_name,
     ports::{BoxFuture, LogStream, ModuleHost, ModuleInfo, ReportError, SendError, Sent, TimerError, TwinDocument},
-    route::module_source,
+    route::{Origin, module_source},
     time::Uptime,
     timers::Timers,
 };
@@ -126,7 +126,10 @@ impl Inner {
             Some(index) if self.router.is_current(&outputs[index].1) => index,
             stale => {
                 check_port_name(output).map_err(|error| SendError::Denied(format!("output {output:?}: {error}")))?;
-                let resolved = self.router.resolve(&module_source(self.info.module_id.as_str(), output));
+                let module = self.info.module_id.as_str();
+                let device = Some(self.info.device_id.as_str().into());
+                let origin = Origin { device, output: Some((module.into(), output.into())) };
+                let resolved = self.router.resolve(&module_source(module, output), origin);
                 if let Some(index) = stale {
                     outputs.swap_remove(index);
                 } else if outputs.len() >= MAX_CACHED_OUTPUTS {

@@ -1,6 +1,6 @@
 //! Finds the receivers of a message and puts it into their queues: all of them or none.
 //!
-//! Which routes match is `core::route`'s; this keeps the tables and the locks.
+//! Which routes match, and which conditions are true, is `core::route`'s; this keeps the tables and the locks.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ use marram_core::{
     message::{Accepted, MAX_MESSAGE_BYTES, Message},
     ports::SendError,
     queue::{ITEM_OVERHEAD, Item},
-    route::{Sink, Target, targets},
+    route::{Candidates, MessageFacts, Origin, Sink, Table, Target},
 };
 
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Router {
     clock: Clock,
-    table: RwLock<Arc<Table>>,
+    table: RwLock<Arc<InForce>>,
     /// Rises with each change of the routes, so that senders know that what they resolved is stale.
     generation: AtomicU64,
     /// By module name; a module's queues ring its bell, whether it runs or not. Key "" is upstream.
@@ -40,24 +40,42 @@ pub(crate) struct Router {
 }
 
 #[derive(Debug, Default)]
-struct Table {
+struct InForce {
     deployment: Arc<Deployment>,
+    /// Of the deployment's routes.
+    routes: Table,
     endpoints: BTreeMap<Sink, Arc<Endpoint>>,
 }
 
-/// The receivers of one source, found once and used until the routes change.
+/// What may receive the messages of one source, found once and used until the routes change. Conditions choose for each
+/// message.
 #[derive(Debug, Clone)]
 pub(crate) struct Resolved {
     generation: u64,
     source: Arc<str>,
-    /// In the order of their sinks, which is the order of locking.
-    receivers: Arc<[Receiver]>,
+    origin: Arc<Origin>,
+    candidates: Arc<Candidates>,
+    /// The endpoint of a sink and the sink's place among the candidates; in the order of the sinks, which is the order of
+    /// locking.
+    endpoints: Arc<[(Arc<Endpoint>, usize)]>,
 }
 
-#[derive(Debug)]
-struct Receiver {
-    endpoint: Arc<Endpoint>,
-    target: Target,
+#[derive(Debug, Clone, Copy)]
+struct Receiver<'r> {
+    endpoint: &'r Arc<Endpoint>,
+    target: &'r Target,
+}
+
+impl Resolved {
+    /// The receiver at this place, if a route leads this message there.
+    fn receiver<'r>(
+        &'r self,
+        (endpoint, sink): &'r (Arc<Endpoint>, usize),
+        facts: &MessageFacts<'_>,
+    ) -> Option<Receiver<'r>> {
+        let choice = self.candidates.sinks.get(*sink)?.choose(facts)?;
+        Some(Receiver { endpoint, target: &choice.target })
+    }
 }
 
 /// Why a message was not accepted at once.
@@ -98,7 +116,8 @@ impl Router {
             }
         }
         let gone: Vec<_> = old.endpoints.iter().filter(|(sink, _)| !endpoints.contains_key(*sink)).collect();
-        let table = Arc::new(Table { deployment, endpoints });
+        let routes = Table::new(&deployment);
+        let table = Arc::new(InForce { deployment, routes, endpoints });
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
         self.generation.fetch_add(1, SeqCst);
         for (_, endpoint) in gone {
@@ -127,7 +146,7 @@ impl Router {
         bells.entry(module.into()).or_default().clone()
     }
 
-    fn table(&self) -> Arc<Table> {
+    fn table(&self) -> Arc<InForce> {
         self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -167,16 +186,17 @@ impl Router {
         self.removed.load(Relaxed)
     }
 
-    /// Finds the receivers of a source.
-    pub(crate) fn resolve(&self, source: &str) -> Resolved {
+    /// Finds what may receive the messages of a source, whose sender this is.
+    pub(crate) fn resolve(&self, source: &str, origin: Origin) -> Resolved {
         // Read first: a change between the two makes the result stale, never wrong.
         let generation = self.generation();
         let table = self.table();
-        let receivers = targets(&table.deployment, source)
-            .into_iter()
-            .filter_map(|target| Some(Receiver { endpoint: table.endpoints.get(&target.sink)?.clone(), target }))
-            .collect();
-        Resolved { generation, source: source.into(), receivers }
+        let candidates = table.routes.candidates(&table.deployment, source);
+        let sinks = candidates.sinks.iter().enumerate();
+        let endpoints =
+            sinks.filter_map(|(place, sink)| Some((table.endpoints.get(&sink.sink)?.clone(), place))).collect();
+        let (origin, candidates) = (Arc::new(origin), Arc::new(candidates));
+        Resolved { generation, source: source.into(), origin, candidates, endpoints }
     }
 
     pub(crate) fn is_current(&self, resolved: &Resolved) -> bool {
@@ -190,20 +210,32 @@ impl Router {
         message: &Arc<Message>,
         sequence: &AtomicU64,
     ) -> Result<u64, Refusal> {
-        match &*resolved.receivers {
-            [] => {
-                self.no_route.fetch_add(1, Relaxed);
-                Ok(sequence.fetch_add(1, Relaxed) + 1)
-            }
-            [only] => self.accept_one(resolved, only, message, sequence),
+        let facts = resolved.candidates.facts(message, &resolved.origin);
+        // Most sources have one receiver: no list is made for it.
+        if let [only] = &*resolved.endpoints {
+            return match resolved.receiver(only, &facts) {
+                Some(receiver) => self.accept_one(resolved, receiver, message, sequence),
+                None => Ok(self.accept_nowhere(sequence)),
+            };
+        }
+        let receivers = resolved.endpoints.iter().filter_map(|endpoint| resolved.receiver(endpoint, &facts));
+        match &*receivers.collect::<Vec<_>>() {
+            [] => Ok(self.accept_nowhere(sequence)),
+            [only] => self.accept_one(resolved, *only, message, sequence),
             many => self.accept_many(resolved, many, message, sequence),
         }
+    }
+
+    /// No route wants it: accepted, counted, dropped.
+    fn accept_nowhere(&self, sequence: &AtomicU64) -> u64 {
+        self.no_route.fetch_add(1, Relaxed);
+        sequence.fetch_add(1, Relaxed) + 1
     }
 
     fn accept_one(
         &self,
         resolved: &Resolved,
-        receiver: &Receiver,
+        receiver: Receiver<'_>,
         message: &Arc<Message>,
         sequence: &AtomicU64,
     ) -> Result<u64, Refusal> {
@@ -220,7 +252,7 @@ impl Router {
     fn accept_many(
         &self,
         resolved: &Resolved,
-        receivers: &[Receiver],
+        receivers: &[Receiver<'_>],
         message: &Arc<Message>,
         sequence: &AtomicU64,
     ) -> Result<u64, Refusal> {
@@ -229,12 +261,12 @@ impl Router {
         let mut locked: Vec<_> = Vec::with_capacity(receivers.len());
         for receiver in receivers {
             let mut inner = receiver.endpoint.lock();
-            self.check(receiver, &mut inner, size)?;
+            self.check(*receiver, &mut inner, size)?;
             locked.push(inner);
         }
         let number = sequence.fetch_add(1, Relaxed) + 1;
         for (receiver, inner) in receivers.iter().zip(&mut locked) {
-            Endpoint::push(inner, self.item(resolved, receiver, message, number, size));
+            Endpoint::push(inner, self.item(resolved, *receiver, message, number, size));
         }
         drop(locked);
         for receiver in receivers {
@@ -243,7 +275,7 @@ impl Router {
         Ok(number)
     }
 
-    fn check(&self, receiver: &Receiver, inner: &mut Inner, size: usize) -> Result<(), Refusal> {
+    fn check(&self, receiver: Receiver<'_>, inner: &mut Inner, size: usize) -> Result<(), Refusal> {
         match receiver.endpoint.room_for(inner, size, || self.clock.uptime()) {
             Room::Yes => Ok(()),
             Room::Closed => Err(Refusal::Stale),
@@ -254,12 +286,12 @@ impl Router {
     fn item(
         &self,
         resolved: &Resolved,
-        receiver: &Receiver,
+        receiver: Receiver<'_>,
         message: &Arc<Message>,
         sequence: u64,
         size: usize,
     ) -> Item {
-        let target = &receiver.target;
+        let target = receiver.target;
         Item {
             accepted: Accepted {
                 message: message.clone(),
@@ -279,7 +311,7 @@ impl Router {
     pub(crate) fn publish(&self, source: &str, message: &Arc<Message>) -> Result<(), SendError> {
         Self::check_size(message)?;
         loop {
-            match self.accept(&self.resolve(source), message, &self.foreign_sequence) {
+            match self.accept(&self.resolve(source, Origin::default()), message, &self.foreign_sequence) {
                 Ok(_) => return Ok(()),
                 Err(Refusal::Stale) => {}
                 Err(Refusal::Full(..)) => return Err(SendError::Full),

@@ -100,6 +100,30 @@ async fn two_routes_to_one_endpoint_make_one_copy() {
 }
 
 #[tokio::test]
+async fn conditions_choose_the_receivers_of_each_message() {
+    let routes = [
+        ("FROM /* WHERE kind = 'a' INTO BrokeredEndpoint('/modules/a/inputs/i')", AT_ONCE),
+        (
+            "FROM /* WHERE kind = 'b' OR $connectionModuleId = 'm' AND kind = 'ab' INTO BrokeredEndpoint('/modules/b/inputs/i')",
+            AT_ONCE,
+        ),
+        ("FROM /* WHERE kind = 'ab' INTO BrokeredEndpoint('/modules/a/inputs/i')", AT_ONCE),
+    ];
+    let router = router(&routes);
+    let link = link(&router).await;
+    for (kind, lengths) in [("a", (1, 0)), ("b", (1, 1)), ("ab", (2, 2)), ("c", (2, 2))] {
+        let mut sent = marram_core::message::Message::default();
+        sent.set_property("kind", kind);
+        assert!(matches!(link.try_send("o", &Arc::new(sent)), Sent::Accepted(_)));
+        assert_eq!((len(&router, "a"), len(&router, "b")), lengths, "{kind}");
+    }
+    assert_eq!(router.no_route(), 1);
+    router.apply(deployment(&[("FROM /* WHERE kind = 'x' INTO $upstream", AT_ONCE)]));
+    assert_eq!(link.try_send("o", &message("y")), Sent::Accepted(5), "one receiver, and its condition is undefined");
+    assert_eq!(router.no_route(), 2);
+}
+
+#[tokio::test]
 async fn queues_are_bounded_by_bytes() {
     let router = router(&[(TO_A, AT_ONCE)]);
     let link = link(&router).await;

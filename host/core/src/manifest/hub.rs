@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     deployment::{DEFAULT_PRIORITY, RouteOptions, RouteSpec},
-    route::{Route, Sink},
+    route::{Condition, Route, Sink},
 };
 
 /// What `$edgeHub` says.
@@ -153,6 +153,9 @@ fn read_text(field: &Field<'_>, deployed: &Deployed<'_>, found: &mut Findings) -
     };
     if let Some(rest) = rest {
         found.warn(&field.at, format!("what stands after the sink is ignored: `{}`", shown(rest)));
+    }
+    if route.condition.as_ref().is_some_and(Condition::is_never_true) {
+        found.warn(&field.at, "no message makes this condition true: its result is not true or false");
     }
     if let Sink::Input { module, .. } = &mut route.sink {
         match deployed.by_lower_case.get(&module.to_ascii_lowercase()) {

@@ -1,5 +1,10 @@
+use bytes::Bytes;
+
 use super::*;
-use crate::deployment::{DEFAULT_PRIORITY, RouteOptions};
+use crate::{
+    deployment::{DEFAULT_PRIORITY, Deployment, RouteOptions, RouteSpec},
+    message::Message,
+};
 
 fn input(module: &str, input: &str) -> Sink {
     Sink::Input { module: module.into(), input: input.into() }
@@ -48,16 +53,25 @@ fn text_after_the_sink_is_returned_to_be_warned_about() {
 
 #[test]
 fn errors_name_the_column_and_what_was_expected() {
-    assert_eq!(error("FROM /messages/* TO $upstream"), "column 18: expected `INTO` after the source, found `TO`");
+    assert_eq!(
+        error("FROM /messages/* TO $upstream"),
+        "column 18: expected `WHERE` or `INTO` after the source, found `TO`"
+    );
     assert_eq!(error(""), "column 1: expected `FROM`, found the end");
     assert!(error("FROM INTO $upstream").starts_with("column 6: expected a source"));
     assert!(
-        error("FROM /messages/* WHERE x = 'a' INTO $upstream").starts_with("column 18: `WHERE` conditions are not")
+        error("FROM /messages/* WHERE x > 4 INTO $upstream")
+            .starts_with("column 26: `>` compares a text with a number")
     );
+    assert!(error("FROM /messages/* WHERE INTO $upstream").starts_with("column 24: expected a value"));
+    assert!(error("FROM /messages/* WHERE x = 'a' TO $upstream").contains("`INTO` after the condition, found `TO`"));
+    assert!(error("FROM /messages/* WHERE 3 -1 INTO $upstream").contains("`INTO` after the condition, found `-1`"));
     assert!(error("FROM /messages/* INTO $cloud").contains("`$cloud` is not a sink"));
     assert!(error("FROM /messages/* INTO Other(\"x\")").contains("unknown sink `Other`"));
     assert!(error("FROM /messages/* INTO BrokeredEndpoint(\"/modules/a\")").contains("must have the form"));
-    assert!(error("FROM /messages/* INTO BrokeredEndpoint(\"/modules/a/inputs/i)").contains("no closing quote"));
+    assert!(
+        error("FROM /messages/* INTO BrokeredEndpoint(\"/modules/a/inputs/i)").contains("its closing quote is missing")
+    );
     assert!(
         error("FROM /messages/* INTO BrokeredEndpoint(\"/modules/a/inputs/i\"").contains("expected `)`, found the end")
     );
@@ -95,25 +109,156 @@ fn route_spec(name: &str, text: &str, priority: u8, ttl: Option<u64>) -> RouteSp
     }
 }
 
+fn deployment(routes: Vec<RouteSpec>) -> Deployment {
+    Deployment { routes, time_to_live: Some(Duration::from_secs(7200)), ..Deployment::default() }
+}
+
+/// The targets of a message from `source`, in the order of their sinks.
+fn targets(deployment: &Deployment, source: &str, message: &Message) -> Vec<Target> {
+    let candidates = Table::new(deployment).candidates(deployment, source);
+    let origin = Origin { device: Some("d".into()), output: Some(("m".into(), "o".into())) };
+    let facts = candidates.facts(message, &origin);
+    candidates.sinks.iter().filter_map(|sink| sink.choose(&facts)).map(|choice| choice.target.clone()).collect()
+}
+
+const SOURCE: &str = "/messages/modules/M/outputs/o";
+
 #[test]
 fn one_target_an_endpoint_and_the_most_urgent_route_decides() {
-    let deployment = Deployment {
-        routes: vec![
-            route_spec("a", "FROM /messages/* INTO $upstream", DEFAULT_PRIORITY, Some(5)),
-            route_spec("b", "FROM /messages/modules/m/* INTO $upstream", 3, None),
-            route_spec("c", "FROM /messages/modules/m/* INTO BrokeredEndpoint(\"/modules/x/inputs/i\")", 4, Some(9)),
-            route_spec("d", "FROM /messages/modules/other/* INTO $upstream", 0, None),
-        ],
-        time_to_live: Some(Duration::from_secs(7200)),
-        ..Deployment::default()
-    };
-    let found = targets(&deployment, "/messages/modules/M/outputs/o");
+    let deployment = deployment(vec![
+        route_spec("a", "FROM /messages/* INTO $upstream", DEFAULT_PRIORITY, Some(5)),
+        route_spec("b", "FROM /messages/modules/m/* INTO $upstream", 3, None),
+        route_spec("c", "FROM /messages/modules/m/* INTO BrokeredEndpoint(\"/modules/x/inputs/i\")", 4, Some(9)),
+        route_spec("d", "FROM /messages/modules/other/* INTO $upstream", 0, None),
+    ]);
+    let found = targets(&deployment, SOURCE, &Message::default());
     assert_eq!(found.len(), 2);
     assert_eq!(found[0].sink, Sink::Upstream);
     assert_eq!((found[0].priority, found[0].time_to_live), (3, Some(Duration::from_secs(7200))));
     assert_eq!(found[0].max_attempts, None, "upstream never gives up");
     assert_eq!((found[1].priority, found[1].time_to_live), (4, Some(Duration::from_secs(9))));
-    assert!(targets(&deployment, "/twinChangeNotifications").is_empty());
+    assert!(targets(&deployment, "/twinChangeNotifications", &Message::default()).is_empty());
+}
+
+#[test]
+fn the_most_urgent_route_whose_condition_is_true_decides() {
+    let deployment = deployment(vec![
+        route_spec("all", "FROM /messages/* INTO $upstream", DEFAULT_PRIORITY, None),
+        route_spec("alerts", "FROM /messages/* WHERE kind = 'alert' INTO $upstream", 0, Some(60)),
+        route_spec(
+            "hot",
+            "FROM /messages/* WHERE as_number(temp) > 20 INTO BrokeredEndpoint(\"/modules/x/inputs/i\")",
+            2,
+            None,
+        ),
+    ]);
+    let mut message = Message::default();
+    let priorities = |message: &Message| -> Vec<u8> {
+        targets(&deployment, SOURCE, message).iter().map(|target| target.priority).collect()
+    };
+    assert_eq!(priorities(&message), [DEFAULT_PRIORITY]);
+    message.set_property("kind", "alert");
+    assert_eq!(priorities(&message), [0]);
+    message.set_property("temp", "20.5");
+    assert_eq!(priorities(&message), [0, 2]);
+    message.set_property("temp", "unknown");
+    assert_eq!(priorities(&message), [0], "undefined does not deliver");
+}
+
+#[test]
+fn a_condition_may_ask_for_the_sender_and_the_properties_of_the_system() {
+    let mut message = Message::default();
+    message.system_mut().message_id = Some("7".into());
+    message.system_mut().correlation_id = Some("8".into());
+    for (condition, delivered) in [
+        ("$connectionModuleId = 'm' AND $outputName = 'o' AND $connectionDeviceId = 'd'", true),
+        ("NOT is_defined($connectionModuleId)", false),
+        ("$MESSAGEID = '7' AND $cid = '8' AND $edgeHubOriginInterface = 'internal'", true),
+        ("is_defined($contentType) OR is_defined($contentEncoding) OR is_defined($userId)", false),
+    ] {
+        let text = format!("FROM /messages/* WHERE {condition} INTO $upstream");
+        let deployment = deployment(vec![route_spec("r", &text, 3, None)]);
+        assert_eq!(targets(&deployment, SOURCE, &message).len(), usize::from(delivered), "{condition}");
+    }
+}
+
+#[test]
+fn the_body_is_read_only_when_a_condition_asks_and_once_for_all() {
+    let to = |module: &str, condition: &str| {
+        let text = format!("FROM /* WHERE {condition} INTO BrokeredEndpoint('/modules/{module}/inputs/i')");
+        route_spec(module, &text, 3, None)
+    };
+    let deployment = deployment(vec![
+        to("a", "kind = 'x' AND $body.n = 1"),
+        to("b", "kind = 'x' AND $body.n = 1 AND $body.o.s = 'y'"),
+        to("c", "kind = 'x' AND $body.o.list[1] = 3"),
+    ]);
+    let candidates = Table::new(&deployment).candidates(&deployment, SOURCE);
+    assert!(!candidates.is_unconditional());
+    let mut message = Message::new(Bytes::from_static(br#"{"n":1,"o":{"s":"y","list":[2,3]}}"#));
+    message.system_mut().content_type = Some("application/json".into());
+    message.system_mut().content_encoding = Some("utf-8".into());
+    let origin = Origin::default();
+    let chosen = |message: &Message| {
+        let facts = candidates.facts(message, &origin);
+        (candidates.sinks.iter().filter(|sink| sink.choose(&facts).is_some()).count(), facts.body_was_read())
+    };
+    assert_eq!(chosen(&message), (0, false), "the property settles it");
+    message.set_property("kind", "x");
+    assert_eq!(chosen(&message), (3, true));
+}
+
+#[test]
+fn a_look_up_finds_the_routes_of_the_source_and_of_those_above_it() {
+    let texts = ["/*", "/messages", "/messages/modules/m/*", "/messages/modules/m/outputs/o", "/messages/modules/mm/*"];
+    let specs = texts.iter().map(|source| route_spec(source, &format!("FROM {source} INTO $upstream"), 3, None));
+    let deployment = deployment(specs.collect());
+    let table = Table::new(&deployment);
+    assert_eq!(table.routes(SOURCE), [0, 1, 2, 3]);
+    assert_eq!(table.routes("/messages/modules/mm/outputs/o"), [0, 1, 4]);
+    assert_eq!(table.routes("/messages"), [0, 1]);
+    assert_eq!(table.routes("/twinChangeNotifications"), [0]);
+}
+
+#[test]
+fn lines_of_the_trial_are_answered_in_their_form() {
+    for (line, expected) in [
+        (r#"{"condition":"a = 'x'","message":{"properties":{"A":"x"}}}"#, r#"{"result":"true"}"#),
+        (r#"{"condition":"a = 'x'"}"#, r#"{"result":"undefined"}"#),
+        (r#"{"condition":"is_null(a)","message":{"properties":{"a":null}}}"#, r#"{"result":"true"}"#),
+        (
+            r#"{"condition":"$body.a > 1","message":{"systemProperties":{"contentType":"application/json","contentEncoding":"utf-8"},"body":{"a":2}}}"#,
+            r#"{"result":"true"}"#,
+        ),
+        (
+            r#"{"condition":"$body.a > 1","message":{"systemProperties":{"contentType":"application/json","contentEncoding":"utf-8"},"bodyText":"{\"a\":1}"}}"#,
+            r#"{"result":"false"}"#,
+        ),
+        (
+            r#"{"route":"SELECT * FROM /messages/* WHERE  a = 'x' INTO BrokeredEndpoint('modules/m/inputs/i/')"}"#,
+            r#"{"condition":"a = 'x'","endpoint":"m/i","sink":"BrokeredEndpoint(\"/modules/m/inputs/i\")","source":"/messages/*"}"#,
+        ),
+        (
+            r#"{"route":"FROM /messages INTO $Upstream"}"#,
+            r#"{"condition":"true","endpoint":"iothub","sink":"$upstream","source":"/messages"}"#,
+        ),
+        (r#"{"pattern":"/messages/*","source":"/messages/modules/m"}"#, r#"{"match":true}"#),
+        (r#"{"pattern":"/messages/x/*","source":"/messages"}"#, r#"{"match":false}"#),
+    ] {
+        assert_eq!(answer(line).to_string(), expected, "{line}");
+    }
+    for (line, column, part) in [
+        (r#"{"condition":"a > 3"}"#, 3, "compares a text with a number"),
+        (r#"{"route":"FROM /messages"}"#, 15, "expected `WHERE` or `INTO`"),
+        ("nonsense", 2, "the line cannot be read"),
+        ("{}", 1, "a line holds"),
+        (r#"{"condition":"true","message":{"properties":{"a":1}}}"#, 1, "properties.a: a property is a string"),
+        (r#"{"condition":"true","message":{"body":1,"bodyText":"1"}}"#, 1, "stand for the same"),
+    ] {
+        let answer = answer(line);
+        assert_eq!(answer["error"]["column"], column, "{line}: {answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().contains(part), "{line}: {answer}");
+    }
 }
 
 proptest::proptest! {

@@ -288,12 +288,25 @@ fn in_schema_1_0_an_empty_route_is_a_deleted_one() {
 }
 
 #[test]
+fn a_route_keeps_its_condition_in_every_schema_version() {
+    let route = "FROM /messages/* WHERE kind = 'alert' AND as_number(level) >= 3 INTO $upstream";
+    for version in ["1.0", "1.1", "1.2", "1.3"] {
+        let text = with(&[("hub/schemaVersion", json!(version)), ("hub/routes/up", json!(route))]);
+        let reading = read_str(&text).unwrap();
+        let condition = reading.deployment.routes.iter().find_map(|spec| spec.route.condition.as_ref());
+        assert_eq!(condition.map(|condition| condition.text()), Some("kind = 'alert' AND as_number(level) >= 3"));
+    }
+}
+
+#[test]
 fn doubtful_routes_are_warnings() {
     let nobody = r#"FROM /messages/* INTO BrokeredEndpoint("/modules/tmp/inputs/in")"#;
     let warned = reading("hub/routes/up", json!(nobody));
     check_warning(&warned, "hub/routes/up", "there is no module `tmp`", Some("did you mean `temp`?"));
     let rest = reading("hub/routes/up", json!("FROM /* INTO $upstream WHERE x"));
     check_warning(&rest, "hub/routes/up", "what stands after the sink is ignored: `WHERE x`", None);
+    let never = reading("hub/routes/up", json!("FROM /* WHERE 'text' INTO $upstream"));
+    check_warning(&never, "hub/routes/up", "no message makes this condition true", None);
     let name = reading("hub/routes/a b", json!("FROM /* INTO $upstream"));
     check_warning(&name, "hub/routes/a b", "IoT Hub takes no route whose name", None);
 }

@@ -316,7 +316,12 @@ fn routes() {
     let route = "FROM /messages/* INTO $upstream";
     check(&[
         ("hub/routes/up", json!("FROM /messages/* TO $upstream"), "column "),
-        ("hub/routes/up", json!("FROM /messages/* WHERE a = 1 INTO $upstream"), "column "),
+        (
+            "hub/routes/up",
+            json!("FROM /messages/* WHERE a = 1 INTO $upstream"),
+            "column 26: `=` compares a text with a number",
+        ),
+        ("hub/routes/up", json!("FROM /messages/* WHERE f(a) INTO $upstream"), "column 24: there is no function `f`"),
         ("hub/routes/up", json!(" "), "a route may not be empty"),
         ("hub/routes/up", json!(null), "expected a string or an object, found null"),
         ("hub/routes/up", json!(5), "expected a string or an object, found a number"),

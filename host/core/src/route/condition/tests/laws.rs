@@ -1,0 +1,152 @@
+//! Laws that hold for all conditions of a kind, tried on made-up ones.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Conditions that are true, false or undefined, without body values.
+fn logical() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("true".to_owned()),
+        Just("false".to_owned()),
+        Just("(none = 'x')".to_owned()),
+        Just("(word = 'hello')".to_owned()),
+        Just("(as_number(number) > 4)".to_owned()),
+        Just("is_defined(none)".to_owned()),
+    ];
+    leaf.prop_recursive(4, 24, 2, |inner| {
+        prop_oneof![
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a} AND {b})")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a} OR {b})")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a} = {b})")),
+            inner.prop_map(|a| format!("(NOT {a})")),
+        ]
+    })
+}
+
+/// Words and signs of the language in any order.
+fn tokens() -> impl Strategy<Value = String> {
+    let token = prop_oneof![
+        Just("AND"),
+        Just("OR"),
+        Just("NOT"),
+        Just("("),
+        Just(")"),
+        Just("="),
+        Just("!="),
+        Just("<"),
+        Just("??"),
+        Just("||"),
+        Just("+"),
+        Just("-"),
+        Just("*"),
+        Just("/"),
+        Just("%"),
+        Just(","),
+        Just("{"),
+        Just("}"),
+        Just("word"),
+        Just("$body.n"),
+        Just("$body.list[0]"),
+        Just("{$both}"),
+        Just("3"),
+        Just("'x'"),
+        Just("null"),
+        Just("true"),
+        Just("undefined"),
+        Just("abs("),
+        Just("concat("),
+        Just("is_null("),
+        Just("substring("),
+        Just("/*"),
+        Just("*/"),
+        Just("'"),
+        Just("\""),
+        Just("\\"),
+        Just("@"),
+        Just("0x"),
+        Just("e5"),
+        Just("INTO"),
+    ];
+    proptest::collection::vec(token, 0..24).prop_map(|tokens| tokens.join(" "))
+}
+
+fn kleene_and(left: Truth, right: Truth) -> Truth {
+    match (left, right) {
+        (Truth::False, _) | (_, Truth::False) => Truth::False,
+        (Truth::True, Truth::True) => Truth::True,
+        _ => Truth::Undefined,
+    }
+}
+
+fn kleene_not(value: Truth) -> Truth {
+    match value {
+        Truth::True => Truth::False,
+        Truth::False => Truth::True,
+        Truth::Undefined => Truth::Undefined,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn and_or_and_not_follow_kleenes_tables(a in logical(), b in logical()) {
+        let sample = sample();
+        let value = |text: &str| evaluate(&sample, text);
+        let (left, right) = (value(&a), value(&b));
+        prop_assert_eq!(value(&format!("{a} AND {b}")), kleene_and(left, right));
+        prop_assert_eq!(value(&format!("{a} OR {b}")), kleene_not(kleene_and(kleene_not(left), kleene_not(right))));
+        prop_assert_eq!(value(&format!("NOT {a}")), kleene_not(left));
+    }
+
+    #[test]
+    fn de_morgan_commutation_and_double_negation_hold(a in logical(), b in logical()) {
+        let sample = sample();
+        let value = |text: String| evaluate(&sample, &text);
+        prop_assert_eq!(value(format!("NOT ({a} AND {b})")), value(format!("NOT {a} OR NOT {b}")));
+        prop_assert_eq!(value(format!("NOT ({a} OR {b})")), value(format!("NOT {a} AND NOT {b}")));
+        prop_assert_eq!(value(format!("{a} AND {b}")), value(format!("{b} AND {a}")));
+        prop_assert_eq!(value(format!("NOT NOT {a}")), value(a.clone()));
+        prop_assert_eq!(value(format!("{a} ?? {b}")), if value(a.clone()) == Truth::Undefined { value(b) } else { value(a) });
+    }
+
+    #[test]
+    fn skipping_what_is_settled_changes_nothing(a in logical()) {
+        let sample = sample();
+        let condition = Condition::parse(&a).unwrap();
+        // An explanation evaluates every part.
+        let (short, shorter, all) = with_facts(&sample, &condition, |facts| {
+            (condition.evaluate(facts), condition.is_true(facts), condition.explain(facts))
+        });
+        prop_assert_eq!(short, all.truth);
+        prop_assert_eq!(shorter, all.truth == Truth::True);
+    }
+
+    #[test]
+    fn what_reads_prints_and_reads_back_to_the_same(text in tokens()) {
+        if let Ok(condition) = Condition::parse(&text) {
+            let printed = condition.to_string();
+            let again = Condition::parse(&printed).map_err(|error| TestCaseError::fail(format!("{printed}: {error}")))?;
+            prop_assert_eq!(again.to_string(), printed.clone());
+            let sample = sample();
+            prop_assert_eq!(evaluate(&sample, &printed), evaluate(&sample, &text), "{}", printed);
+        }
+    }
+
+    #[test]
+    fn comparisons_of_body_values_are_an_order(a in 0..5usize, b in 0..5usize) {
+        let sample = sample();
+        let paths = ["$body.f", "$body.n", "$body.s", "$body.null", "$body.list[0]"];
+        let is = |how: &str| evaluate(&sample, &format!("{} {how} {}", paths[a], paths[b]));
+        let orders = [is("<"), is("="), is(">")];
+        prop_assert_eq!(orders.iter().filter(|truth| **truth == Truth::True).count(), 1);
+        prop_assert_eq!(is("<="), kleene_not(is(">")));
+        prop_assert_eq!(is("!="), kleene_not(is("=")));
+    }
+
+    #[test]
+    fn no_text_makes_reading_panic(text in "\\PC{0,60}") {
+        let _ = Condition::parse(&text);
+    }
+}

@@ -1,0 +1,69 @@
+//! Sources: which messages a route takes (IoT Edge semantics, 3.2).
+
+/// Which message sources a route takes: a case-insensitive prefix of the message's own source. Two are equal when they
+/// take the same.
+#[derive(Debug, Clone)]
+pub struct SourcePattern {
+    /// Normalised: lower case, ends in one `/`.
+    key: Box<str>,
+    text: Box<str>,
+}
+
+/// Source of a module's message on an output.
+#[must_use]
+pub fn module_source(module: &str, output: &str) -> String {
+    format!("/messages/modules/{module}/outputs/{output}")
+}
+
+impl SourcePattern {
+    /// Normalises a source path: trailing stars go, exactly one `/` ends it.
+    #[must_use]
+    pub fn new(path: &str) -> Self {
+        let text = path.trim();
+        Self { key: source_key(text.trim_end_matches('*')).into(), text: text.into() }
+    }
+
+    /// Whether a message from `source` belongs to it.
+    #[must_use]
+    pub fn matches(&self, source: &str) -> bool {
+        self.matches_key(&source_key(source))
+    }
+
+    /// Whether a message of this module, on some output or none, may belong to it.
+    #[must_use]
+    pub fn may_match_module(&self, module: &str) -> bool {
+        let module = source_key(&format!("/messages/modules/{module}"));
+        self.matches_key(&module) || self.key.starts_with(&module)
+    }
+
+    /// The prefix that it looks for, in lower case, with one `/` at its end.
+    pub(super) fn key(&self) -> &str {
+        &self.key
+    }
+
+    fn matches_key(&self, key: &str) -> bool {
+        key.starts_with(&*self.key)
+    }
+}
+
+/// Lower case, exactly one `/` at the end.
+pub(super) fn source_key(path: &str) -> String {
+    let mut key = path.trim_end_matches('/').to_lowercase();
+    key.push('/');
+    key
+}
+
+impl PartialEq for SourcePattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for SourcePattern {}
+
+/// As written.
+impl std::fmt::Display for SourcePattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
