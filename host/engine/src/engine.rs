@@ -10,6 +10,7 @@ use std::{
 
 use marram_core::ports::{self, Artifact, BoxFuture, LoadError};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::{
     Engine,
     component::{Component, Linker},
@@ -41,6 +42,9 @@ struct Shared {
     key: Key,
     /// One slot for each component digest; whoever holds its lock is the one who loads.
     slots: Mutex<HashMap<String, Slot>>,
+    /// See [`READS`] and [`COMPILES`].
+    reads: Semaphore,
+    compiles: Semaphore,
 }
 
 /// What the owner's folders have of a component.
@@ -49,6 +53,14 @@ enum Shelf {
     /// Nothing that may be used; said of each file that may not.
     Lacks(Vec<String>),
 }
+
+/// Compiled components that are read and checked at once. More would gain nothing on a small device's flash, and each takes
+/// a thread.
+const READS: usize = 4;
+
+/// Components that are compiled at once. A compiler takes some 300 MiB for a large one, and a small device has not more
+/// cores than this. What is compiled already does not wait behind them.
+const COMPILES: usize = 2;
 
 type Slot = Arc<tokio::sync::Mutex<Weak<WasmComponent>>>;
 
@@ -80,7 +92,17 @@ impl WasmEngine {
         let linker = linker(&engine).map_err(wasmtime)?;
         let ticker = Arc::new(Ticker::start(&engine).map_err(EngineError::Thread)?);
         let key = Key { target: target::here(), profile: settings.profile };
-        Ok(Self(Arc::new(Shared { settings, engine, linker, ticker, cache, key, slots: Mutex::default() })))
+        Ok(Self(Arc::new(Shared {
+            settings,
+            engine,
+            linker,
+            ticker,
+            cache,
+            key,
+            slots: Mutex::default(),
+            reads: Semaphore::new(READS),
+            compiles: Semaphore::new(COMPILES),
+        })))
     }
 }
 
@@ -132,6 +154,7 @@ impl Shared {
             return Ok(Shelf::Lacks(Vec::new()));
         }
         let (shared, digest) = (self.clone(), digest.to_owned());
+        let _reading = self.read_permit().await;
         blocking(move || {
             let mut refused = Vec::new();
             for folder in &shared.settings.precompiled {
@@ -170,6 +193,11 @@ impl Shared {
         ))
     }
 
+    /// Nobody closes the semaphore: there is a permit, sooner or later.
+    async fn read_permit(&self) -> Option<SemaphorePermit<'_>> {
+        self.reads.acquire().await.ok()
+    }
+
     fn link(&self, component: &Component, cost: u64) -> Result<Arc<WasmComponent>, LoadError> {
         WasmComponent::link(&self.linker, component, cost, self.ticker.clone()).map(Arc::new)
     }
@@ -184,6 +212,7 @@ impl Shared {
 
     async fn load_entry(self: &Arc<Self>, entry: Entry) -> Result<Option<Arc<WasmComponent>>, LoadError> {
         let shared = self.clone();
+        let _reading = self.read_permit().await;
         blocking(move || {
             let component = entry.load(&shared.engine).map_err(|error| disk(&shared.settings.cache, &error))?;
             component.map(|(component, cost)| shared.link(&component, cost)).transpose()
@@ -192,6 +221,7 @@ impl Shared {
     }
 
     async fn compile(self: &Arc<Self>, input: &Path, digest: &str, entry: &Entry) -> Result<(), LoadError> {
+        let _compiling = self.compiles.acquire().await;
         let (path, expected) = (input.to_owned(), digest.to_owned());
         let cost = blocking(move || check_file(&path, &expected)).await?;
         let Settings { helper, limits, profile, .. } = &self.settings;

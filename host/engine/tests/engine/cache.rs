@@ -43,6 +43,41 @@ async fn a_second_engine_loads_what_the_first_compiled() {
 }
 
 #[tokio::test]
+async fn two_components_are_compiled_at_once_and_what_is_compiled_waits_for_none() {
+    let bench = Bench::new();
+    let known = bench.artifact(&binary(&program(GOOD)));
+    bench.engine.load(&known, "oci:guest").await.map(drop).unwrap();
+    // Each compiler waits until two have started, notes how many there are, and ends when it is told to.
+    let script = r#"cd "$0"; mkdir r$$; echo >> started; while [ "$(wc -l < started)" -lt 2 ]; do sleep 0.02; done
+        ls -d r* | wc -l >> counts; while [ ! -e go ]; do sleep 0.02; done; rmdir r$$; exit 1"#;
+    let args = vec!["-c".into(), script.into(), bench.folder.path().into()];
+    let helper = HelperCommand::Process { program: "/bin/sh".into(), args };
+    let engine = WasmEngine::new(Settings { helper, ..settings(&bench.folder, Profile::Wide) }).unwrap();
+    let engine = Arc::new(engine);
+    let loads: Vec<_> = (1..=5)
+        .map(|code| {
+            let unknown = bench.artifact(&binary(&program(&format!(
+                "(func $run (result i32) (i32.const 0) (drop (i32.const {code})))"
+            ))));
+            let engine = engine.clone();
+            tokio::spawn(async move { engine.load(&unknown, "oci:guest").await.map(drop) })
+        })
+        .collect();
+    let counts = bench.folder.path().join("counts");
+    while fs::read_to_string(&counts).unwrap_or_default().lines().count() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    engine.load(&known, "oci:guest").await.unwrap();
+    fs::write(bench.folder.path().join("go"), "").unwrap();
+    for load in loads {
+        assert!(load.await.unwrap().unwrap_err().to_string().contains("the compiler failed"));
+    }
+    let counts = fs::read_to_string(&counts).unwrap();
+    assert_eq!(counts.lines().count(), 5);
+    assert!(counts.lines().all(|count| count.trim() <= "2"), "{counts}");
+}
+
+#[tokio::test]
 async fn a_damaged_entry_is_compiled_again() {
     let bench = Bench::new();
     let artifact = bench.artifact(&binary(&program(GOOD)));
