@@ -20,7 +20,7 @@ use tokio::{
     sync::Semaphore,
 };
 
-use marram_core::time::UtcMillis;
+use marram_core::{manifest::MAX_MANIFEST_BYTES, time::UtcMillis};
 
 use crate::{
     agent::{Agent, ApplyError, ModuleError},
@@ -28,8 +28,8 @@ use crate::{
     twins::TwinQuery,
 };
 
-/// Largest request body: a manifest of 1 MiB and its envelope.
-const MAX_BODY: usize = 1 << 20;
+/// Largest request body: a manifest.
+const MAX_BODY: usize = MAX_MANIFEST_BYTES;
 /// Connections at once. An operator and a few scripts; more is a mistake.
 const MAX_CONNECTIONS: usize = 32;
 /// Of these, those that wait for a log line or a twin: the others must get through.

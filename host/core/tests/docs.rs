@@ -87,9 +87,9 @@ fn the_numbers_of_the_documentation_are_those_of_the_code() {
     assert_eq!((HANDLER_BOUNDS.start().as_millis(), HANDLER_BOUNDS.end().as_secs()), (1, 3600));
     check(MANIFEST, &["64 KiB to 4 GiB", "`64MiB`", "1 ms to 1 h", "`5s`", "`60s`"]);
 
-    assert_eq!(MAX_MANIFEST_BYTES, 1 << 20);
+    assert_eq!(MAX_MANIFEST_BYTES, 2 << 20);
     assert_eq!((DEFAULT_SEND_TIMEOUT.as_secs(), DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY), (1, 20, 10));
-    check(MANIFEST, &["1 MiB", "`1s`", "`20`"]);
+    check(MANIFEST, &["At most 2 MiB", "`1s`", "`20`"]);
 
     assert_eq!((FIRST_RETRY.as_secs(), MAX_RETRY.as_secs(), MAX_RETRY_AFTER.as_secs()), (1, 60, 86_400));
     assert_eq!((ITEM_OVERHEAD, MAX_MESSAGE_BYTES, MAX_NAME_BYTES), (128, 256 << 10, 128));

@@ -28,7 +28,7 @@ use crate::{
     encoding::{check_name, decode, encode, file_stem},
 };
 
-/// Largest document. A deployment of a thousand modules takes about 1 MiB, a twin 64 KiB; a larger file is damage, and
+/// Largest document. A deployment takes at most 2 MiB, a twin 64 KiB; a larger file is damage, and
 /// reading it whole would cost a small device its memory.
 pub const MAX_DOCUMENT_BYTES: usize = 8 * 1024 * 1024;
 

@@ -42,7 +42,7 @@ fn a_text_that_is_not_json_names_line_and_column() {
 #[test]
 fn a_manifest_has_a_largest_size() {
     let text = format!("{}{}", base(), " ".repeat(MAX_MANIFEST_BYTES));
-    check_text(&text, "", "a manifest has at most 1048576 bytes");
+    check_text(&text, "", "a manifest has at most 2097152 bytes");
 }
 
 #[test]
