@@ -15,7 +15,7 @@ use marram_core::{
     time::Uptime,
 };
 use serde_json::{Map, Value};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::{clock::Clock, doorbell::Doorbell, endpoint::Endpoint, link::ModuleLink, router::Router, twins::TwinCell};
 
@@ -85,6 +85,8 @@ pub(crate) struct ModuleTask {
     pub(crate) link: Arc<ModuleLink>,
     pub(crate) twin: Arc<TwinCell>,
     pub(crate) stop: Arc<StopSignal>,
+    /// Once it is up it waits here until it is in charge; none: it is at once.
+    pub(crate) gate: Option<oneshot::Receiver<()>>,
     pub(crate) bell: Arc<Doorbell>,
     pub(crate) module: Arc<str>,
     pub(crate) memory: Arc<AtomicU64>,
@@ -92,15 +94,19 @@ pub(crate) struct ModuleTask {
 
 impl ModuleTask {
     /// Runs an instance to its end. `up` is called when it is ready for work.
-    pub(crate) async fn run(self, mut instance: Box<dyn Instance>, exports: Exports, up: impl FnOnce()) -> Exit {
+    pub(crate) async fn run(mut self, mut instance: Box<dyn Instance>, exports: Exports, up: impl FnOnce()) -> Exit {
+        let gate = self.gate.take();
         let exit = if exports.run {
             up();
-            self.run_program(&mut *instance).await
+            match self.wait_at(gate).await {
+                Ok(()) => self.run_program(&mut *instance).await,
+                Err(exit) => exit,
+            }
         } else {
             let stop = self.stop.clone();
             tokio::select! {
                 biased;
-                exit = self.run_handler(&mut *instance, exports, up) => exit,
+                exit = self.run_handler(&mut *instance, exports, up, gate) => exit,
                 () = stop.wait_for(KILL) => killed(),
             }
         };
@@ -118,8 +124,24 @@ impl ModuleTask {
         }
     }
 
-    async fn run_handler(&self, instance: &mut dyn Instance, exports: Exports, up: impl FnOnce()) -> Exit {
-        match self.handler_loop(instance, exports, up).await {
+    async fn wait_at(&self, gate: Option<oneshot::Receiver<()>>) -> Result<(), Exit> {
+        let Some(gate) = gate else { return Ok(()) };
+        let opened = tokio::select! {
+            biased;
+            opened = gate => opened.is_ok(),
+            () = self.stop.stopped() => false,
+        };
+        if opened { Ok(()) } else { Err(Exit::new(Exit::STOPPED, "stopped before it was in charge")) }
+    }
+
+    async fn run_handler(
+        &self,
+        instance: &mut dyn Instance,
+        exports: Exports,
+        up: impl FnOnce(),
+        gate: Option<oneshot::Receiver<()>>,
+    ) -> Exit {
+        match self.handler_loop(instance, exports, up, gate).await {
             Ok(never) => match never {},
             Err(exit) => exit,
         }
@@ -130,6 +152,7 @@ impl ModuleTask {
         instance: &mut dyn Instance,
         exports: Exports,
         up: impl FnOnce(),
+        gate: Option<oneshot::Receiver<()>>,
     ) -> Result<std::convert::Infallible, Exit> {
         if exports.start
             && let Err(reason) = instance.start().await?
@@ -137,6 +160,7 @@ impl ModuleTask {
             return Err(Exit::new(1, format!("start-handler: {reason}")));
         }
         up();
+        self.wait_at(gate).await?;
         let mut told = Told::default();
         let mut inputs = Inputs::default();
         loop {

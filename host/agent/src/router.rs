@@ -158,8 +158,10 @@ impl Router {
     #[must_use]
     pub(crate) fn inputs_of(&self, module: &str) -> Vec<Arc<Endpoint>> {
         let table = self.table();
+        let first = Sink::Input { module: module.into(), input: "".into() };
         let of_module = |sink: &Sink| matches!(sink, Sink::Input { module: m, .. } if **m == *module);
-        table.endpoints.iter().filter(|(sink, _)| of_module(sink)).map(|(_, endpoint)| endpoint.clone()).collect()
+        let inputs = table.endpoints.range(first..).take_while(|(sink, _)| of_module(sink));
+        inputs.map(|(_, endpoint)| endpoint.clone()).collect()
     }
 
     /// Upstream's queue, if a route leads there.

@@ -12,12 +12,12 @@ use std::{
 use marram_core::{
     deployment::{Deployment, ModuleSpec},
     name::ModuleName,
-    planner::{self, ModuleState, NextState, Observed, Step, needs_new_instance, plan},
+    planner::{self, ModuleState, Observed, Step, needs_new_instance, plan},
     ports::{Artifact, Component, Engine, Exit, FetchRequest, Images, ModuleInfo},
 };
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use self::record::{Prepared, Record, Running};
+use self::record::{Prepared, Record, Running, Update};
 use crate::{
     clock::Clock,
     delivery::{ModuleTask, StopSignal},
@@ -37,10 +37,6 @@ const SHORTEST: Duration = Duration::from_millis(5);
 /// Images that are fetched at once. Little memory each, but a file and a connection; fewer would let a handful of
 /// registries that do not answer hold up the images of those that do.
 const FETCHES: usize = 8;
-
-/// Components that are compiled at once. A compiler takes some 300 MiB for a large component, and a small device has not
-/// more cores than this.
-const LOADS: usize = 2;
 
 /// What the supervisor works with.
 pub(crate) struct Worlds {
@@ -86,6 +82,9 @@ pub(crate) struct Deployed {
 /// Events under way: each module has at most three (prepared, up, ended), and the control API waits for its answers.
 pub(crate) const EVENTS: usize = 4096;
 
+/// Events that one plan follows, if so many are there at once. Beyond, starts would wait for questions.
+const EVENTS_A_PLAN: usize = 64;
+
 pub(crate) struct Supervisor {
     worlds: Worlds,
     events: mpsc::Receiver<Event>,
@@ -99,7 +98,6 @@ pub(crate) struct Supervisor {
     sequences: BTreeMap<ModuleName, Arc<AtomicU64>>,
     runs: u64,
     fetches: Arc<Semaphore>,
-    loads: Arc<Semaphore>,
 }
 
 impl Supervisor {
@@ -116,7 +114,6 @@ impl Supervisor {
             sequences: BTreeMap::new(),
             runs: 0,
             fetches: Arc::new(Semaphore::new(FETCHES)),
-            loads: Arc::new(Semaphore::new(LOADS)),
         }
     }
 
@@ -124,20 +121,30 @@ impl Supervisor {
     pub(crate) async fn run(mut self) {
         loop {
             let wake_at = self.carry_out_plan();
-            let event = tokio::select! {
+            let mut event = tokio::select! {
                 event = self.events.recv() => event,
                 // Never in the past: a plan that asks again at once without a step must not spin.
                 () = sleep_until(self.worlds.clock, wake_at.map(|at| at.max(self.worlds.clock.uptime().after(SHORTEST)))) => continue,
             };
-            match event {
-                Some(Event::Shutdown { grace, reply }) => {
-                    self.shut_down(grace).await;
-                    // The one who asked may have gone; we end all the same.
-                    let _ = reply.send(());
-                    return;
+            // One plan for all that has happened: a thousand modules that come up are not planned a thousand times.
+            let mut more = EVENTS_A_PLAN;
+            loop {
+                match event {
+                    Some(Event::Shutdown { grace, reply }) => {
+                        self.shut_down(grace).await;
+                        // The one who asked may have gone; we end all the same.
+                        let _ = reply.send(());
+                        return;
+                    }
+                    Some(event) => self.on(event),
+                    None => return,
                 }
-                Some(event) => self.on(event),
-                None => return,
+                more -= 1;
+                // What is taken is heard: none is taken for later.
+                event = match (more > 0).then(|| self.events.try_recv()) {
+                    Some(Ok(next)) => Some(next),
+                    Some(Err(_)) | None => break,
+                };
             }
         }
     }
@@ -163,13 +170,17 @@ impl Supervisor {
             Step::Prepare(spec) => self.prepare(spec),
             Step::Start(name) => self.start(name),
             Step::Stop(name) => self.stop(name),
+            Step::StartUpdate(name) => self.start_update(name),
+            Step::StopUpdate(name) => self.stop_update(name),
             Step::Remove(name) => {
                 self.records.remove(name);
                 tracing::info!(module = %name, "removed");
             }
             Step::Promote(name) => {
-                if let Some(record) = self.records.get_mut(name) {
-                    record.promote();
+                if let Some(record) = self.records.get_mut(name)
+                    && record.promote()
+                {
+                    tracing::info!(module = %name, "its update runs");
                 }
                 // What the old version could not handle the new one may.
                 for endpoint in self.worlds.router.inputs_of(name.as_str()) {
@@ -196,13 +207,12 @@ impl Supervisor {
         };
         tracing::info!(module = %spec.name, image = %spec.image, "preparing");
         let (images, engine) = (self.worlds.images.clone(), self.worlds.engine.clone());
-        let (fetches, loads, image) = (self.fetches.clone(), self.loads.clone(), spec.image.clone());
+        let (fetches, image) = (self.fetches.clone(), spec.image.clone());
         let work = async move {
-            // Nobody closes the semaphores: there is a permit, sooner or later.
+            // Nobody closes the semaphore: there is a permit, sooner or later.
             let fetching = fetches.acquire().await;
             let artifact = images.fetch(request).await.map_err(|error| error.to_string())?;
             drop(fetching);
-            let _loading = loads.acquire().await;
             let component = engine.load(&artifact, &image).await.map_err(|error| error.to_string())?;
             Ok((artifact, component))
         };
@@ -218,25 +228,66 @@ impl Supervisor {
     }
 
     fn start(&mut self, name: &ModuleName) {
-        let Some(module) = self.observed.modules.get(name) else { return };
+        let Some(spec) = self.observed.modules.get(name).map(|module| module.spec.clone()) else { return };
         let Some(record) = self.records.get_mut(name) else { return };
         let Some(component) = record.prepared.as_ref().map(|prepared| prepared.component.clone()) else { return };
+        record.started(self.worlds.clock.utc());
+        let restart_count = record.restart_count;
+        if let Some(running) = self.launch(spec, component, restart_count, None)
+            && let Some(record) = self.records.get_mut(name)
+        {
+            record.running = Some(running);
+        }
+    }
+
+    /// Beside the old instance. It waits at a gate once it is up, which its promotion opens.
+    fn start_update(&mut self, name: &ModuleName) {
+        let module = self.observed.modules.get(name);
+        let Some(spec) = module.and_then(|module| module.next.as_ref()).map(|next| next.spec.clone()) else { return };
+        let next = self.records.get(name).and_then(|record| record.next.as_ref());
+        let Some(component) = next.map(|prepared| prepared.component.clone()) else { return };
+        tracing::info!(module = %name, "starting its update beside it");
+        let (open, gate) = oneshot::channel();
+        let at = self.worlds.clock.utc();
+        if let Some(running) = self.launch(spec, component, 0, Some(gate))
+            && let Some(record) = self.records.get_mut(name)
+        {
+            record.update = Some(Update { running, open, at });
+        }
+    }
+
+    /// In the middle of its start, if need be: it was never in charge.
+    fn stop_update(&mut self, name: &ModuleName) {
+        if let Some(update) = self.records.get(name).and_then(|record| record.update.as_ref()) {
+            tracing::info!(module = %name, "ending its update, which is not wanted any more");
+            update.running.stop.kill();
+        }
+    }
+
+    /// Starts an instance; what becomes of it comes back as events.
+    fn launch(
+        &mut self,
+        spec: ModuleSpec,
+        component: Arc<dyn Component>,
+        restart_count: u32,
+        gate: Option<oneshot::Receiver<()>>,
+    ) -> Option<Running> {
+        let record = self.records.get(&spec.name)?;
         self.runs += 1;
         let run = self.runs;
-        record.started(self.worlds.clock.utc());
         let stop = Arc::new(StopSignal::default());
-        record.running = Some(Running { run, stop: stop.clone() });
-        let info = ModuleInfo {
-            device_id: self.worlds.device_id.clone(),
-            module_id: name.clone(),
-            deployment_version: self.version,
-            restart_count: record.restart_count,
-        };
+        let name = spec.name.clone();
         let start = StartedModule {
-            spec: module.spec.clone(),
+            info: ModuleInfo {
+                device_id: self.worlds.device_id.clone(),
+                module_id: name.clone(),
+                deployment_version: self.version,
+                restart_count,
+            },
+            spec,
             component,
-            info,
-            stop,
+            stop: stop.clone(),
+            gate,
             sequence: record.sequence.clone(),
             logs: record.logs.clone(),
             memory: record.memory.clone(),
@@ -244,7 +295,7 @@ impl Supervisor {
             router: self.worlds.router.clone(),
             twins: self.worlds.twins.clone(),
         };
-        let (name, sender) = (name.clone(), self.sender.clone());
+        let sender = self.sender.clone();
         tokio::spawn(async move {
             let (up, is_up) = oneshot::channel();
             let mut task = tokio::spawn(start.run(up));
@@ -261,6 +312,7 @@ impl Supervisor {
                 .unwrap_or_else(|error| Exit::new(Exit::TRAP, format!("internal error in the module's task: {error}")));
             let _ = sender.send(Event::Ended { name, run, exit }).await;
         });
+        Some(Running { run, stop })
     }
 
     fn stop(&mut self, name: &ModuleName) {
@@ -309,11 +361,14 @@ impl Supervisor {
     /// A version that is not wanted any more, because the deployment is back at the one that runs: neither its component
     /// nor what was wrong with it is kept.
     fn forget_updates_taken_back(&mut self) {
-        for (name, module) in &mut self.observed.modules {
-            let under_way = module.next.as_ref().is_none_or(|next| next.state == NextState::Preparing);
+        let updates = self.observed.modules.iter_mut().filter(|(_, module)| module.next.is_some());
+        for (name, module) in updates {
+            // An instance is ended first, by plan.
+            let rests =
+                module.next.as_ref().is_some_and(|next| !next.state.is_under_way() && !next.state.has_instance());
             let taken_back =
                 self.desired.modules.get(name).is_some_and(|wanted| !needs_new_instance(&module.spec, wanted));
-            if taken_back && !under_way {
+            if taken_back && rests {
                 module.next = None;
                 if let Some(record) = self.records.get_mut(name) {
                     record.forget_next();
@@ -345,15 +400,38 @@ impl Supervisor {
     }
 
     fn on_up(&mut self, name: &ModuleName, run: u64) {
+        let now = self.worlds.clock.uptime();
+        let Some(record) = self.records.get(name) else { return };
         let starting = self.observed.modules.get(name).is_some_and(|module| module.state == ModuleState::Starting);
-        if starting && self.records.get(name).is_some_and(|record| record.is_run(run)) {
+        if starting && record.is_run(run) {
             tracing::info!(module = %name, "running");
-            self.observed.happened(name, planner::Event::Started, self.worlds.clock.uptime());
+            self.observed.happened(name, planner::Event::Started, now);
+        } else if record.is_update(run) {
+            tracing::info!(module = %name, "its update is up");
+            self.observed.happened(name, planner::Event::UpdateStarted, now);
         }
     }
 
     fn on_ended(&mut self, name: &ModuleName, run: u64, exit: Exit) {
-        let Some(record) = self.records.get_mut(name).filter(|record| record.is_run(run)) else { return };
+        let (now, utc) = (self.worlds.clock.uptime(), self.worlds.clock.utc());
+        let Some(record) = self.records.get_mut(name) else { return };
+        if record.is_update(run) {
+            // One that was asked to end is no news.
+            if exit.code != Exit::STOPPED {
+                tracing::error!(module = %name, code = exit.code, reason = exit.reason, backtrace = ?exit.backtrace, "its update did not start; the old version runs on");
+            }
+            record.update_ended(&exit);
+            self.observed.happened(name, planner::Event::UpdateExited, now);
+            if self.observed.modules.get(name).is_some_and(|module| module.next.is_none())
+                && let Some(record) = self.records.get_mut(name)
+            {
+                record.forget_next();
+            }
+            return;
+        }
+        if !record.is_run(run) {
+            return;
+        }
         match exit.code {
             Exit::DONE | Exit::STOPPED => {
                 tracing::info!(module = %name, code = exit.code, reason = exit.reason, "ended")
@@ -363,8 +441,8 @@ impl Supervisor {
             }
         }
         let code = exit.code;
-        let restart = record.ended(exit, self.worlds.clock.utc());
-        self.observed.happened(name, planner::Event::Exited(code), self.worlds.clock.uptime());
+        let restart = record.ended(exit, utc);
+        self.observed.happened(name, planner::Event::Exited(code), now);
         if restart {
             self.make_startable(name);
         }
@@ -458,6 +536,8 @@ struct StartedModule {
     component: Arc<dyn Component>,
     info: ModuleInfo,
     stop: Arc<StopSignal>,
+    /// An update waits here once it is up, until the old version has ended.
+    gate: Option<oneshot::Receiver<()>>,
     sequence: Arc<AtomicU64>,
     logs: Arc<LogBuffer>,
     memory: Arc<AtomicU64>,
@@ -491,6 +571,7 @@ impl StartedModule {
             link: link.clone(),
             twin,
             stop: self.stop.clone(),
+            gate: self.gate,
             bell,
             module: name.shared(),
             memory: self.memory,

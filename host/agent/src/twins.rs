@@ -17,7 +17,10 @@ use marram_core::{
     twin::{Twin, TwinFault, desired_ack},
 };
 use serde_json::{Map, Value};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
 use crate::doorbell::Doorbell;
 
@@ -254,10 +257,15 @@ fn text(map: &Map<String, Value>) -> String {
     serde_json::to_string(map).unwrap_or_else(|_| "{}".into())
 }
 
+/// Disk work under way at once. The documents come one after another anyway: without this bound, the twins of a thousand
+/// modules that start would take some hundred threads that wait for each other.
+static DISK: Semaphore = Semaphore::const_new(4);
+
 /// Runs disk work on a blocking thread.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, DocumentError> + Send + 'static,
 ) -> Result<T, DocumentError> {
+    let _permit = DISK.acquire().await; // nobody closes it
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(DocumentError(format!("the disk task failed: {error}"))),

@@ -3,7 +3,7 @@
 //!
 //! Departures from IoT Edge, all towards fewer surprises: no restart without back-off, exit 0 is done under `on-failure`
 //! and `on-unhealthy`, no limit of restarts, a change of policy or order alone does not touch the instance, and an old
-//! version runs until its update is ready.
+//! version runs until the instance of its update is up beside it.
 
 mod observed;
 #[cfg(test)]
@@ -47,9 +47,13 @@ pub enum Step {
     Start(ModuleName),
     /// Stop the running instance.
     Stop(ModuleName),
+    /// Start the update that is prepared, beside the old instance. It takes nothing before it is promoted.
+    StartUpdate(ModuleName),
+    /// End the update's instance: it is not wanted any more.
+    StopUpdate(ModuleName),
     /// Forget a module that is not desired any more and does not run.
     Remove(ModuleName),
-    /// The update is ready and the old instance is down: put `next` in place of `spec`.
+    /// The update is ready or up and the old instance is down: put `next` in place of `spec`.
     Promote(ModuleName),
     /// Put this spec in place of the old one and leave the instance alone: they differ only in what the planner reads
     /// (see [`needs_new_instance`]).
@@ -63,6 +67,8 @@ impl fmt::Display for Step {
             Self::Prepare(spec) => ("prepare", &spec.name),
             Self::Start(name) => ("start", name),
             Self::Stop(name) => ("stop", name),
+            Self::StartUpdate(name) => ("start-update", name),
+            Self::StopUpdate(name) => ("stop-update", name),
             Self::Remove(name) => ("remove", name),
             Self::Promote(name) => ("promote", name),
             Self::Adopt(spec) => ("adopt", &spec.name),
@@ -215,7 +221,10 @@ fn is_awaited(spec: &ModuleSpec, module: Option<&ObservedModule>, decision: &Dec
 /// For a module that is not desired any more. What is under way comes back as an event first, or the event would tell of a
 /// module that nobody knows.
 fn leave(name: &ModuleName, module: &ObservedModule) -> Decision {
-    let next_under_way = module.next.as_ref().is_some_and(|next| next.state == NextState::Preparing);
+    if module.next.as_ref().is_some_and(|next| next.state.has_instance()) {
+        return Decision::act(Step::StopUpdate(name.clone()));
+    }
+    let next_under_way = module.next.as_ref().is_some_and(|next| next.state.is_under_way());
     match module.state {
         ModuleState::Preparing | ModuleState::Starting | ModuleState::Stopping => Decision::WAIT,
         ModuleState::Running { .. } => Decision::act(Step::Stop(name.clone())),
@@ -231,6 +240,12 @@ fn decide(spec: &ModuleSpec, module: Option<&ObservedModule>, may_start: bool, n
         return Decision::act_if(spec.desired_status == DesiredStatus::Running, || Step::Prepare(spec.clone()));
     };
     let differs = needs_new_instance(&module.spec, spec);
+    let is_wanted = |next: &NextVersion| {
+        differs && spec.desired_status == DesiredStatus::Running && !needs_new_instance(&next.spec, spec)
+    };
+    if module.next.as_ref().is_some_and(|next| next.state.has_instance() && !is_wanted(next)) {
+        return Decision::act(Step::StopUpdate(spec.name.clone()));
+    }
     let mut decision = match spec.desired_status {
         DesiredStatus::Stopped => keep_stopped(spec, module),
         DesiredStatus::Running if differs => update(spec, module, may_start, now),
@@ -289,20 +304,18 @@ fn update(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, now: Upti
     }
 }
 
-/// The old instance is up: it runs on until the new version is ready.
+/// The old instance is up: it runs on until one of the new version is up beside it. So neither an image that cannot be had
+/// nor a start that fails ends what works.
 fn update_beside(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, now: Uptime) -> Decision {
     let prepare = || Step::Prepare(spec.clone());
-    match &module.next {
-        None => Decision::act(prepare()),
-        Some(NextVersion { state: NextState::Preparing, .. }) => Decision::WAIT,
-        Some(next) if needs_new_instance(&next.spec, spec) => Decision::act(prepare()),
-        Some(NextVersion { state: NextState::Failed { at }, failures, .. }) => {
-            Decision::act_at(at.after(backoff(*failures)), now, prepare)
-        }
-        Some(NextVersion { state: NextState::Ready, .. }) => {
-            let is_up = matches!(module.state, ModuleState::Running { .. });
-            Decision::act_if(is_up && may_start, || Step::Stop(spec.name.clone()))
-        }
+    let is_up = matches!(module.state, ModuleState::Running { .. });
+    let Some(next) = &module.next else { return Decision::act(prepare()) };
+    match next.state {
+        NextState::Preparing | NextState::Starting | NextState::Stopping => Decision::WAIT,
+        NextState::Failed { .. } | NextState::Ready if needs_new_instance(&next.spec, spec) => Decision::act(prepare()),
+        NextState::Failed { at } => Decision::act_at(at.after(backoff(next.failures)), now, prepare),
+        NextState::Ready => Decision::act_if(is_up && may_start, || Step::StartUpdate(spec.name.clone())),
+        NextState::Up { .. } => Decision::act_if(is_up, || Step::Stop(spec.name.clone())),
     }
 }
 
@@ -311,24 +324,20 @@ fn update_beside(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, no
 fn update_in_place(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, now: Uptime) -> Decision {
     let prepare = || Step::Prepare(spec.clone());
     let old_stands_in = match module.state {
-        // Put back by the supervisor so that it is started again (an operator's restart).
+        // Put back by the supervisor so that it is started again (an operator's restart), or stopped for an update that
+        // has ended since.
         ModuleState::Stopped | ModuleState::Prepared => true,
         ModuleState::Exited { code, .. } => restarts(spec.restart_policy, code),
         _ => false,
     };
-    match &module.next {
-        Some(NextVersion { state: NextState::Preparing, .. }) if old_stands_in => {
-            keep_running(spec, module, may_start, now)
-        }
-        Some(NextVersion { state: NextState::Preparing, .. }) => Decision::WAIT,
-        Some(next) if needs_new_instance(&next.spec, spec) => Decision::act(prepare()),
-        Some(NextVersion { state: NextState::Ready, .. }) => Decision::act(Step::Promote(spec.name.clone())),
-        Some(NextVersion { state: NextState::Failed { .. }, .. }) if old_stands_in => {
-            keep_running(spec, module, may_start, now)
-        }
-        Some(NextVersion { state: NextState::Failed { at }, failures, .. }) => {
-            Decision::act_at(at.after(backoff(*failures)), now, prepare)
-        }
-        None => Decision::act(prepare()),
+    let Some(next) = &module.next else { return Decision::act(prepare()) };
+    match next.state {
+        NextState::Preparing if old_stands_in => keep_running(spec, module, may_start, now),
+        // A start does not take long, and ends one way or the other.
+        NextState::Preparing | NextState::Starting | NextState::Stopping => Decision::WAIT,
+        NextState::Failed { .. } | NextState::Ready if needs_new_instance(&next.spec, spec) => Decision::act(prepare()),
+        NextState::Ready | NextState::Up { .. } => Decision::act(Step::Promote(spec.name.clone())),
+        NextState::Failed { .. } if old_stands_in => keep_running(spec, module, may_start, now),
+        NextState::Failed { at } => Decision::act_at(at.after(backoff(next.failures)), now, prepare),
     }
 }

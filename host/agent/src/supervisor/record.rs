@@ -13,6 +13,8 @@ use marram_core::{
     time::{Uptime, UtcMillis},
 };
 
+use tokio::sync::oneshot;
+
 use crate::{clock::Clock, delivery::StopSignal, logs::LogBuffer, status::ModuleStatus};
 
 /// The handles of one module.
@@ -21,11 +23,15 @@ pub(super) struct Record {
     pub(super) logs: Arc<LogBuffer>,
     pub(super) memory: Arc<AtomicU64>,
     pub(super) prepared: Option<Prepared>,
-    next: Option<Prepared>,
+    pub(super) next: Option<Prepared>,
     /// What is being prepared takes the place of a running version later.
     prepares_next: bool,
     pub(super) prepare_error: Option<String>,
     pub(super) running: Option<Running>,
+    /// The instance of `next`, beside the running one.
+    pub(super) update: Option<Update>,
+    /// Why an earlier one did not come up.
+    update_error: Option<String>,
     pub(super) restart_requested: bool,
     has_started: bool,
     pub(super) restart_count: u32,
@@ -46,6 +52,15 @@ pub(super) struct Running {
     pub(super) stop: Arc<StopSignal>,
 }
 
+/// An update's instance that is not in charge yet.
+pub(super) struct Update {
+    pub(super) running: Running,
+    /// Lets it begin.
+    pub(super) open: oneshot::Sender<()>,
+    /// When it was started.
+    pub(super) at: UtcMillis,
+}
+
 impl Record {
     pub(super) fn new(name: &ModuleName, clock: Clock, sequence: Arc<AtomicU64>) -> Self {
         Self {
@@ -57,6 +72,8 @@ impl Record {
             prepares_next: false,
             prepare_error: None,
             running: None,
+            update: None,
+            update_error: None,
             restart_requested: false,
             has_started: false,
             restart_count: 0,
@@ -82,17 +99,34 @@ impl Record {
         }
     }
 
-    pub(super) fn promote(&mut self) {
+    /// True: the update's instance is up already, and is in charge now.
+    pub(super) fn promote(&mut self) -> bool {
         if let Some(next) = self.next.take() {
             self.prepared = Some(next);
         }
-        self.has_started = false;
+        self.update_error = None;
         self.restart_count = 0;
+        let update = self.update.take();
+        self.has_started = update.is_some();
+        if let Some(Update { running, open, at }) = update {
+            self.running = Some(running);
+            self.last_start = Some(at);
+            let _ = open.send(()); // an instance that has just ended says so itself
+        }
+        self.has_started
+    }
+
+    pub(super) fn update_ended(&mut self, exit: &Exit) {
+        self.update = None;
+        if exit.code != Exit::STOPPED {
+            self.update_error = Some(format!("exit {}: {}", exit.code, exit.reason));
+        }
     }
 
     pub(super) fn forget_next(&mut self) {
         self.next = None;
         self.prepare_error = None;
+        self.update_error = None;
     }
 
     pub(super) fn started(&mut self, at: UtcMillis) {
@@ -111,6 +145,10 @@ impl Record {
 
     pub(super) fn is_run(&self, run: u64) -> bool {
         self.running.as_ref().is_some_and(|running| running.run == run)
+    }
+
+    pub(super) fn is_update(&self, run: u64) -> bool {
+        self.update.as_ref().is_some_and(|update| update.running.run == run)
     }
 
     /// Notes the end of the instance; true when an operator wants another at once.
@@ -172,6 +210,10 @@ fn describe(
             let mut text = format!("up {}", duration(now.since(*since).as_secs()));
             if module.next.is_some() && !prepare_error.is_empty() {
                 text = format!("{text}; its update cannot be prepared: {prepare_error}");
+            } else if let Some(error) = record.and_then(|record| record.update_error.as_ref())
+                && module.next.is_some()
+            {
+                text = format!("{text}; its update does not start: {error}");
             }
             ("running", text)
         }

@@ -1,16 +1,13 @@
 //! The end of the host: sources before what they feed, each with what waits for it, then upstream. Bounded by the grace
 //! time.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use marram_core::{
     name::ModuleName,
     planner::{self, ModuleState},
     route::Sink,
-    shutdown::next_to_stop,
+    shutdown::stop_order,
 };
 use tokio::time::Instant;
 
@@ -28,22 +25,28 @@ impl Supervisor {
     pub(super) async fn shut_down(&mut self, grace: Duration) {
         let until = Instant::now() + grace;
         let end = until + AFTER_KILL;
-        for record in self.records.values() {
+        for record in self.records.values_mut() {
+            // Never in charge: it has nothing to finish.
+            if let Some(update) = record.update.take() {
+                update.running.stop.kill();
+            }
             if let Some(running) = &record.running {
                 running.stop.quiesce();
             }
         }
-        loop {
-            let running = self.running();
-            let (now, rest) = next_to_stop(&self.desired, &running, |name| self.startup_order(name));
-            if now.is_empty() {
-                break;
+        let groups = stop_order(&self.desired, &self.running(), |name| self.startup_order(name));
+        for (group, rest) in groups.iter().zip((0..groups.len()).rev()) {
+            // Some may have ended by themselves meanwhile.
+            let group: Vec<ModuleName> = group.iter().filter(|name| self.runs(name)).cloned().collect();
+            if group.is_empty() {
+                continue;
             }
             // Whoever comes later keeps a share of the time, in case this one needs all of its own.
+            let share = u32::try_from(rest + 1).unwrap_or(u32::MAX);
             let left = until.saturating_duration_since(Instant::now());
-            let turn_ends = Instant::now() + left / (rest + 1);
-            self.drain(&now, Instant::now() + left / (rest + 1) / 4 * 3).await;
-            self.stop_group(&now, turn_ends, end).await;
+            let turn_ends = Instant::now() + left / share;
+            self.drain(&group, Instant::now() + left / share / 4 * 3).await;
+            self.stop_group(&group, turn_ends, end).await;
         }
         self.report_left();
         self.worlds.upstream_closing.send_replace(true);
@@ -52,6 +55,10 @@ impl Supervisor {
     fn running(&self) -> BTreeSet<ModuleName> {
         let running = self.records.iter().filter(|(_, record)| record.running.is_some());
         running.map(|(name, _)| name.clone()).collect()
+    }
+
+    fn runs(&self, name: &ModuleName) -> bool {
+        self.records.get(name).is_some_and(|record| record.running.is_some())
     }
 
     fn startup_order(&self, name: &ModuleName) -> u32 {
@@ -107,10 +114,8 @@ impl Supervisor {
     }
 
     async fn wait_for_end(&mut self, group: &[ModuleName], until: Instant) {
-        let runs =
-            |records: &BTreeMap<ModuleName, Record>, name| records.get(name).is_some_and(|r| r.running.is_some());
         // The clock is looked at beside the events: many questions must not put off the end.
-        while Instant::now() < until && group.iter().any(|name| runs(&self.records, name)) {
+        while Instant::now() < until && group.iter().any(|name| self.runs(name)) {
             match tokio::time::timeout_at(until, self.events.recv()).await {
                 Ok(event) => self.hear(event),
                 Err(_) => return,

@@ -206,17 +206,86 @@ async fn an_update_that_is_taken_back_leaves_no_word_of_its_failure() {
 }
 
 #[tokio::test]
-async fn no_more_than_two_components_are_compiled_at_once() {
+async fn an_update_that_does_not_start_leaves_the_old_instance_in_charge() {
     let world = World::default();
-    let names: Vec<String> = (0..8).map(|n| format!("m{n}")).collect();
-    names.iter().for_each(|name| world.guest(name, forever()));
+    world.guest("a", forever());
+    let exports = Exports { start: true, input: true, ..Exports::default() };
+    world.guest("bad", Guest { exports, start: Arc::new(|_| Ok(Err("no sensor".into()))), ..Guest::default() });
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("a", "{}")], &[])).await.unwrap();
+    let before = until(&agent, "a", "running").await;
+    agent.apply(&manifest(&[("a", r#"{"settings":{"image":"bad"}}"#)], &[])).await.unwrap();
+    let why = "its update does not start: exit 1: start-handler: no sensor";
+    while !status_of(&agent, "a").await.description.contains(why) {
+        tokio::task::yield_now().await;
+    }
+    let after = status_of(&agent, "a").await;
+    let shown = |status: &ModuleStatus| {
+        (status.status.clone(), status.digest.clone(), status.last_start, status.last_exit, status.restart_count)
+    };
+    assert_eq!(shown(&after), shown(&before));
+}
+
+#[tokio::test]
+async fn an_update_that_hangs_in_its_start_is_ended_when_it_is_taken_back_and_holds_no_stop_up() {
+    let world = World::default();
+    world.guest("a", forever());
+    world.guest("good", forever());
+    let exports = Exports { start: true, ..Exports::default() };
+    world.guest("slow", Guest { exports, starts: Some(Arc::new(Semaphore::new(0))), ..Guest::default() });
+    let agent = world.agent().await;
+    let image = |image: &str| manifest(&[("a", &format!(r#"{{"settings":{{"image":"{image}"}}}}"#))], &[]);
+    agent.apply(&image("a")).await.unwrap();
+    let old = until(&agent, "a", "running").await;
+    let starts =
+        |count| move |lines: &[String]| lines.iter().filter(|line| line.starts_with("start ")).count() == count;
+    agent.apply(&image("slow")).await.unwrap();
+    world.log.until("the start of the slow one", starts(2)).await;
+    agent.apply(&image("a")).await.unwrap();
+    assert_eq!(until(&agent, "a", "running").await.last_start, old.last_start);
+
+    agent.apply(&image("good")).await.unwrap();
+    while status_of(&agent, "a").await.digest == old.digest {
+        tokio::task::yield_now().await;
+    }
+    until(&agent, "a", "running").await;
+    agent.apply(&image("slow")).await.unwrap();
+    world.log.until("the start of the slow one once more", starts(4)).await;
+    tokio::time::timeout(super::worlds::DEADLINE, agent.shut_down(Duration::from_secs(1))).await.unwrap();
+}
+
+#[tokio::test]
+async fn more_events_than_one_plan_follows_are_all_heard() {
+    let world = World::default();
+    let loaded = Arc::new(Semaphore::new(0));
+    let names: Vec<String> = (0..300).map(|n| format!("m{n}")).collect();
+    names.iter().for_each(|name| world.guest(name, Guest { loaded: Some(loaded.clone()), ..forever() }));
     let agent = world.agent().await;
     let modules: Vec<(&str, &str)> = names.iter().map(|name| (&**name, "{}")).collect();
     agent.apply(&manifest(&modules, &[])).await.unwrap();
+    until(&agent, "m0", "preparing").await;
+    loaded.add_permits(names.len()); // all at once
     for name in &names {
         until(&agent, name, "running").await;
     }
-    assert_eq!(world.loads.most.load(SeqCst), 2);
+}
+
+#[tokio::test]
+async fn components_that_take_long_to_compile_keep_no_others_waiting() {
+    let world = World::default();
+    let loaded = Arc::new(Semaphore::new(0));
+    let names: Vec<String> = (0..10).map(|n| format!("m{n}")).collect();
+    names.iter().for_each(|name| world.guest(name, Guest { loaded: Some(loaded.clone()), ..forever() }));
+    world.guest("z", forever());
+    let agent = world.agent().await;
+    let modules: Vec<(&str, &str)> = names.iter().map(|name| (&**name, "{}")).chain([("z", "{}")]).collect();
+    agent.apply(&manifest(&modules, &[])).await.unwrap();
+    until(&agent, "z", "running").await;
+    assert_eq!(status_of(&agent, "m0").await.status, "preparing");
+    loaded.add_permits(10);
+    for name in &names {
+        until(&agent, name, "running").await;
+    }
 }
 
 #[tokio::test]

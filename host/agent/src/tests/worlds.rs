@@ -2,10 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -42,14 +39,6 @@ pub(super) struct World {
     pub(super) log: Log,
     pub(super) upstream: Arc<MemoryUpstream>,
     pub(super) disk: Arc<MemoryDisk>,
-    pub(super) loads: Arc<Loads>,
-}
-
-/// How many components are made at once.
-#[derive(Default)]
-pub(super) struct Loads {
-    now: AtomicUsize,
-    pub(super) most: AtomicUsize,
 }
 
 /// What a made-up component is.
@@ -60,9 +49,10 @@ pub(super) struct Guest {
     /// What `wasi:cli/run` does.
     pub(super) program: Arc<dyn Fn() -> BoxFuture<'static, Exit> + Send + Sync>,
     pub(super) start: Arc<Start>,
-    /// Its start and its fetch take until there is a permit in these.
+    /// Its start, its fetch and its compilation take until there is a permit in these.
     pub(super) starts: Option<Arc<Semaphore>>,
     pub(super) fetched: Option<Arc<Semaphore>>,
+    pub(super) loaded: Option<Arc<Semaphore>>,
     pub(super) fire: Arc<Fire>,
 }
 
@@ -75,6 +65,7 @@ impl Default for Guest {
             start: Arc::new(|_| Ok(Ok(()))),
             starts: None,
             fetched: None,
+            loaded: None,
             fire: Arc::new(|_, _, _| Ok(())),
         }
     }
@@ -171,15 +162,12 @@ impl Images for World {
 impl Engine for World {
     fn load(&self, artifact: &Artifact, _image: &str) -> BoxFuture<'_, Result<Arc<dyn Component>, LoadError>> {
         let guest = self.guests.lock().unwrap()[&artifact.component_digest].clone();
+        let loaded = guest.loaded.clone();
         let component: Arc<dyn Component> = Arc::new(MadeUp { guest, log: self.log.clone() });
-        let loads = self.loads.clone();
         Box::pin(async move {
-            loads.most.fetch_max(loads.now.fetch_add(1, SeqCst) + 1, SeqCst);
-            // The others have their turn meanwhile.
-            for _ in 0..100 {
-                tokio::task::yield_now().await;
+            if let Some(loaded) = loaded {
+                loaded.acquire().await.unwrap().forget();
             }
-            loads.now.fetch_sub(1, SeqCst);
             Ok(component)
         })
     }

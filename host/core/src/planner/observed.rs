@@ -70,7 +70,7 @@ pub struct NextVersion {
     pub spec: ModuleSpec,
     /// How it stands.
     pub state: NextState,
-    /// Failures in a row of preparing it.
+    /// Failures in a row of preparing or starting it.
     pub failures: u32,
 }
 
@@ -84,8 +84,17 @@ pub enum NextState {
         /// When.
         at: Uptime,
     },
-    /// Ready: the old version may be stopped and the new one started.
+    /// Ready to be started beside the old version.
     Ready,
+    /// Its instance is being made.
+    Starting,
+    /// Its instance is up and takes nothing yet: the old version may be stopped.
+    Up {
+        /// Since when.
+        since: Uptime,
+    },
+    /// Its instance was asked to end: it is not wanted any more.
+    Stopping,
 }
 
 /// What became of a step, or what a module did by itself.
@@ -101,6 +110,24 @@ pub enum Event {
     Exited(i32),
     /// The instance was stopped, as asked.
     Stopped,
+    /// The update's instance is up.
+    UpdateStarted,
+    /// The update's instance ended before it was promoted.
+    UpdateExited,
+}
+
+impl NextState {
+    /// Whether its instance is there and was not asked to end.
+    #[must_use]
+    pub fn has_instance(&self) -> bool {
+        matches!(self, Self::Starting | Self::Up { .. })
+    }
+
+    /// Whether an event will come of it by itself.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        matches!(self, Self::Preparing | Self::Starting | Self::Stopping)
+    }
 }
 
 impl ModuleState {
@@ -125,6 +152,8 @@ impl Observed {
             },
             Step::Start(name) => self.set(name, ModuleState::Starting),
             Step::Stop(name) => self.set(name, ModuleState::Stopping),
+            Step::StartUpdate(name) => self.set_next(name, NextState::Starting),
+            Step::StopUpdate(name) => self.set_next(name, NextState::Stopping),
             Step::Remove(name) => {
                 self.modules.remove(name);
             }
@@ -151,12 +180,20 @@ impl Observed {
             Event::Exited(_) if module.state == ModuleState::Stopping => module.state = ModuleState::Stopped,
             Event::Exited(code) => module.exited(code, now),
             Event::Stopped => module.state = ModuleState::Stopped,
+            Event::UpdateStarted => module.update_started(now),
+            Event::UpdateExited => module.update_exited(now),
         }
     }
 
     fn set(&mut self, name: &ModuleName, state: ModuleState) {
         if let Some(module) = self.modules.get_mut(name) {
             module.state = state;
+        }
+    }
+
+    fn set_next(&mut self, name: &ModuleName, state: NextState) {
+        if let Some(next) = self.modules.get_mut(name).and_then(|module| module.next.as_mut()) {
+            next.state = state;
         }
     }
 }
@@ -185,8 +222,8 @@ impl ObservedModule {
             self.state = ModuleState::Prepared;
             self.failures = 0; // those were of preparing; it has not run yet
         } else if let Some(next) = &mut self.next {
+            // Its failures stay: it has not started yet, and may fail there again and again.
             next.state = NextState::Ready;
-            next.failures = 0;
         }
     }
 
@@ -209,9 +246,30 @@ impl ObservedModule {
         self.state = ModuleState::Exited { code, at, ran };
     }
 
+    fn update_started(&mut self, now: Uptime) {
+        if let Some(next) = self.next.as_mut().filter(|next| next.state == NextState::Starting) {
+            next.state = NextState::Up { since: now };
+        }
+    }
+
+    /// One that was asked to end is forgotten; one that ended by itself has failed.
+    fn update_exited(&mut self, at: Uptime) {
+        let Some(next) = &mut self.next else { return };
+        if next.state == NextState::Stopping {
+            self.next = None;
+        } else if next.state.has_instance() {
+            next.state = NextState::Failed { at };
+            next.failures = next.failures.saturating_add(1);
+        }
+    }
+
     fn promote(&mut self) {
         if let Some(next) = self.next.take() {
-            *self = Self { spec: next.spec, state: ModuleState::Prepared, failures: 0, next: None };
+            let state = match next.state {
+                NextState::Up { since } => ModuleState::Running { since },
+                _ => ModuleState::Prepared,
+            };
+            *self = Self { spec: next.spec, state, failures: 0, next: None };
         }
     }
 

@@ -9,10 +9,22 @@ pub struct SourcePattern {
     text: Box<str>,
 }
 
+/// The sources of one module as patterns compare them: made once where many patterns are tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModuleKey(String);
+
 /// Source of a module's message on an output.
 #[must_use]
 pub fn module_source(module: &str, output: &str) -> String {
     format!("/messages/modules/{module}/outputs/{output}")
+}
+
+impl ModuleKey {
+    /// Of the module with this name.
+    #[must_use]
+    pub fn new(module: &str) -> Self {
+        Self(source_key(&format!("/messages/modules/{module}")))
+    }
 }
 
 impl SourcePattern {
@@ -31,9 +43,8 @@ impl SourcePattern {
 
     /// Whether a message of this module, on some output or none, may belong to it.
     #[must_use]
-    pub fn may_match_module(&self, module: &str) -> bool {
-        let module = source_key(&format!("/messages/modules/{module}"));
-        self.matches_key(&module) || self.key.starts_with(&module)
+    pub fn may_match_module(&self, module: &ModuleKey) -> bool {
+        self.matches_key(&module.0) || self.key.starts_with(&module.0)
     }
 
     /// The prefix that it looks for, in lower case, with one `/` at its end.

@@ -261,6 +261,8 @@ fn an_update_does_not_take_over_before_a_new_module_of_lower_order_is_up() {
     scene.event("early", Event::Prepared);
     assert_eq!(scene.step(), ["start early"]);
     scene.event("early", Event::Started);
+    assert_eq!(scene.step(), ["start-update late"]);
+    scene.event("late", Event::UpdateStarted);
     assert_eq!(scene.step(), ["stop late"]);
 }
 
@@ -342,12 +344,16 @@ fn an_update_is_prepared_beside_the_old_version_and_starts_without_back_off() {
     assert!(matches!(scene.observed.modules["a"].state, ModuleState::Running { .. }));
     assert_eq!(scene.step(), NOTHING);
     scene.event("a", Event::Prepared);
+    assert_eq!(scene.step(), ["start-update a"]);
+    assert_eq!(scene.step(), NOTHING, "the old version runs on");
+    scene.at(12);
+    scene.event("a", Event::UpdateStarted);
     assert_eq!(scene.step(), ["stop a"]);
     scene.event("a", Event::Stopped);
     assert_eq!(scene.wake_at(), Some(scene.now), "promoting brings no event: plan again at once");
     assert_eq!(scene.step(), ["promote a"]);
-    assert_eq!(scene.step(), ["start a"]);
-    scene.event("a", Event::Started);
+    assert_eq!(scene.step(), NOTHING);
+    assert_eq!(scene.observed.modules["a"].state, ModuleState::Running { since: secs(12) });
     let module = &scene.observed.modules["a"];
     assert_eq!((module.spec.version.as_str(), module.failures, &module.next), ("v2", 0, &None));
 }
@@ -362,7 +368,80 @@ fn an_update_that_changes_while_it_is_prepared_is_waited_for_and_then_replaced()
     scene.event("a", Event::PrepareFailed);
     assert_eq!(scene.step(), ["prepare a v3"], "failures of v2 do not count against v3");
     scene.event("a", Event::Prepared);
+    assert_eq!(scene.step(), ["start-update a"]);
+    // And once more while it starts.
+    scene.want([version("a", "v4")]);
+    assert_eq!(scene.step(), ["stop-update a"]);
+    scene.event("a", Event::UpdateExited);
+    assert_eq!(scene.step(), ["prepare a v4"]);
+}
+
+#[test]
+fn the_old_version_runs_on_while_the_start_of_its_update_fails_again_and_again() {
+    let mut scene = Scene::running([spec("a")]);
+    scene.want([version("a", "v2")]);
+    scene.step();
+    let mut due = 0;
+    for wait in [10, 20, 40] {
+        scene.event("a", Event::Prepared);
+        assert_eq!(scene.step(), ["start-update a"]);
+        scene.event("a", Event::UpdateExited);
+        due += wait;
+        scene.check_due(due, "prepare a v2");
+        assert!(matches!(scene.observed.modules["a"].state, ModuleState::Running { .. }));
+    }
+}
+
+#[test]
+fn an_update_that_is_up_takes_over_when_the_old_version_ends_by_itself() {
+    for (ends_first, then) in [(true, Event::UpdateStarted), (false, Event::Exited(1))] {
+        let mut scene = Scene::running([spec("a")]);
+        scene.want([version("a", "v2")]);
+        scene.step();
+        scene.event("a", Event::Prepared);
+        scene.step();
+        let first = if ends_first { Event::Exited(1) } else { Event::UpdateStarted };
+        scene.event("a", first);
+        if ends_first {
+            assert_eq!(scene.step(), NOTHING);
+        }
+        scene.event("a", then);
+        assert_eq!(scene.step(), ["promote a"]);
+        assert_eq!(scene.step(), NOTHING);
+    }
+}
+
+#[test]
+fn the_old_version_comes_back_when_its_update_ends_between_the_two() {
+    let mut scene = Scene::running([spec("a")]);
+    scene.want([version("a", "v2")]);
+    scene.step();
+    scene.event("a", Event::Prepared);
+    scene.step();
+    scene.event("a", Event::UpdateStarted);
     assert_eq!(scene.step(), ["stop a"]);
+    scene.event("a", Event::UpdateExited);
+    scene.event("a", Event::Stopped);
+    assert_eq!(scene.step(), ["start a"]);
+    assert_eq!(scene.observed.modules["a"].spec.version, "");
+}
+
+#[test]
+fn an_update_that_nobody_wants_any_more_is_ended_first() {
+    let wishes = [(vec![spec("a")], NOTHING.as_slice()), (vec![stopped("a")], &["stop a"]), (Vec::new(), &["stop a"])];
+    for (wish, then) in wishes {
+        let mut scene = Scene::running([spec("a")]);
+        scene.want([version("a", "v2")]);
+        scene.step();
+        scene.event("a", Event::Prepared);
+        scene.step();
+        scene.event("a", Event::UpdateStarted);
+        scene.want(wish);
+        assert_eq!(scene.step(), ["stop-update a"]);
+        assert_eq!(scene.step(), then);
+        scene.event("a", Event::UpdateExited);
+        assert_eq!(scene.observed.modules["a"].next, None);
+    }
 }
 
 #[test]

@@ -24,6 +24,8 @@ enum Work {
     Prepare,
     Start,
     Stop,
+    StartUpdate,
+    StopUpdate,
 }
 
 /// What becomes of work.
@@ -104,6 +106,8 @@ impl Model {
             Step::Prepare(_) => Some(Work::Prepare),
             Step::Start(_) => Some(Work::Start),
             Step::Stop(_) => Some(Work::Stop),
+            Step::StartUpdate(_) => Some(Work::StartUpdate),
+            Step::StopUpdate(_) => Some(Work::StopUpdate),
             Step::Remove(_) | Step::Promote(_) | Step::Adopt(_) => None,
         };
         if let Some(work) = work {
@@ -113,6 +117,10 @@ impl Model {
             self.starts.push(self.now);
         }
         self.observed.issued(step);
+    }
+
+    fn next_of(&self, name: &ModuleName) -> Option<&NextState> {
+        self.observed.modules.get(name)?.next.as_ref().map(|next| &next.state)
     }
 
     fn next_happening(&self) -> Option<Uptime> {
@@ -139,6 +147,11 @@ impl Model {
                 }
                 Event::Stopped
             }
+            // Asked to end meanwhile: that work is under way too, and tells.
+            Work::StartUpdate if self.next_of(name) != Some(&NextState::Starting) => return,
+            Work::StartUpdate if fate.prepare_fails() => Event::UpdateExited,
+            Work::StartUpdate => Event::UpdateStarted,
+            Work::StopUpdate => Event::UpdateExited,
         };
         self.observed.happened(name, event, self.now);
     }
@@ -154,6 +167,7 @@ fn subject(step: &Step) -> &ModuleName {
     match step {
         Step::Prepare(spec) | Step::Adopt(spec) => &spec.name,
         Step::Start(name) | Step::Stop(name) | Step::Remove(name) | Step::Promote(name) => name,
+        Step::StartUpdate(name) | Step::StopUpdate(name) => name,
     }
 }
 
@@ -164,17 +178,46 @@ fn check_laws(plan: &Plan, model: &Model) {
         assert!(seen.insert(name), "two steps for {name}: {plan:?}");
         match step {
             Step::Start(name) => check_start(name, model),
-            Step::Stop(name) => assert!(matches!(model.observed.modules[name].state, ModuleState::Running { .. })),
-            Step::Remove(name) => assert!(!model.observed.modules[name].state.has_instance()),
+            Step::Stop(name) => check_stop(name, model),
+            Step::Remove(name) => {
+                assert!(!model.observed.modules[name].state.has_instance());
+                let next = model.next_of(name);
+                assert!(
+                    next.is_none_or(|next| !next.has_instance() && !next.is_under_way()),
+                    "{next:?} is left behind"
+                );
+            }
+            Step::StartUpdate(name) => {
+                assert_eq!(model.next_of(name), Some(&NextState::Ready));
+                assert!(matches!(model.observed.modules[name].state, ModuleState::Running { .. }));
+                let next = model.observed.modules[name].next.as_ref().unwrap();
+                assert!(!needs_new_instance(&next.spec, &model.desired.modules[name]), "starts an outdated update");
+            }
+            Step::StopUpdate(name) => assert!(model.next_of(name).unwrap().has_instance()),
             Step::Prepare(spec) => {
                 assert_eq!(spec.desired_status, DesiredStatus::Running, "fetches what is desired stopped");
                 let busy = model.pending.iter().any(|(_, other, work)| (other, *work) == (name, Work::Prepare));
                 assert!(!busy, "two preparations of {name} at once");
             }
-            Step::Promote(_) | Step::Adopt(_) => {}
+            Step::Promote(name) => {
+                assert!(!model.observed.modules[name].state.has_instance());
+                let next = model.observed.modules[name].next.as_ref().unwrap();
+                assert!(!needs_new_instance(&next.spec, &model.desired.modules[name]), "promotes an outdated update");
+            }
+            Step::Adopt(_) => {}
         }
     }
     assert!(plan.wake_at.is_none_or(|at| at >= model.now), "a wake-up in the past: {plan:?}");
+}
+
+/// What is wanted runs on until its update is up.
+fn check_stop(name: &ModuleName, model: &Model) {
+    assert!(matches!(model.observed.modules[name].state, ModuleState::Running { .. }));
+    let wanted = model.desired.modules.get(name).is_some_and(|spec| spec.desired_status == DesiredStatus::Running);
+    assert!(
+        !wanted || matches!(model.next_of(name), Some(NextState::Up { .. })),
+        "stops {name} before its update is up"
+    );
 }
 
 fn check_start(name: &ModuleName, model: &Model) {
@@ -216,6 +259,8 @@ fn check_final(model: &Model) {
             continue;
         }
         let module = module.unwrap();
+        let next = module.next.as_ref().map(|next| &next.state);
+        assert!(next.is_none_or(|next| !next.has_instance() && !next.is_under_way()), "{module:?}");
         assert!(!needs_new_instance(&module.spec, wanted), "{module:?}");
         // Only its own policy keeps it down, after an exit under this very spec.
         let done = match module.state {
