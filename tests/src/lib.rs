@@ -5,9 +5,11 @@
 //! use [`registry`] in their own tests too.
 
 pub mod device;
+pub mod figure;
 pub mod host;
 pub mod journal;
 pub mod manifest;
+pub mod memory;
 pub mod program;
 pub mod registry;
 pub mod wait;

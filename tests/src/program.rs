@@ -113,6 +113,24 @@ pub fn push(guest_name: &str, reference: &str) -> Pushed {
     push_as(guest_name, reference, None)
 }
 
+/// [`push`] of another version of a guest: what it does is the same, its digest is not.
+///
+/// # Panics
+/// It fails.
+#[track_caller]
+pub fn push_version(guest_name: &str, version: &str, reference: &str) -> Pushed {
+    let mut component = std::fs::read(guest(guest_name)).expect("read the guest");
+    // A custom section at the end, which means nothing to anybody: id 0, size, name, content.
+    let content = [&[7], b"version".as_slice(), version.as_bytes()].concat();
+    component.extend([0, u8::try_from(content.len()).ok().filter(|size| *size < 128).expect("a short version")]);
+    component.extend(content);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("version.wasm");
+    std::fs::write(&file, component).expect("write the version");
+    let mut push = command();
+    pushed(&Answer::of(push.args(["module", "push"]).arg(&file).args([reference, "--format", "json"])).ok())
+}
+
 /// [`push`] as a user: name and password.
 ///
 /// # Panics
@@ -128,7 +146,12 @@ pub fn push_as(guest_name: &str, reference: &str, user: Option<(&str, &str)>) ->
         push.args(["--username", name, "--password-stdin"]);
         push.stdin(std::fs::File::open(&file).expect("the password's file"));
     }
-    let answer = Answer::of(&mut push).ok().json();
+    pushed(&Answer::of(&mut push).ok())
+}
+
+#[track_caller]
+fn pushed(answer: &Answer) -> Pushed {
+    let answer = answer.json();
     let digest = |name: &str| answer[name].as_str().unwrap_or_else(|| panic!("no {name} in {answer}")).to_owned();
     Pushed { manifest: digest("manifestDigest"), component: digest("componentDigest") }
 }

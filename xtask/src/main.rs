@@ -12,6 +12,7 @@ mod guests;
 mod registry;
 mod setup;
 mod shell;
+mod soak;
 mod test;
 
 use std::{env, process::ExitCode};
@@ -26,10 +27,11 @@ usage: cargo xtask COMMAND
   test [ARGS...]          sets up, builds guests and host, runs all tests; ARGS go to `cargo nextest run`
   guests [NAME...]        builds the guests in guest-examples/ as WebAssembly components
   bench [--json] [NAME...] measures; NAME picks the figures that contain it
+  soak [--json] [--release] [NAME...] runs the tests that take minutes; NAME picks those whose name contains it
   setup                   installs what is missing: guest toolchain, registry, test runner, checkers
   ci [SECTION...]         what .ci/run runs: format, licences, advisories, lints, device build, documentation, tests
 
-`--force-fallback` (demo, test, guests, setup, ci), or MARRAM_GUEST_TOOLCHAIN=debian in the environment, builds the
+`--force-fallback` (demo, test, guests, soak, setup, ci), or MARRAM_GUEST_TOOLCHAIN=debian in the environment, builds the
 guests with the toolchain for machines whose rustup cannot download.";
 
 fn main() -> ExitCode {
@@ -49,6 +51,10 @@ fn main() -> ExitCode {
         "bench" => {
             let json = take_flag(&mut args, "--json");
             bench::bench(guests, &args, json)
+        }
+        "soak" => {
+            let (json, release) = (take_flag(&mut args, "--json"), take_flag(&mut args, "--release"));
+            soak::soak(guests, &args, json, release)
         }
         "setup" => nothing_left(&args).and_then(|()| setup::setup(guests)),
         "ci" => checks::ci(guests, &args),

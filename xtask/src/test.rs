@@ -31,7 +31,7 @@ pub(crate) fn run_by_fallback() -> Result<()> {
 }
 
 /// The test runner over the whole workspace, which is built as one, see [`build_with_tests`].
-fn nextest() -> Command {
+pub(crate) fn nextest() -> Command {
     // cargo names the profile of its own output, nextest that of `.config/nextest.toml`.
     let mut nextest = cargo();
     nextest.args(["nextest", "run", "--workspace", "--cargo-profile", PROFILE]);
@@ -43,7 +43,7 @@ fn nextest() -> Command {
 
 /// Builds all binaries and tests; returns the path of `marram`. In one call, because cargo unites the features of what it
 /// builds together: the binary alone would have other features and compile half the dependencies once more.
-fn build_with_tests() -> Result<PathBuf> {
+pub(crate) fn build_with_tests() -> Result<PathBuf> {
     say(format!("building marram and its tests (profile {PROFILE})"));
     run(cargo().args(["build", "--quiet", "--workspace", "--bins", "--tests", "--profile", PROFILE]))?;
     Ok(target().join(PROFILE).join("marram"))
