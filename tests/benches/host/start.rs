@@ -103,6 +103,7 @@ pub(crate) fn floor(data: &Path, component: &Path) {
     let settings = Settings {
         profile: Profile::Wide,
         cache: data.join("compiled"),
+        precompiled: Vec::new(),
         helper: HelperCommand::InProcess,
         limits: CompileLimits::default(),
     };
@@ -116,5 +117,5 @@ pub(crate) fn floor(data: &Path, component: &Path) {
     };
     let engine = WasmEngine::new(settings).expect("an engine");
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    runtime.block_on(engine.load(&artifact)).map(drop).expect("a component");
+    runtime.block_on(engine.load(&artifact, "compiled")).map(drop).expect("a component");
 }
