@@ -30,6 +30,18 @@ pub fn guest(name: &str) -> PathBuf {
     existing(folder.join(name).with_extension("wasm"), "MARRAM_GUESTS")
 }
 
+/// A guest's core module of WASI preview 1 by its file name without `.wasm`: in `MARRAM_PREVIEW1`, else where
+/// `cargo xtask test` puts it.
+///
+/// # Panics
+/// It is not there; the message says what builds it.
+#[must_use]
+pub fn core_module(name: &str) -> PathBuf {
+    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-examples/target/wasm32-wasip1/release");
+    let folder = env::var_os("MARRAM_PREVIEW1").map_or_else(built, PathBuf::from);
+    existing(folder.join(name).with_extension("wasm"), "MARRAM_PREVIEW1")
+}
+
 fn existing(path: PathBuf, variable: &str) -> PathBuf {
     assert!(
         path.is_file(),

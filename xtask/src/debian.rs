@@ -4,7 +4,7 @@
 //! Debian has no standard library for this target, so it is built once, here. Its C library is Debian's `wasi-libc`,
 //! which is older than the target: it speaks WASI's preview 1, which the linker adapts, and lacks the functions for
 //! sockets and threads that the standard library names; `debian/stubs.rs` answers those with "not supported".
-//! Takes about two minutes once and half a gigabyte. Nothing is installed into the system.
+//! Takes about three minutes once and half a gigabyte. Nothing is installed into the system.
 
 use std::{
     env, fs,
@@ -15,7 +15,7 @@ use std::{
 
 use crate::{
     Result,
-    guests::TARGET,
+    guests::{TARGET, TARGETS},
     shell::{cargo, command, make_folder, output, remove_folder, run, run_quietly, say, tools, write},
 };
 
@@ -38,7 +38,7 @@ const STUBS: &str = include_str!("../debian/stubs.rs");
 pub(crate) fn toolchain() -> Result<PathBuf> {
     let folder = tools().join("debian-rust");
     let rustc = folder.join("bin/rustc");
-    let ready = folder.join(".ready");
+    let ready = folder.join(".ready-for-both-targets");
     if ready.is_file() {
         return Ok(rustc);
     }
@@ -50,7 +50,7 @@ pub(crate) fn toolchain() -> Result<PathBuf> {
     say("setup: fallback toolchain 2/4: linkers and C library");
     borrow_linkers(&folder)?;
     place_libc(&folder)?;
-    say("setup: fallback toolchain 3/4: building the standard library (a minute or two)");
+    say("setup: fallback toolchain 3/4: building the standard libraries (two or three minutes)");
     build_std(&folder, &rustc)?;
     say("setup: fallback toolchain 4/4: stubs");
     add_stubs(&folder, &rustc)?;
@@ -126,18 +126,21 @@ fn host() -> Result<String> {
     host.map(str::to_owned).ok_or_else(|| "`rustc -vV` names no host".into())
 }
 
+/// One C library serves both targets.
 fn place_libc(folder: &Path) -> Result<()> {
-    let there = self_contained(folder);
-    make_folder(&there)?;
-    for name in ["libc.a", "crt1-command.o", "crt1-reactor.o"] {
-        let from = folder.join("usr/lib/wasm32-wasi").join(name);
-        fs::copy(&from, there.join(name)).map_err(|err| format!("cannot copy {}: {err}", from.display()))?;
+    for target in TARGETS {
+        let there = self_contained(folder, target);
+        make_folder(&there)?;
+        for name in ["libc.a", "crt1-command.o", "crt1-reactor.o"] {
+            let from = folder.join("usr/lib/wasm32-wasi").join(name);
+            fs::copy(&from, there.join(name)).map_err(|err| format!("cannot copy {}: {err}", from.display()))?;
+        }
     }
     Ok(())
 }
 
-fn self_contained(folder: &Path) -> PathBuf {
-    folder.join("usr/lib/rustlib").join(TARGET).join("lib/self-contained")
+fn self_contained(folder: &Path, target: &str) -> PathBuf {
+    folder.join("usr/lib/rustlib").join(target).join("lib/self-contained")
 }
 
 /// Builds the standard library from Debian's sources, its dependencies from the crate registry: the copies that Debian
@@ -150,6 +153,7 @@ fn build_std(folder: &Path, rustc: &Path) -> Result<()> {
         "[package]\nname = \"std-dummy\"\nversion = \"0.0.0\"\nedition = \"2021\"\n[workspace]\n[profile.release]\ndebug = 0\n",
     )?;
     let built = folder.join("std-target");
+    let targets = TARGETS.iter().flat_map(|target| ["--target", target]);
     run(cargo()
         .current_dir(&dummy)
         .env_remove("CARGO_BUILD_TARGET")
@@ -159,9 +163,14 @@ fn build_std(folder: &Path, rustc: &Path) -> Result<()> {
         .env("RUSTC_BOOTSTRAP", "1")
         // Guests are built with LTO, which needs the library's bitcode.
         .env("RUSTFLAGS", "-Cembed-bitcode=yes")
-        .args(["build", "--quiet", "--release", "--target", TARGET, "-Zbuild-std=std,panic_abort,panic_unwind"]))?;
-    let from = built.join(TARGET).join("release/deps");
-    let to = folder.join("usr/lib/rustlib").join(TARGET).join("lib");
+        .args(["build", "--quiet", "--release", "-Zbuild-std=std,panic_abort,panic_unwind"])
+        .args(targets))?;
+    TARGETS.iter().try_for_each(|target| place_std(folder, &built, target))
+}
+
+fn place_std(folder: &Path, built: &Path, target: &str) -> Result<()> {
+    let from = built.join(target).join("release/deps");
+    let to = folder.join("usr/lib/rustlib").join(target).join("lib");
     let entries = fs::read_dir(&from).map_err(|err| format!("cannot list {}: {err}", from.display()))?;
     for path in entries.flatten().map(|entry| entry.path()) {
         let Some(name) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else { continue };
@@ -185,5 +194,8 @@ fn add_stubs(folder: &Path, rustc: &Path) -> Result<()> {
             .arg(&source),
     )?;
     let ar = env::var_os("AR").unwrap_or_else(|| "ar".into());
-    run_quietly(command(ar).arg("r").arg(self_contained(folder).join("libc.a")).arg(&object))
+    for target in TARGETS {
+        run_quietly(command(&ar).arg("r").arg(self_contained(folder, target).join("libc.a")).arg(&object))?;
+    }
+    Ok(())
 }

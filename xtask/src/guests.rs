@@ -10,6 +10,12 @@ use crate::{
 /// What guests are compiled for: components of WASI 0.2.
 pub(crate) const TARGET: &str = "wasm32-wasip2";
 
+/// What some are compiled for once more: core modules of WASI preview 1, to test what makes components of such.
+pub(crate) const PREVIEW1_TARGET: &str = "wasm32-wasip1";
+
+/// Both, with the standard library.
+pub(crate) const TARGETS: [&str; 2] = [TARGET, PREVIEW1_TARGET];
+
 /// `rustup target add` takes seconds. One that has not finished by then has no network and would wait for long.
 const RUSTUP_LIMIT: Duration = Duration::from_secs(90);
 
@@ -46,7 +52,7 @@ pub(crate) fn toolchain(choice: Choice) -> Result<Toolchain> {
     if let Choice::Best = choice {
         match rustup() {
             Ok(()) => return Ok(Toolchain::Rustup),
-            Err(why) => say(format!("setup: rustup has no {TARGET} ({}); taking Debian's", why.trim())),
+            Err(why) => say(format!("setup: rustup lacks {} ({}); taking Debian's", TARGETS.join(" or "), why.trim())),
         }
     }
     debian::toolchain().map(|rustc| Toolchain::Debian { rustc })
@@ -62,6 +68,15 @@ pub(crate) fn build(choice: Choice, names: &[String]) -> Result<PathBuf> {
     say("guests: building");
     run(&mut cargo)?;
     Ok(folder())
+}
+
+/// Builds a program and a handler as core modules of WASI preview 1; returns the folder of the modules.
+pub(crate) fn build_preview1(choice: Choice) -> Result<PathBuf> {
+    let mut cargo = build_command(&toolchain(choice)?);
+    cargo.env("CARGO_BUILD_TARGET", PREVIEW1_TARGET).args(["build", "--quiet", "--release", "--locked"]);
+    say("guests: building core modules");
+    run(cargo.args(["--package", "plain-program", "--package", "device-telemetry"]))?;
+    Ok(target().join(PREVIEW1_TARGET).join("release"))
 }
 
 /// cargo in the guests' workspace, for the guests' target, with this toolchain.
@@ -96,35 +111,36 @@ fn target() -> PathBuf {
     root().join("guest-examples/target")
 }
 
-/// rustup's target, added when it is missing. It counts when it compiles a program: a machine that cannot download may
-/// know the name of the target only.
+/// rustup's targets, added when one is missing. They count when they compile a program: a machine that cannot download
+/// may know the name of a target only.
 fn rustup() -> Result<()> {
     let version = output(command("rustc").arg("-vV"))?;
-    let stamp = tools().join("rustup-wasi");
-    if installed().is_ok() && fs::read_to_string(&stamp).is_ok_and(|text| text == version) {
+    let stamp = tools().join("rustup-wasi-targets");
+    let are_installed = || TARGETS.iter().all(|target| installed(target).is_ok());
+    if are_installed() && fs::read_to_string(&stamp).is_ok_and(|text| text == version) {
         return Ok(());
     }
-    if installed().is_err() {
-        say(format!("setup: rustup target add {TARGET}"));
-        run_within(command("rustup").args(["target", "add", TARGET]), RUSTUP_LIMIT)?;
+    if !are_installed() {
+        say(format!("setup: rustup target add {}", TARGETS.join(" ")));
+        run_within(command("rustup").args(["target", "add"]).args(TARGETS), RUSTUP_LIMIT)?;
     }
-    compiles()?;
+    TARGETS.iter().try_for_each(|target| compiles(target))?;
     write(&stamp, &version)
 }
 
 /// Whether the standard library for the target lies where rustc looks for it.
-fn installed() -> Result<()> {
-    let folder = output(command("rustc").args(["--print", "target-libdir", "--target", TARGET]))?;
+fn installed(target: &str) -> Result<()> {
+    let folder = output(command("rustc").args(["--print", "target-libdir", "--target", target]))?;
     let mut entries = fs::read_dir(folder.trim()).map_err(|err| err.to_string())?;
     let found =
         entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("libstd-")));
     if found { Ok(()) } else { Err("its standard library is missing".into()) }
 }
 
-fn compiles() -> Result<()> {
+fn compiles(target: &str) -> Result<()> {
     let folder = tools().join("probe");
     make_folder(&folder)?;
     let source = folder.join("probe.rs");
     write(&source, "fn main() { println!(\"{:?}\", std::env::args()); }")?;
-    run_quietly(command("rustc").args(["--target", TARGET, "-o"]).arg(folder.join("probe.wasm")).arg(&source))
+    run_quietly(command("rustc").args(["--target", target, "-o"]).arg(folder.join("probe.wasm")).arg(&source))
 }

@@ -14,12 +14,13 @@ pub(crate) const PROFILE: &str = "ci";
 pub(crate) fn test(choice: guests::Choice, args: &[String]) -> Result<()> {
     setup::for_tests(choice)?;
     let guests = guests::build(choice, &[])?;
+    let preview1 = guests::build_preview1(choice)?;
     let marram = build_with_tests()?;
     if args.is_empty() {
         doc_tests()?;
     }
     say("test: cargo nextest run");
-    run(nextest().args(args).env("MARRAM_BIN", marram).env("MARRAM_GUESTS", guests))
+    run(nextest().args(args).env("MARRAM_BIN", marram).env("MARRAM_GUESTS", guests).env("MARRAM_PREVIEW1", preview1))
 }
 
 /// Runs a guest of the fallback toolchain in the host: a test of such a guest, with that component.

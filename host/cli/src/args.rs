@@ -51,6 +51,10 @@ pub(crate) enum Command {
     #[cfg(feature = "compiler")]
     #[command(hide = true)]
     CompileHelper(CompileHelper),
+    /// Make a component of a core module in this process; `module componentize` and `module push` call it
+    #[cfg(feature = "author")]
+    #[command(hide = true)]
+    ComponentizeHelper(ComponentizeHelper),
 }
 
 /// Where settings and state lie.
@@ -198,6 +202,9 @@ pub(crate) enum Module {
     Pull(Pull),
     /// Show what a component is, imports and exports: a .wasm file, an image-layout folder or a registry
     Inspect(Inspect),
+    #[cfg(feature = "author")]
+    /// Make a component of a core module: one for WASI preview 1 (wasm32-wasip1), or one made with wit-bindgen
+    Componentize(Componentize),
 }
 
 /// As whom and how a registry is asked.
@@ -220,7 +227,7 @@ pub(crate) struct Access {
 #[cfg(feature = "author")]
 #[derive(Debug, Args)]
 pub(crate) struct Push {
-    /// The component
+    /// The component; a core module is made a component first, as by `componentize`
     pub(crate) file: PathBuf,
     /// Where to
     pub(crate) reference: String,
@@ -257,6 +264,57 @@ pub(crate) struct Inspect {
     pub(crate) access: Access,
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
+}
+
+#[cfg(feature = "author")]
+#[derive(Debug, Args)]
+pub(crate) struct Componentize {
+    /// The core module
+    pub(crate) input: PathBuf,
+    /// The component to write
+    pub(crate) output: PathBuf,
+    /// What the component is to be
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) adapter: AdapterChoice,
+    /// Replace the output file if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// What a core module is made into.
+#[cfg(feature = "author")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum AdapterChoice {
+    /// A program if it exports `_start`, handlers otherwise
+    #[default]
+    Auto,
+    /// A program: runs `_start`
+    Command,
+    /// Handlers, as its bindings say
+    Reactor,
+}
+
+#[cfg(feature = "author")]
+impl AdapterChoice {
+    /// As it is written on the command line.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Command => "command",
+            Self::Reactor => "reactor",
+        }
+    }
+}
+
+#[cfg(feature = "author")]
+#[derive(Debug, Args)]
+pub(crate) struct ComponentizeHelper {
+    pub(crate) input: PathBuf,
+    pub(crate) output: PathBuf,
+    #[arg(value_enum)]
+    pub(crate) adapter: AdapterChoice,
 }
 
 #[derive(Debug, Args)]
@@ -349,8 +407,10 @@ impl Command {
             }
             Self::Twin(Twin::Get { ask, .. } | Twin::Set { ask, .. } | Twin::Watch { ask, .. }) => ask.format,
             #[cfg(feature = "author")]
-            Self::Module(Module::Push(Push { format, .. })) => *format,
+            Self::Module(Module::Push(Push { format, .. }) | Module::Componentize(Componentize { format, .. })) => *format,
             Self::Module(Module::Pull(Pull { format, .. }) | Module::Inspect(Inspect { format, .. })) => *format,
+            #[cfg(feature = "author")]
+            Self::ComponentizeHelper(_) => Format::Json,
         }
     }
 }

@@ -11,7 +11,6 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode, header::HOST};
 use hyper_util::rt::TokioIo;
-use marram_core::manifest::Finding;
 use serde_json::Value;
 use tokio::{net::UnixStream, time::timeout};
 
@@ -140,19 +139,7 @@ fn unreachable(error: &io::Error, data: &Path) -> Failure {
 /// The host's own words, as far as they can be read.
 fn refusal(status: StatusCode, bytes: &[u8]) -> Failure {
     let document: Value = serde_json::from_slice(bytes).unwrap_or_default();
-    let error = &document["error"];
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    let finding = |fault: &Value| Finding {
-        at: text(&fault["at"]).unwrap_or_default(),
-        message: text(&fault["message"]).unwrap_or_default(),
-        hint: text(&fault["hint"]),
-    };
-    Failure {
-        code: text(&error["code"]).unwrap_or_else(|| "failed".into()),
-        message: text(&error["message"]).unwrap_or_else(|| format!("the host answered {status}")),
-        faults: error["faults"].as_array().into_iter().flatten().map(finding).collect(),
-        hint: text(&error["hint"]),
-    }
+    Failure::from_json(&document["error"], &format!("the host answered {status}"))
 }
 
 /// A path segment: everything that is not unreserved is escaped, so that a name is a name whatever it holds.

@@ -103,6 +103,22 @@ impl Failure {
         text
     }
 
+    /// What [`Self::to_json`] has under `error`; `vague` where it says nothing.
+    pub(crate) fn from_json(error: &Value, vague: &str) -> Self {
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let finding = |fault: &Value| Finding {
+            at: text(&fault["at"]).unwrap_or_default(),
+            message: text(&fault["message"]).unwrap_or_default(),
+            hint: text(&fault["hint"]),
+        };
+        Self {
+            code: text(&error["code"]).unwrap_or_else(|| "failed".into()),
+            message: text(&error["message"]).unwrap_or_else(|| vague.to_owned()),
+            faults: error["faults"].as_array().into_iter().flatten().map(finding).collect(),
+            hint: text(&error["hint"]),
+        }
+    }
+
     /// For scripts: the control API's error document.
     pub(crate) fn to_json(&self) -> Value {
         let mut error = json!({ "code": self.code, "message": self.message });

@@ -22,13 +22,25 @@ pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 
 /// As [`read_bounded`], of a regular file only: opening or reading anything else may wait for ever.
 pub(crate) fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    bounded(open_regular(path)?, limit)
+}
+
+/// The first bytes of a regular file that has so many.
+#[cfg(feature = "author")]
+pub(crate) fn head_of_regular<const N: usize>(path: &Path) -> io::Result<[u8; N]> {
+    let mut head = [0; N];
+    open_regular(path)?.read_exact(&mut head)?;
+    Ok(head)
+}
+
+fn open_regular(path: &Path) -> io::Result<File> {
     // A pipe would let us wait for its writer, a terminal would become ours.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
     let file = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
-    bounded(file, limit)
+    Ok(file)
 }
 
 fn bounded(source: impl Read, limit: u64) -> io::Result<Vec<u8>> {

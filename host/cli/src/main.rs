@@ -11,6 +11,8 @@ mod client;
 mod compile;
 #[cfg(feature = "author")]
 mod completions;
+#[cfg(feature = "author")]
+mod componentize;
 mod config;
 mod failure;
 mod help;
@@ -70,6 +72,8 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Module(Module::Pull(args)) => pull::pull(args),
         Command::Module(Module::Inspect(args)) => inspect::inspect(args),
         #[cfg(feature = "author")]
+        Command::Module(Module::Componentize(args)) => componentize::componentize(args),
+        #[cfg(feature = "author")]
         Command::Completions(args) => completions::completions(&args),
         #[cfg(feature = "author")]
         Command::Man(args) => man::man(&args),
@@ -78,6 +82,8 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Compile(args) => compile::compile(args),
         #[cfg(feature = "compiler")]
         Command::CompileHelper(args) => compile_helper(&args),
+        #[cfg(feature = "author")]
+        Command::ComponentizeHelper(args) => componentize::helper(&args),
     }
 }
 

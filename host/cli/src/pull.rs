@@ -14,7 +14,7 @@ use rustix::{
 use serde_json::json;
 
 use crate::{
-    access::{self, Fetched},
+    access::{self, Scratch},
     args::{Format, Pull},
     failure::{Code, Failure},
     output,
@@ -26,7 +26,7 @@ pub(crate) fn pull(args: Pull) -> Result<(), Failure> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Beside the file: the last step is a rename, which cannot cross file systems.
     let fetched = access::fetch(&args.access, &args.reference, folder)?;
-    let size = place(&fetched, file, args.force)?;
+    let size = place(&fetched.artifact.path, &fetched.folder, file, args.force)?;
     output::data(&match args.format {
         Format::Text => format!("{}\n", fetched.reference),
         Format::Json => {
@@ -42,7 +42,8 @@ pub(crate) fn pull(args: Pull) -> Result<(), Failure> {
     })
 }
 
-fn refuse_what_is_there(file: &Path, force: bool) -> Result<(), Failure> {
+/// A file that is there is replaced by `--force` alone.
+pub(crate) fn refuse_what_is_there(file: &Path, force: bool) -> Result<(), Failure> {
     match fs::symlink_metadata(file) {
         Ok(there) if there.is_dir() => {
             Err(Failure::new(Code::Failed, format!("cannot write {}: it is a folder", file.display()))
@@ -57,13 +58,13 @@ fn exists(file: &Path) -> Failure {
     Failure::new(Code::Failed, format!("{} exists already", file.display())).hint("`--force` replaces it")
 }
 
-/// Gives the component its name; returns its bytes. A crash leaves what was there, or all of the new.
-fn place(fetched: &Fetched, file: &Path, force: bool) -> Result<u64, Failure> {
+/// Gives the component its name, by a folder on the same file system; returns its bytes. A crash leaves what was there, or all of the new.
+pub(crate) fn place(component: &Path, scratch: &Scratch, file: &Path, force: bool) -> Result<u64, Failure> {
     let cannot = |error: io::Error| Failure::new(Code::Failed, format!("cannot write {}: {error}", file.display()));
     // The verified copy is its owner's alone; a new file has the customary mode.
-    let new = fetched.folder.path().join("component");
+    let new = scratch.path().join("component");
     let mut out = File::create_new(&new).map_err(cannot)?;
-    let size = io::copy(&mut File::open(&fetched.artifact.path).map_err(cannot)?, &mut out).map_err(cannot)?;
+    let size = io::copy(&mut File::open(component).map_err(cannot)?, &mut out).map_err(cannot)?;
     out.sync_all().map_err(cannot)?;
     if !force {
         match renameat_with(CWD, &new, CWD, file, RenameFlags::NOREPLACE) {

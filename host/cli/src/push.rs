@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::{
     access,
     args::{Format, Push},
+    componentize::adapt_for_push,
     failure::{Code, Failure},
     output,
 };
@@ -14,8 +15,10 @@ use crate::{
 pub(crate) fn push(args: Push) -> Result<(), Failure> {
     // A push reads and writes no cache; the folder is not made.
     let registry = access::open(&args.access, &args.reference, Path::new("/nonexistent"))?;
+    let adapted = adapt_for_push(&args.file)?;
+    let file = adapted.as_ref().map_or(&args.file, |adapted| &adapted.file);
     let pushed = access::wait(async {
-        let pushed = registry.push(&args.file, &args.reference, &[], args.created.as_deref()).await;
+        let pushed = registry.push(file, &args.reference, &[], args.created.as_deref()).await;
         pushed.map_err(|error| Failure::new(Code::Failed, error.to_string()))
     })?;
     let reference = format!("{}@{}", pushed.image, pushed.manifest_digest);
@@ -28,6 +31,7 @@ pub(crate) fn push(args: Push) -> Result<(), Failure> {
                 "manifestDigest": pushed.manifest_digest,
                 "componentDigest": pushed.component_digest,
                 "size": pushed.size,
+                "adapter": adapted.as_ref().map(|adapted| &adapted.adapter),
             });
             format!("{document}\n")
         }

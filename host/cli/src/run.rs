@@ -102,8 +102,8 @@ fn compiler() -> Result<HelperCommand, Failure> {
 }
 
 /// The running binary, even after an update has put another one in its place: code of one version only loads in it.
-#[cfg(feature = "compiler")]
-fn own_binary() -> Result<PathBuf, Failure> {
+#[cfg(any(feature = "compiler", feature = "author"))]
+pub(crate) fn own_binary() -> Result<PathBuf, Failure> {
     let link = PathBuf::from("/proc/self/exe");
     match std::fs::symlink_metadata(&link) {
         Ok(_) => Ok(link),

@@ -42,7 +42,7 @@ pub enum Refusal {
     /// A module of WASI preview 1 or the like.
     #[error(
         "a core WebAssembly module, not a component; build it for WASI 0.2 (Rust: target wasm32-wasip2), or make a \
-         component of it with `wasm-tools component new --adapt wasi_snapshot_preview1=ADAPTER`"
+         component of it with `marram module componentize`"
     )]
     CoreModule,
     /// What shows it.

@@ -13,7 +13,7 @@ const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// What to do with a core module.
 const BUILD_A_COMPONENT: &str = "it is a core WebAssembly module, not a component; build it for wasm32-wasip2, or make \
-    it a component with `wasm-tools component new` and the preview1 adapter";
+    it a component with `marram module componentize`";
 
 /// What a binary is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

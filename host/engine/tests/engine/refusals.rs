@@ -19,8 +19,7 @@ async fn refusal(wat: &str) -> String {
 async fn a_core_module_names_the_way_to_a_component() {
     let text = refusal("(module (func (export \"_start\")))").await;
     assert!(text.contains("core WebAssembly module") && text.contains("wasm32-wasip2"), "{text}");
-    assert!(text.contains("wasm-tools component new --adapt"), "{text}");
-    assert!(!text.contains("marram module push"), "which adapts nothing: {text}");
+    assert!(text.contains("marram module componentize"), "{text}");
 }
 
 #[tokio::test]
