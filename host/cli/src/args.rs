@@ -90,21 +90,22 @@ pub(crate) struct Run {
     /// Write log lines even on a terminal, instead of the view
     #[arg(long)]
     pub(crate) plain: bool,
-    /// Form of the log lines on standard error
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) log_format: LogFormat,
+    /// Form of the log lines on standard error [default: journal under systemd, text otherwise]
+    #[arg(long, value_enum)]
+    pub(crate) log_format: Option<LogFormat>,
     /// Least important log lines to write [default: info, or the filter in MARRAM_LOG]
     #[arg(long, value_enum)]
     pub(crate) log_level: Option<LogLevel>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     /// For people
-    #[default]
     Text,
     /// One JSON object a line
     Json,
+    /// For systemd's journal: priorities in front, no times, which the journal has itself
+    Journal,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -202,8 +203,8 @@ pub(crate) enum Module {
     Pull(Pull),
     /// Show what a component is, imports and exports: a .wasm file, an image-layout folder or a registry
     Inspect(Inspect),
-    #[cfg(feature = "author")]
     /// Make a component of a core module: one for WASI preview 1 (wasm32-wasip1), or one made with wit-bindgen
+    #[cfg(feature = "author")]
     Componentize(Componentize),
 }
 
@@ -407,7 +408,9 @@ impl Command {
             }
             Self::Twin(Twin::Get { ask, .. } | Twin::Set { ask, .. } | Twin::Watch { ask, .. }) => ask.format,
             #[cfg(feature = "author")]
-            Self::Module(Module::Push(Push { format, .. }) | Module::Componentize(Componentize { format, .. })) => *format,
+            Self::Module(Module::Push(Push { format, .. }) | Module::Componentize(Componentize { format, .. })) => {
+                *format
+            }
             Self::Module(Module::Pull(Pull { format, .. }) | Module::Inspect(Inspect { format, .. })) => *format,
             #[cfg(feature = "author")]
             Self::ComponentizeHelper(_) => Format::Json,

@@ -3,6 +3,7 @@
 
 mod deploy;
 mod logging;
+mod notify;
 mod signals;
 #[cfg(feature = "console")]
 mod view;
@@ -206,11 +207,13 @@ impl Host {
             None => tell_if_nothing_is_deployed(agent).await,
         }
         tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %self.socket.display(), "host is up");
+        notify::up(agent.clone());
         self.console.show(agent.clone());
         std::future::pending().await
     }
 
     async fn end(&self, agent: &Agent, signals: &mut Signals) {
+        notify::stopping(self.grace);
         tokio::select! {
             () = agent.shut_down(self.grace) => {}
             signal = signals.next() => self.end_at_once(signal),

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -106,9 +106,16 @@ fn open_secrets(config: &Config, own: &Path) -> Vec<Finding> {
     files.into_iter().map(warn).collect()
 }
 
-/// Nobody but the owner may read or write it; true for what is not there.
+/// Nobody but the owner may read or write it; true for what is not there. A service's files are root's, and its group
+/// may read them.
 fn private_to_owner(path: &Path) -> bool {
-    std::fs::metadata(path).map_or(true, |meta| meta.permissions().mode() & 0o077 == 0)
+    std::fs::metadata(path).map_or(true, |meta| {
+        let own_group = meta.uid() == 0 && meta.gid() != 0 && meta.gid() == rustix::process::getegid().as_raw();
+        match meta.permissions().mode() & 0o077 {
+            0 => true,
+            mode => mode == 0o040 && own_group,
+        }
+    })
 }
 
 /// The data folder, absolute. Without `config`, the settings are read if the arguments do not name the folder.

@@ -12,7 +12,12 @@ use std::{
 };
 
 use marram_agent::Agent;
-use tracing_subscriber::EnvFilter;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
+    registry::LookupSpan,
+};
 
 use super::view::View;
 use crate::{
@@ -45,10 +50,15 @@ pub(super) fn start(args: &Run) -> Result<Console, Failure> {
     let sink = Arc::new(Sink::default());
     let view = View::wanted(args.plain);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).log_internal_errors(false);
-    let set = match args.log_format {
+    let format = args.log_format.unwrap_or(if is_journal() { LogFormat::Journal } else { LogFormat::Text });
+    let set = match format {
         // JSON escapes control characters by itself.
         LogFormat::Json => builder.json().flatten_event(true).with_writer(sink.clone()).try_init(),
         LogFormat::Text => builder.with_writer(Arc::new(Cleaned(sink.clone()))).try_init(),
+        LogFormat::Journal => {
+            let plain = tracing_subscriber::fmt::format().without_time().with_level(false).with_ansi(false);
+            builder.event_format(Prioritised(plain)).with_writer(Arc::new(Cleaned(sink.clone()))).try_init()
+        }
     };
     set.map_err(|error| Failure::new(Code::Failed, format!("cannot start the log: {error}")))?;
     // With the view on the same terminal, the lines stand above it; otherwise they have a stream of their own.
@@ -60,6 +70,41 @@ pub(super) fn start(args: &Run) -> Result<Console, Failure> {
             .map_err(|error| Failure::new(Code::Failed, format!("cannot start the log: {error}")))?;
     }
     Ok(Console { sink, view, running: Mutex::default() })
+}
+
+/// Whether standard error leads to systemd's journal, as `systemd.exec(5)` says how to tell.
+fn is_journal() -> bool {
+    let Ok(stat) = rustix::fs::fstat(io::stderr()) else { return false };
+    std::env::var("JOURNAL_STREAM").is_ok_and(|stream| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// Lines with the priority of `syslog(3)` in front: `<4>…` is a warning.
+struct Prioritised<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for Prioritised<F>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        write!(writer, "<{}>", priority(*event.metadata().level()))?;
+        self.0.format_event(context, writer, event)
+    }
+}
+
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
 }
 
 fn filter(level: Option<LogLevel>) -> Result<EnvFilter, Failure> {
