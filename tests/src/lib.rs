@@ -8,6 +8,7 @@ pub mod device;
 pub mod figure;
 pub mod host;
 pub mod journal;
+pub mod machine;
 pub mod manifest;
 pub mod memory;
 pub mod program;

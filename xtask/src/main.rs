@@ -9,6 +9,7 @@ mod checks;
 mod debian;
 mod demo;
 mod guests;
+mod package;
 mod registry;
 mod setup;
 mod shell;
@@ -28,6 +29,8 @@ usage: cargo xtask COMMAND
   guests [NAME...]        builds the guests in guest-examples/ as WebAssembly components
   bench [--json] [NAME...] measures; NAME picks the figures that contain it
   soak [--json] [--release] [NAME...] runs the tests that take minutes; NAME picks those whose name contains it
+  package [--profile P | --binary FILE]
+                          makes a Debian package of the host (profile release), or of a built one, in target/package
   setup                   installs what is missing: guest toolchain, registry, test runner, checkers
   ci [SECTION...]         what .ci/run runs: format, licences, advisories, lints, device build, documentation, tests
 
@@ -56,6 +59,10 @@ fn main() -> ExitCode {
             let (json, release) = (take_flag(&mut args, "--json"), take_flag(&mut args, "--release"));
             soak::soak(guests, &args, json, release)
         }
+        "package" => {
+            let (binary, profile) = (take_value(&mut args, "--binary"), take_value(&mut args, "--profile"));
+            nothing_left(&args).and_then(|()| package::package(profile.as_deref(), binary.as_deref())).map(drop)
+        }
         "setup" => nothing_left(&args).and_then(|()| setup::setup(guests)),
         "ci" => checks::ci(guests, &args),
         "help" | "--help" | "-h" => {
@@ -77,6 +84,12 @@ fn take_flag(args: &mut Vec<String>, flag: &str) -> bool {
     let before = args.len();
     args.retain(|arg| arg != flag);
     args.len() < before
+}
+
+fn take_value(args: &mut Vec<String>, name: &str) -> Option<String> {
+    let at = args.iter().position(|arg| arg == name).filter(|at| at + 1 < args.len())?;
+    args.remove(at);
+    Some(args.remove(at))
 }
 
 fn nothing_left(args: &[String]) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::Command};
 
 use crate::{
-    Result, guests, setup,
+    Result, guests, package, setup,
     shell::{cargo, run, say, target},
 };
 
@@ -19,8 +19,28 @@ pub(crate) fn test(choice: guests::Choice, args: &[String]) -> Result<()> {
     if args.is_empty() {
         doc_tests()?;
     }
+    let mut nextest = nextest();
+    if let Some(deb) = package()? {
+        nextest.env("MARRAM_DEB", deb);
+    }
     say("test: cargo nextest run");
-    run(nextest().args(args).env("MARRAM_BIN", marram).env("MARRAM_GUESTS", guests).env("MARRAM_PREVIEW1", preview1))
+    run(nextest.args(args).env("MARRAM_BIN", marram).env("MARRAM_GUESTS", guests).env("MARRAM_PREVIEW1", preview1))
+}
+
+/// The package of the tests' binary; none on a machine that cannot make it, unless that is CI.
+fn package() -> Result<Option<PathBuf>> {
+    match package::package_for_tests() {
+        Ok(deb) => Ok(Some(deb)),
+        Err(why) if is_ci() => Err(why),
+        Err(why) => {
+            say(format!("test: the package's tests are left out: {why}"));
+            Ok(None)
+        }
+    }
+}
+
+fn is_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| !value.is_empty())
 }
 
 /// Runs a guest of the fallback toolchain in the host: a test of such a guest, with that component.
@@ -36,7 +56,7 @@ pub(crate) fn nextest() -> Command {
     // cargo names the profile of its own output, nextest that of `.config/nextest.toml`.
     let mut nextest = cargo();
     nextest.args(["nextest", "run", "--workspace", "--cargo-profile", PROFILE]);
-    if std::env::var_os("CI").is_some_and(|value| !value.is_empty()) {
+    if is_ci() {
         nextest.args(["--profile", "ci"]);
     }
     nextest

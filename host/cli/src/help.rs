@@ -42,7 +42,7 @@ const MORE: &[More] = &[
                 "marram run deployment.json --data ./data",
                 "run a file's deployment, with the state in a folder beside it",
             ),
-            ("marram run --log-format json", "run what is stored, as a service does"),
+            ("marram run --log-format json", "run what is stored, with a log for programs"),
         ],
     },
     More {
@@ -116,6 +116,15 @@ const MORE: &[More] = &[
         examples: &[
             ("marram module inspect filter.wasm", "a file"),
             ("marram module inspect registry.example.com/filter:1.2 --format json", "an image, for a script"),
+        ],
+    },
+    More {
+        command: "module componentize",
+        text: "For modules of WASI preview 1 (Rust: wasm32-wasip1) with wasmtime's adapters, and for those that wit-bindgen made for \
+               the interfaces of marram:edge. What stands against it is told all at once. `module push` does the same by itself.",
+        examples: &[
+            ("marram module componentize old.wasm new.wasm", "its exports tell whether it is a program"),
+            ("marram module componentize old.wasm new.wasm --adapter command", "insist on a program"),
         ],
     },
     More {
