@@ -33,6 +33,9 @@ pub(crate) enum Command {
     /// Show or change a module's twin
     #[command(subcommand)]
     Twin(Twin),
+    /// Show what routes do with a message, without a host
+    #[command(subcommand)]
+    Route(Route),
     /// Work with modules in registries
     #[command(subcommand)]
     Module(Module),
@@ -192,6 +195,29 @@ pub(crate) enum Twin {
         #[command(flatten)]
         ask: Ask,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Route {
+    /// Tell which routes of a deployment take a message, and why the others do not
+    Explain(Explain),
+    /// Answer JSON lines of standard input: conditions with messages, routes, patterns with sources
+    Eval,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// Deployment manifest; `-` reads standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) deployment: PathBuf,
+    /// Source of the message, as `/messages/modules/MODULE/outputs/OUTPUT`
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) source: String,
+    /// The message: `{"properties": {}, "systemProperties": {}, "body": any JSON}`; `-` reads standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) message: Option<PathBuf>,
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
 }
 
 #[derive(Debug, Subcommand)]
@@ -394,7 +420,7 @@ impl Command {
     /// How errors of this command are written.
     pub(crate) fn format(&self) -> Format {
         match self {
-            Self::Run(_) => Format::Text,
+            Self::Run(_) | Self::Route(Route::Eval) => Format::Text,
             #[cfg(feature = "author")]
             Self::Completions(_) | Self::Man(_) => Format::Text,
             #[cfg(feature = "compiler")]
@@ -402,6 +428,7 @@ impl Command {
             #[cfg(feature = "compiler")]
             Self::Compile(Compile { format, .. }) => *format,
             Self::Check(Check { format, .. }) | Self::Version(Version { format }) => *format,
+            Self::Route(Route::Explain(Explain { format, .. })) => *format,
             Self::List(ask) => ask.format,
             Self::Apply(Apply { ask, .. }) | Self::Logs(Logs { ask, .. }) | Self::Restart(Restart { ask, .. }) => {
                 ask.format

@@ -97,6 +97,24 @@ const MORE: &[More] = &[
         examples: &[("marram twin watch filter", "what is, and what changes")],
     },
     More {
+        command: "route explain",
+        text: "Answers why a message did not arrive: the value of each part of each condition, and where an undefined one comes \
+               from. Asks no host. Without --message it tells which routes have this source.",
+        examples: &[(
+            "marram route explain --deployment deployment.json --source /messages/modules/sensor/outputs/temp --message m.json",
+            "what becomes of the message in m.json",
+        )],
+    },
+    More {
+        command: "route eval",
+        text: "Reads JSON lines from standard input and answers each with one line; made to test routes, 100,000 lines take \
+               seconds. docs/routes.md has the forms.",
+        examples: &[(
+            "marram route eval",
+            "then, for example: {\"condition\":\"as_number(t) > 5\",\"message\":{\"properties\":{\"t\":\"6\"}}}",
+        )],
+    },
+    More {
         command: "module push",
         text: "Credentials come from marram.toml or from standard input, never from the command line, which others can see. The \
                answer is the reference that pins what was pushed.",

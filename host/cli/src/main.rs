@@ -25,6 +25,7 @@ mod output;
 mod pull;
 #[cfg(feature = "author")]
 mod push;
+mod route;
 mod run;
 mod twin_watch;
 mod version;
@@ -33,7 +34,7 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches;
 
-use args::{Cli, Command, Format, Module};
+use args::{Cli, Command, Format, Module, Route};
 use failure::Failure;
 
 fn main() -> ExitCode {
@@ -67,6 +68,8 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Logs(args) => logs::logs(args),
         Command::Restart(args) => ask::restart(args),
         Command::Twin(args) => ask::twin(args),
+        Command::Route(Route::Explain(args)) => route::explain(&args),
+        Command::Route(Route::Eval) => route::eval(),
         #[cfg(feature = "author")]
         Command::Module(Module::Push(args)) => push::push(args),
         Command::Module(Module::Pull(args)) => pull::pull(args),

@@ -325,3 +325,86 @@ fn sigint_ends_the_host_well_too() {
     host.signal("INT");
     assert_eq!(host.wait(), Some(0));
 }
+
+/// Runs a command with this input.
+fn fed(arguments: &[&str], input: &str) -> std::process::Output {
+    use std::io::Write;
+    let mut command = marram();
+    let pipe = std::process::Stdio::piped;
+    let mut child = command.args(arguments).stdin(pipe()).stdout(pipe()).stderr(pipe()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_owned();
+    // Beside the reading of the answers: neither pipe holds all lines.
+    let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap().unwrap();
+    output
+}
+
+#[test]
+fn route_eval_answers_each_line_with_one_line() {
+    let lines = [
+        (r#"{"condition":"as_number(n) > 3","message":{"properties":{"N":"4"}}}"#, r#"{"result":"true"}"#),
+        (r#"{"pattern":"/messages/*","source":"/messages/modules/m"}"#, r#"{"match":true}"#),
+        (r#"{"condition":"a ==  1"}"#, r#"{"error":{"column":4,"message":""#),
+    ];
+    let input: String = (0..5000).flat_map(|_| lines).map(|(line, _)| format!("{line}\n\n")).collect();
+    let output = fed(&["route", "eval"], &input);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let answers = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(answers.lines().count(), 15_000);
+    for (answer, (line, expected)) in answers.lines().zip((0..5000).flat_map(|_| lines)) {
+        assert!(answer.starts_with(expected), "{line}: {answer}");
+    }
+}
+
+#[test]
+fn route_eval_answers_before_the_next_line_comes() {
+    use std::io::{BufRead, BufReader, Write};
+    let pipe = std::process::Stdio::piped;
+    let mut child = marram().args(["route", "eval"]).stdin(pipe()).stdout(pipe()).spawn().unwrap();
+    let (mut stdin, mut answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    for value in ["true", "false"] {
+        writeln!(stdin, "{{\"condition\":\"{value}\"}}").unwrap();
+        let mut answer = String::new();
+        answers.read_line(&mut answer).unwrap();
+        assert_eq!(answer.trim_end(), format!("{{\"result\":\"{value}\"}}"));
+    }
+    drop(stdin);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn route_explain_tells_the_route_that_decides_and_the_value_of_each_part() {
+    let folder = scratch();
+    let file = folder.path().join("d.json");
+    let routes = json!({
+        "all": "FROM /messages/* INTO $upstream",
+        "alerts": { "route": "FROM /messages/* WHERE kind = 'alert' INTO $upstream", "priority": 0 },
+        "other": "FROM /messages/modules/other/* INTO $upstream",
+    });
+    std::fs::write(&file, GOOD.replace(r#""routes":{}"#, &format!("\"routes\":{routes}"))).unwrap();
+    let file = file.to_str().unwrap();
+    let explain = ["route", "explain", "--deployment", file, "--source", "/messages/modules/m/outputs/o"];
+    let of = |message: &str, more: &[&str]| {
+        let output = fed(&[&explain[..], &["--message", "-"], more].concat(), message);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let alert: Value = serde_json::from_str(&of(r#"{"properties":{"kind":"alert"}}"#, &["--format", "json"])).unwrap();
+    let by_name =
+        |name: &str| alert["routes"].as_array().unwrap().iter().find(|route| route["name"] == name).unwrap().clone();
+    assert_eq!((&by_name("alerts")["delivers"], &by_name("alerts")["result"]), (&json!(true), &json!("true")));
+    assert_eq!((&by_name("all")["delivers"], &by_name("all")["insteadDelivers"]), (&json!(false), &json!("alerts")));
+    assert_eq!(by_name("other")["sourceMatches"], false);
+    assert_eq!(by_name("alerts")["steps"][1]["value"], "'alert'");
+    let plain = of("{}", &[]);
+    assert!(plain.contains("all: yes\n") && plain.contains("other: no: the source does not match\n"), "{plain}");
+    assert!(plain.contains("kind -> undefined  -- the message has no property `kind`\n"), "{plain}");
+    let without = marram().args(explain).output().unwrap();
+    let without = String::from_utf8(without.stdout).unwrap();
+    assert!(without.contains("alerts: depends on the message: give one with --message\n"), "{without}");
+    let bad = fed(&[&explain[..], &["--message", "-"]].concat(), r#"{"properties":{"a":1}}"#);
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&bad.stderr).contains("properties.a: a property is a string"), "{bad:?}");
+}

@@ -102,9 +102,26 @@ impl fmt::Display for Sink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Sink::Upstream => f.write_str("$upstream"),
-            Sink::Input { module, input } => write!(f, "BrokeredEndpoint(\"/modules/{module}/inputs/{input}\")"),
+            Sink::Input { module, input } => {
+                let path = format!("/modules/{module}/inputs/{input}");
+                let quote = if has_bare_quote(&path) { '\'' } else { '"' };
+                write!(f, "BrokeredEndpoint({quote}{path}{quote})")
+            }
         }
     }
+}
+
+/// Whether a double quote stands in a text, as written between quotes, without a backslash before it.
+fn has_bare_quote(text: &str) -> bool {
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => drop(chars.next()),
+            '"' => return true,
+            _ => {}
+        }
+    }
+    false
 }
 
 #[cfg(test)]
