@@ -57,6 +57,16 @@ impl StopSignal {
         self.wait_for(STOP).await;
     }
 
+    /// Whether the module is to end.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.at_least(STOP)
+    }
+
+    /// A future that ends when something changes after this call.
+    pub(crate) fn listen(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
+    }
+
     fn raise(&self, level: u8) {
         self.level.fetch_max(level, SeqCst);
         self.changed.notify_waiters();
@@ -94,11 +104,18 @@ pub(crate) struct ModuleTask {
 
 impl ModuleTask {
     /// Runs an instance to its end. `up` is called when it is ready for work.
-    pub(crate) async fn run(mut self, mut instance: Box<dyn Instance>, exports: Exports, up: impl FnOnce()) -> Exit {
+    pub(crate) async fn run(
+        mut self,
+        mut instance: Box<dyn Instance>,
+        exports: Exports,
+        imports_inbox: bool,
+        up: impl FnOnce(),
+    ) -> Exit {
         let gate = self.gate.take();
         let exit = if exports.run {
             up();
             match self.wait_at(gate).await {
+                Ok(()) if imports_inbox => self.run_receiver(&mut *instance).await,
                 Ok(()) => self.run_program(&mut *instance).await,
                 Err(exit) => exit,
             }
@@ -121,6 +138,21 @@ impl ModuleTask {
             biased;
             () = self.stop.wait_for(STOP) => Exit::new(Exit::STOPPED, "stopped"),
             exit = instance.run() => exit,
+        }
+    }
+
+    /// A program that takes messages hears of the stop from `receive`, and settles what it holds.
+    async fn run_receiver(&self, instance: &mut dyn Instance) -> Exit {
+        self.memory.store(instance.memory_bytes(), Relaxed); // as above
+        tokio::select! {
+            biased;
+            exit = instance.run() => match exit.code {
+                Exit::DONE if self.stop.is_stopping() => Exit::new(Exit::STOPPED, "stopped"),
+                _ => exit,
+            },
+            () = self.stop.wait_for(KILL) => {
+                Exit::new(Exit::STOPPED, "stopped where it was: it did not return after `receive` had said `stopping`")
+            }
         }
     }
 
@@ -268,7 +300,7 @@ impl ModuleTask {
     }
 }
 
-async fn sleep_until(clock: Clock, due: Option<Uptime>) {
+pub(crate) async fn sleep_until(clock: Clock, due: Option<Uptime>) {
     match due {
         Some(due) => tokio::time::sleep_until(clock.instant(due)).await,
         None => std::future::pending().await,
@@ -288,14 +320,14 @@ struct Told {
 
 /// The module's queues, looked up again when the routes have changed.
 #[derive(Default)]
-struct Inputs {
+pub(crate) struct Inputs {
     generation: Option<u64>,
     endpoints: Vec<Arc<Endpoint>>,
     turn: usize,
 }
 
 impl Inputs {
-    fn refresh(&mut self, router: &Router, module: &str) {
+    pub(crate) fn refresh(&mut self, router: &Router, module: &str) {
         let generation = router.generation();
         if self.generation != Some(generation) {
             self.endpoints = router.inputs_of(module);
@@ -304,7 +336,7 @@ impl Inputs {
     }
 
     /// The queue with the most urgent message; among equals they take turns.
-    fn pick(&mut self, now: Uptime) -> Option<Arc<Endpoint>> {
+    pub(crate) fn pick(&mut self, now: Uptime) -> Option<Arc<Endpoint>> {
         if let [only] = &*self.endpoints {
             return only.most_urgent(now).map(|_| only.clone());
         }
@@ -317,7 +349,8 @@ impl Inputs {
         Some(self.endpoints[best.1].clone())
     }
 
-    fn next_due(&self) -> Option<Uptime> {
+    /// When the next message in back-off may be tried again.
+    pub(crate) fn next_due(&self) -> Option<Uptime> {
         self.endpoints.iter().filter_map(|endpoint| endpoint.next_due()).min()
     }
 }
@@ -376,7 +409,7 @@ impl Drop for EndpointInbox<'_> {
 }
 
 /// Something in 0..1 that differs between messages and devices; no need for it to be hard to guess.
-fn jitter() -> f64 {
+pub(crate) fn jitter() -> f64 {
     use std::hash::{BuildHasher, RandomState};
     (RandomState::new().hash_one(0) >> 11) as f64 / (1u64 << 53) as f64
 }

@@ -9,6 +9,7 @@ pub mod control;
 mod delivery;
 mod doorbell;
 mod endpoint;
+mod inbox;
 mod link;
 mod logs;
 mod router;

@@ -11,7 +11,10 @@ use std::{
 use marram_core::{
     message::Message,
     name::check_port_name,
-    ports::{BoxFuture, LogStream, ModuleHost, ModuleInfo, ReportError, SendError, Sent, TimerError, TwinDocument},
+    ports::{
+        BoxFuture, LogStream, ModuleHost, ModuleInfo, ReceiveError, Received, ReportError, SendError, Sent, Settlement,
+        TimerError, TwinDocument,
+    },
     route::{Origin, module_source},
     time::Uptime,
     timers::Timers,
@@ -19,8 +22,10 @@ use marram_core::{
 
 use crate::{
     clock::Clock,
+    delivery::StopSignal,
     doorbell::Doorbell,
     endpoint::Endpoint,
+    inbox::ProgramInbox,
     logs::LogBuffer,
     router::{Refusal, Resolved, Router},
     twins::TwinCell,
@@ -46,6 +51,7 @@ struct Inner {
     timers: Mutex<Timers>,
     hears_timers: bool,
     bell: Arc<Doorbell>,
+    inbox: Arc<ProgramInbox>,
     logs: Arc<LogBuffer>,
 }
 
@@ -57,13 +63,16 @@ pub(crate) struct LinkParts {
     pub(crate) sequence: Arc<AtomicU64>,
     pub(crate) twin: Arc<TwinCell>,
     pub(crate) hears_timers: bool,
+    pub(crate) stop: Arc<StopSignal>,
     pub(crate) logs: Arc<LogBuffer>,
 }
 
 impl ModuleLink {
     pub(crate) fn new(parts: LinkParts) -> Self {
-        let LinkParts { info, clock, router, sequence, twin, hears_timers, logs } = parts;
+        let LinkParts { info, clock, router, sequence, twin, hears_timers, stop, logs } = parts;
         let bell = router.doorbell(info.module_id.as_str());
+        let module = info.module_id.shared();
+        let inbox = Arc::new(ProgramInbox::new(clock, router.clone(), bell.clone(), module, stop));
         let inner = Inner {
             info,
             clock,
@@ -75,14 +84,17 @@ impl ModuleLink {
             timers: Mutex::default(),
             hears_timers,
             bell,
+            inbox,
             logs,
         };
         Self { inner: Arc::new(inner) }
     }
 
-    /// From now on nothing is accepted from this instance.
+    /// From now on nothing is accepted from this instance and nothing given to it; what it has not settled returns to its
+    /// queue.
     pub(crate) fn close(&self) {
         self.inner.closed.store(true, SeqCst);
+        self.inner.inbox.close();
     }
 
     /// The timer that is due, if any.
@@ -206,6 +218,15 @@ impl ModuleHost for ModuleLink {
     fn report(&self, merge_patch_json: String) -> BoxFuture<'static, Result<u64, ReportError>> {
         let twin = self.inner.twin.clone();
         Box::pin(async move { twin.report(merge_patch_json).await })
+    }
+
+    fn receive(&self, patience: Duration) -> BoxFuture<'static, Result<Option<Received>, ReceiveError>> {
+        let inbox = self.inner.inbox.clone();
+        Box::pin(async move { inbox.receive(patience).await })
+    }
+
+    fn settle(&self, ticket: u64, settlement: Settlement) -> bool {
+        self.inner.inbox.settle(ticket, settlement)
     }
 
     fn set_timer(&self, name: &str, interval: Duration, periodic: bool) -> Result<(), TimerError> {

@@ -336,6 +336,9 @@ impl Supervisor {
                 self.version = deployed.version;
                 self.prefer_cached = deployed.prefer_cached;
                 self.forget_updates_taken_back();
+                for (name, record) in self.records.iter().filter(|(_, record)| record.is_dead_end()) {
+                    self.warn_of_dead_end(name, record);
+                }
             }
             Event::Prepared { name, result } => self.on_prepared(&name, result),
             Event::Up { name, run } => self.on_up(&name, run),
@@ -350,6 +353,21 @@ impl Supervisor {
                 let _ = reply.send(self.records.get(&name).map(|record| record.logs.clone()));
             }
             Event::Shutdown { .. } => {}
+        }
+    }
+
+    /// Routes into a module that takes no messages are no fault (it may take them in its next version), but what they bring
+    /// waits in vain.
+    fn warn_of_dead_end(&self, name: &ModuleName, record: &Record) {
+        let inputs = self.worlds.router.inputs_of(name.as_str());
+        if record.is_dead_end() && !inputs.is_empty() {
+            let inputs: Vec<&str> = inputs.iter().map(|endpoint| &*endpoint.input).collect();
+            tracing::warn!(
+                module = %name,
+                inputs = inputs.join(", "),
+                "routes lead to a module that takes no messages (it exports no `input-handler`, imports no `inbox`); they \
+                 wait until they expire or their queue is full"
+            );
         }
     }
 
@@ -387,6 +405,8 @@ impl Supervisor {
                 }
                 tracing::info!(module = %name, digest = %artifact.manifest_digest, "prepared");
                 record.prepared(Prepared { artifact, component });
+                let record = &self.records[name];
+                self.warn_of_dead_end(name, record);
                 planner::Event::Prepared
             }
             Err(reason) => {
@@ -487,7 +507,12 @@ impl Supervisor {
     fn status(&self) -> Status {
         let now = self.worlds.clock.uptime();
         let module = |(name, spec): (&ModuleName, &ModuleSpec)| -> ModuleStatus {
-            record::module_status(spec, self.observed.modules.get(name), self.records.get(name), now)
+            let record = self.records.get(name);
+            let mut status = record::module_status(spec, self.observed.modules.get(name), record, now);
+            if record.is_some_and(Record::is_dead_end) && !self.worlds.router.inputs_of(name.as_str()).is_empty() {
+                status.description.push_str("; routes lead to it, but it takes no messages");
+            }
+            status
         };
         let mut modules: Vec<ModuleStatus> = self.desired.modules.iter().map(module).collect();
         for (name, observed) in &self.observed.modules {
@@ -563,6 +588,7 @@ impl StartedModule {
             sequence: self.sequence,
             twin: twin.clone(),
             hears_timers: exports.timer,
+            stop: self.stop.clone(),
             logs: self.logs,
         }));
         let task = ModuleTask {
@@ -586,7 +612,7 @@ impl StartedModule {
                 let ready = || {
                     let _ = up.send(());
                 };
-                task.run(instance, exports, ready).await
+                task.run(instance, exports, self.component.imports_inbox(), ready).await
             }
             Err(exit) => exit,
         }

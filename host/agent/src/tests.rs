@@ -4,5 +4,6 @@
 mod delivery;
 mod ending;
 mod lifetime;
+mod receiving;
 mod routing;
 mod worlds;

@@ -78,6 +78,9 @@ pub trait Component: Send + Sync {
     /// What the host may call.
     fn exports(&self) -> Exports;
 
+    /// Whether it imports `marram:edge/inbox`: a program that takes messages.
+    fn imports_inbox(&self) -> bool;
+
     /// Makes an isolated instance. Runs initialisers; an error of theirs is an [`Exit`].
     fn instantiate(
         &self,
@@ -214,6 +217,13 @@ pub trait ModuleHost: Send + Sync {
     /// Merges a patch into the reported properties; returns the new version once it is stored.
     fn report(&self, merge_patch_json: String) -> BoxFuture<'static, Result<u64, ReportError>>;
 
+    /// The next message for a program, once there is one; none when `patience` has passed. A program may hold
+    /// [`MAX_UNSETTLED`] of them, each until it is settled. Dropping the future takes nothing.
+    fn receive(&self, patience: Duration) -> BoxFuture<'static, Result<Option<Received>, ReceiveError>>;
+    /// Settles what [`ModuleHost::receive`] gave; false when it is settled already. What the instance leaves unsettled at
+    /// its end returns to the queue, and counts as delivered.
+    fn settle(&self, ticket: u64, settlement: Settlement) -> bool;
+
     /// Sets or replaces a timer.
     ///
     /// # Errors
@@ -238,6 +248,28 @@ pub enum Sent {
     Refused(SendError),
     /// A receiver is full: nothing was stored.
     Wait,
+}
+
+/// Messages that a program may hold unsettled. Enough to join a minute of readings into one; not more, because what a
+/// program holds for long keeps its queue full.
+pub const MAX_UNSETTLED: usize = 256;
+
+/// A message that a program has received.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// What it is settled by; never used twice for one instance.
+    pub ticket: u64,
+    /// The message.
+    pub delivery: Delivery,
+}
+
+/// Why a program receives nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReceiveError {
+    /// The module is being stopped.
+    Stopping,
+    /// It holds [`MAX_UNSETTLED`] messages.
+    TooManyUnsettled,
 }
 
 /// Why a message was not accepted. Nothing was stored.

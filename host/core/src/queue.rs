@@ -2,7 +2,7 @@
 //!
 //! First in, first out within (source, priority); more urgent priorities first. A message that must be tried again
 //! blocks only later messages of its own source and priority. Bounded by bytes; what is out for delivery still counts.
-//! One consumer at a time. No clock, no lock, no waking: those are the agent's.
+//! One consumer, which may hold several batches. No clock, no lock, no waking: those are the agent's.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -92,8 +92,8 @@ pub struct EndpointQueue {
 #[derive(Debug)]
 struct Blocked {
     until: Uptime,
-    /// Its first message is out for delivery.
-    probing: bool,
+    /// Its first message is out for delivery: the sequence of it.
+    probing: Option<u64>,
     items: VecDeque<Item>,
 }
 
@@ -161,7 +161,8 @@ impl EndpointQueue {
     }
 
     /// Takes up to `max` messages for delivery, most urgent first. Those that have expired are dropped on the way.
-    /// The batch must come back through [`EndpointQueue::finish`] before the next one is taken.
+    /// Every batch must come back through [`EndpointQueue::finish`]. Batches may be out at once and come back in any order:
+    /// what is not done returns to its place among its own source and priority.
     pub fn take(&mut self, now: Uptime, max: usize) -> Batch {
         let mut batch = Batch::default();
         for priority in 0..PRIORITIES {
@@ -190,9 +191,9 @@ impl EndpointQueue {
             let Some(blocked) = self.blocked.get_mut(&stream) else { continue };
             match blocked.items.pop_front() {
                 Some(item) if !is_expired(&item, now) => {
-                    blocked.probing = true;
+                    blocked.probing = Some(item.accepted.sequence);
+                    batch.probes.push((stream, item.accepted.sequence));
                     batch.waiting.push_back(item);
-                    batch.probes.push(stream);
                 }
                 Some(item) => {
                     // The one that held up the others is gone: they are free, in order.
@@ -230,10 +231,15 @@ impl EndpointQueue {
         for (item, reason) in batch.dead.drain(..) {
             self.forget(item, reason);
         }
-        // What came back is no probe any more; the message of those that still are is settled: the way is free.
-        for stream in &batch.probes {
-            if self.blocked.get(stream).is_some_and(|blocked| blocked.probing) {
-                self.release(stream);
+        // What came back is no probe any more; the message of those that still are is settled: the way is free, unless
+        // another one of the stream, which was out at the same time, has failed meanwhile.
+        for (stream, sequence) in &batch.probes {
+            let Some(blocked) = self.blocked.get_mut(stream) else { continue };
+            if blocked.probing == Some(*sequence) {
+                blocked.probing = None;
+                if blocked.until <= now {
+                    self.release(stream);
+                }
             }
         }
     }
@@ -249,23 +255,28 @@ impl EndpointQueue {
     /// Blocks a stream until then; what waits in the ready lane of it moves, in order.
     fn block(&mut self, stream: Stream, until: Uptime) {
         if let Some(blocked) = self.blocked.get_mut(&stream) {
-            blocked.until = until;
+            blocked.until = blocked.until.max(until); // no message of the stream may come before its time
             return;
         }
         let lane = &mut self.ready[usize::from(stream.0)];
         let (same, others) = lane.drain(..).partition(|item| item.accepted.source == stream.1);
         *lane = others;
-        self.blocked.insert(stream, Blocked { until, probing: false, items: same });
+        self.blocked.insert(stream, Blocked { until, probing: None, items: same });
     }
 
-    /// Puts an item before all others of its stream.
+    /// Puts an item back before all later ones of its stream.
     fn put_back(&mut self, item: Item) {
         self.note_deadline(&item);
         if !self.blocked.is_empty()
             && let Some(blocked) = self.blocked.get_mut(&stream(&item))
         {
-            blocked.probing = false;
-            blocked.items.push_front(item);
+            if blocked.probing == Some(item.accepted.sequence) {
+                blocked.probing = None;
+            }
+            // Earlier ones may have come back before it, when several batches were out.
+            let earlier = |other: &Item| other.accepted.sequence < item.accepted.sequence;
+            let place = blocked.items.iter().take_while(|other| earlier(other)).count();
+            blocked.items.insert(place, item);
             return;
         }
         self.ready[lane(&item)].push_front(item);
@@ -306,7 +317,7 @@ impl EndpointQueue {
         }
         let mut freed = Vec::new();
         for (stream, blocked) in &mut self.blocked {
-            if !blocked.probing && blocked.items.front().is_some_and(|first| is_expired(first, now)) {
+            if blocked.probing.is_none() && blocked.items.front().is_some_and(|first| is_expired(first, now)) {
                 freed.push(stream.clone()); // the one that held up the others goes
             }
             let (gone, kept) = blocked.items.drain(..).partition(|item| is_expired(item, now));
@@ -336,7 +347,7 @@ impl EndpointQueue {
     /// When the next blocked stream may be tried again; none = nothing waits for time.
     #[must_use]
     pub fn next_due(&self) -> Option<Uptime> {
-        self.blocked.values().filter(|blocked| !blocked.probing).map(|blocked| blocked.until).min()
+        self.blocked.values().filter(|blocked| blocked.probing.is_none()).map(|blocked| blocked.until).min()
     }
 
     /// What was dropped since the last call.
@@ -366,7 +377,7 @@ impl EndpointQueue {
 
 impl Blocked {
     fn is_due(&self, now: Uptime) -> bool {
-        !self.probing && self.until <= now
+        self.probing.is_none() && self.until <= now
     }
 }
 
@@ -392,8 +403,8 @@ pub struct Batch {
     failed: Vec<(Item, Uptime)>,
     skipped: Vec<Item>,
     dead: Vec<(Item, DropReason)>,
-    /// Streams whose blocking message is in this batch.
-    probes: Vec<Stream>,
+    /// Streams whose blocking message is in this batch, and its sequence.
+    probes: Vec<(Stream, u64)>,
 }
 
 impl Batch {

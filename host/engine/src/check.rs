@@ -74,6 +74,12 @@ pub enum Refusal {
          start-handler, input-handler, twin-handler, timer-handler"
     )]
     NoHandler,
+    /// Two ways to receive, of which one would get nothing.
+    #[error(
+        "imports `marram:edge/inbox`, which is for programs, and exports handlers; take messages in `input-handler`, or \
+         build it as a program (`wasi:cli/run`)"
+    )]
+    InboxInHandler,
     /// Both kinds at once.
     #[error(
         "exports `wasi:cli/run` and handlers of marram:edge; a component is either a program or handlers: build it as a \
@@ -115,6 +121,7 @@ const WASI: &[&str] = &[
 
 /// Interfaces of `wit/` that a guest may import.
 const MARRAM: &[&str] = &[
+    "marram:edge/inbox",
     "marram:edge/messaging",
     "marram:edge/module-info",
     "marram:edge/timers",
@@ -200,7 +207,15 @@ impl Surface {
         if self.core_instances > MAX_INSTANCES as u64 {
             return Err(Refusal::TooManyInstances(self.core_instances));
         }
-        self.kind()
+        match self.kind()? {
+            ComponentKind::Handler if self.imports_inbox() => Err(Refusal::InboxInHandler),
+            kind => Ok(kind),
+        }
+    }
+
+    /// Whether it asks for messages by itself.
+    pub(crate) fn imports_inbox(&self) -> bool {
+        self.imports.iter().any(|name| is_version_of(name, INBOX, MARRAM_SERIES))
     }
 
     /// Program or handlers.
@@ -240,6 +255,7 @@ pub(crate) const INPUT: Interface = Interface("marram:edge/input-handler", MARRA
 pub(crate) const TWIN: Interface = Interface("marram:edge/twin-handler", MARRAM_SERIES);
 pub(crate) const TIMER: Interface = Interface("marram:edge/timer-handler", MARRAM_SERIES);
 
+const INBOX: &str = "marram:edge/inbox";
 const WASI_SERIES: &str = "0.2.";
 const MARRAM_SERIES: &str = "0.1.";
 

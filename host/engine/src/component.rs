@@ -28,6 +28,7 @@ use crate::{
 pub(crate) struct WasmComponent {
     linked: InstancePre<GuestState>,
     entries: Entries,
+    imports_inbox: bool,
     /// Of one instance; see [`crate::cost`].
     cost: u64,
     ticker: Arc<Ticker>,
@@ -56,8 +57,10 @@ impl WasmComponent {
         let linked = linker
             .instantiate_pre(component)
             .map_err(|error| LoadError(format!("an import does not fit this host: {error:#}")))?;
-        let exports = component.component_type().exports(component.engine()).map(|(name, _)| name.to_owned()).collect();
-        let surface = Surface { exports, ..Surface::default() };
+        let (types, engine) = (component.component_type(), component.engine());
+        let imports = types.imports(engine).map(|(name, _)| name.to_owned()).collect();
+        let exports = types.exports(engine).map(|(name, _)| name.to_owned()).collect();
+        let surface = Surface { imports, exports, ..Surface::default() };
         surface.kind().map_err(|refusal| LoadError(refusal.to_string()))?;
         let entries = Entries {
             run: entry::<(), RunResults>(&linked, &surface, RUN, "run")?,
@@ -66,7 +69,7 @@ impl WasmComponent {
             twin: entry::<ChangedParams, ChangedResults>(&linked, &surface, TWIN, "desired-changed")?,
             timer: entry::<FireParams, ()>(&linked, &surface, TIMER, "fire")?,
         };
-        Ok(Self { linked, entries, cost, ticker })
+        Ok(Self { linked, entries, imports_inbox: surface.imports_inbox(), cost, ticker })
     }
 
     async fn instance(
@@ -105,6 +108,10 @@ impl ports::Component for WasmComponent {
             twin: twin.is_some(),
             timer: timer.is_some(),
         }
+    }
+
+    fn imports_inbox(&self) -> bool {
+        self.imports_inbox
     }
 
     fn instantiate(

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use marram_core::ports::{self, BoxFuture, Exit, Inbox, Settlement, TwinAck, TwinAnswer};
-use std::time::Duration;
+use marram_core::ports::{self, BoxFuture, Exit, Inbox, TwinAck, TwinAnswer};
 use wasmtime::{
     Store,
     component::{ComponentNamedList, ComponentType, Lift, Lower, Resource, TypedFunc},
@@ -13,7 +12,7 @@ use crate::{
     cpu::Meter,
     deadline::CallLimits,
     exit::{classify, one_line},
-    link::{MessageTag, Nack},
+    link::{MessageTag, Nack, settlement},
     log::LogPipe,
     state::GuestState,
 };
@@ -193,14 +192,6 @@ impl GuestInstance {
             }
         };
         Err(self.end_by(&ended))
-    }
-}
-
-fn settlement(result: Result<(), Nack>) -> Settlement {
-    match result {
-        Ok(()) => Settlement::Done,
-        Err(Nack::RetryAfter(delay)) => Settlement::Retry(delay.map(Duration::from_millis)),
-        Err(Nack::Reject(reason)) => Settlement::Reject(one_line(&reason)),
     }
 }
 

@@ -160,7 +160,10 @@ mod tests {
 
     use marram_core::{
         message::Message,
-        ports::{BoxFuture, ModuleInfo, ReportError, SendError, Sent, TimerError, TwinDocument},
+        ports::{
+            BoxFuture, ModuleInfo, ReceiveError, Received, ReportError, SendError, Sent, Settlement, TimerError,
+            TwinDocument,
+        },
     };
     use proptest::prelude::*;
 
@@ -185,6 +188,12 @@ mod tests {
         }
         fn report(&self, _: String) -> BoxFuture<'static, Result<u64, ReportError>> {
             Box::pin(async { Ok(0) })
+        }
+        fn receive(&self, _: Duration) -> BoxFuture<'static, Result<Option<Received>, ReceiveError>> {
+            Box::pin(async { Ok(None) })
+        }
+        fn settle(&self, _: u64, _: Settlement) -> bool {
+            false
         }
         fn set_timer(&self, _: &str, _: Duration, _: bool) -> Result<(), TimerError> {
             Ok(())

@@ -3,7 +3,11 @@
 
 use std::sync::Arc;
 
-use marram_core::{message::Message, ports::Delivery, time::UtcMillis};
+use marram_core::{
+    message::{Accepted, Message},
+    ports::Delivery,
+    time::UtcMillis,
+};
 
 use crate::{exit::Ended, limits::Memory};
 
@@ -49,6 +53,19 @@ pub(crate) struct Origin {
     pub(crate) enqueued: UtcMillis,
     /// As in `Delivery`.
     pub(crate) attempt: u32,
+    /// Whether the guest is to settle it.
+    ticket: Ticket,
+}
+
+/// Whether and how a guest settles a message by its handle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ticket {
+    /// It does not: the message is a draft, or the result of `handle` settles it.
+    None,
+    /// By this, in `ModuleHost::settle`.
+    Open(u64),
+    /// It has.
+    Settled,
 }
 
 impl Held {
@@ -57,12 +74,21 @@ impl Held {
         Self { size: message.size(), message: Arc::new(message), origin: None }
     }
 
-    /// A delivery and the name of the input that it goes to.
+    /// A delivery that the result of its call settles, and the name of the input that it goes to.
     pub(crate) fn delivered(delivery: Delivery) -> (Self, Arc<str>) {
+        Self::arrived(delivery, Ticket::None)
+    }
+
+    /// A delivery that the guest settles by its handle.
+    pub(crate) fn received(delivery: Delivery, ticket: u64) -> (Self, Arc<str>) {
+        Self::arrived(delivery, Ticket::Open(ticket))
+    }
+
+    fn arrived(delivery: Delivery, ticket: Ticket) -> (Self, Arc<str>) {
         let Delivery { input, accepted, attempt } = delivery;
-        let origin =
-            Origin { source: accepted.source, sequence: accepted.sequence, enqueued: accepted.enqueued, attempt };
-        (Self { size: accepted.message.size(), message: accepted.message, origin: Some(origin) }, input)
+        let Accepted { message, source, sequence, enqueued } = accepted;
+        let origin = Origin { source, sequence, enqueued, attempt, ticket };
+        (Self { size: message.size(), message, origin: Some(origin) }, input)
     }
 
     fn cost(&self) -> u64 {
@@ -117,11 +143,28 @@ impl Messages {
         memory.take(held.cost())
     }
 
-    /// Forgets a message.
-    pub(crate) fn remove(&mut self, memory: &mut Memory, slot: u32) {
-        if let Some(held) = self.slots.get_mut(slot as usize).and_then(Option::take) {
-            memory.give_back(held.cost());
-            self.free.push(slot);
+    /// Takes the ticket of a message, which is settled from now on.
+    ///
+    /// # Errors
+    /// As [`Messages::get`].
+    pub(crate) fn take_ticket(&mut self, slot: u32) -> Result<Ticket, Ended> {
+        let held = self.slots.get_mut(slot as usize).and_then(Option::as_mut).ok_or_else(unknown)?;
+        let Some(origin) = &mut held.origin else { return Ok(Ticket::None) };
+        let ticket = origin.ticket;
+        if let Ticket::Open(_) = ticket {
+            origin.ticket = Ticket::Settled;
+        }
+        Ok(ticket)
+    }
+
+    /// Forgets a message. Returns the ticket of one that was not settled.
+    pub(crate) fn remove(&mut self, memory: &mut Memory, slot: u32) -> Option<u64> {
+        let held = self.slots.get_mut(slot as usize).and_then(Option::take)?;
+        memory.give_back(held.cost());
+        self.free.push(slot);
+        match held.origin?.ticket {
+            Ticket::Open(ticket) => Some(ticket),
+            Ticket::None | Ticket::Settled => None,
         }
     }
 }

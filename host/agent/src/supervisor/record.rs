@@ -45,6 +45,13 @@ pub(super) struct Prepared {
     pub(super) component: Arc<dyn Component>,
 }
 
+impl Prepared {
+    /// By an input handler, or by asking for them.
+    pub(super) fn takes_messages(&self) -> bool {
+        self.component.exports().input || self.component.imports_inbox()
+    }
+}
+
 /// An instance.
 pub(super) struct Running {
     /// Tells its events from those of an earlier one.
@@ -137,10 +144,14 @@ impl Record {
         self.last_start = Some(at);
     }
 
-    /// It runs, and an input handler takes what waits for it.
+    /// It runs, and takes what waits for it.
     pub(super) fn takes_messages(&self) -> bool {
-        let handler = self.prepared.as_ref().is_some_and(|prepared| prepared.component.exports().input);
-        self.running.is_some() && handler
+        self.running.is_some() && self.prepared.as_ref().is_some_and(Prepared::takes_messages)
+    }
+
+    /// What runs, or would, takes no messages: routes to it are dead ends.
+    pub(super) fn is_dead_end(&self) -> bool {
+        self.prepared.as_ref().is_some_and(|prepared| !prepared.takes_messages())
     }
 
     pub(super) fn is_run(&self, run: u64) -> bool {

@@ -34,7 +34,7 @@ async fn until(agent: &Agent, name: &str, wanted: &str) -> ModuleStatus {
 fn program(code: i32) -> Guest {
     Guest {
         exports: Exports { run: true, ..Exports::default() },
-        program: Arc::new(move || Box::pin(async move { Exit::new(code, "ended") })),
+        program: Arc::new(move |_| Box::pin(async move { Exit::new(code, "ended") })),
         ..Guest::default()
     }
 }

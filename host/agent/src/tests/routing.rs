@@ -42,6 +42,7 @@ async fn link(router: &Arc<Router>) -> ModuleLink {
         sequence: Arc::new(AtomicU64::new(0)),
         twin: Twins::new(Arc::new(MemoryDisk::default())).cell(&name).await.unwrap(),
         hears_timers: true,
+        stop: Arc::default(),
         logs: Arc::new(LogBuffer::new(name, clock)),
     })
 }

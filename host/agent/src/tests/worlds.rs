@@ -27,6 +27,8 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 pub(super) type Handler =
     dyn Fn(&dyn ModuleHost, &Delivery) -> BoxFuture<'static, Result<Settlement, Exit>> + Send + Sync;
 
+pub(super) type Program = dyn Fn(Arc<dyn ModuleHost>) -> BoxFuture<'static, Exit> + Send + Sync;
+
 /// What `start-handler` and `timer-handler` do.
 pub(super) type Start = dyn Fn(&dyn ModuleHost) -> Result<Result<(), String>, Exit> + Send + Sync;
 pub(super) type Fire = dyn Fn(&dyn ModuleHost, &str, u64) -> Result<(), Exit> + Send + Sync;
@@ -46,8 +48,9 @@ pub(super) struct World {
 pub(super) struct Guest {
     pub(super) exports: Exports,
     pub(super) handler: Arc<Handler>,
-    /// What `wasi:cli/run` does.
-    pub(super) program: Arc<dyn Fn() -> BoxFuture<'static, Exit> + Send + Sync>,
+    /// What `wasi:cli/run` does, and whether it imports `inbox`.
+    pub(super) program: Arc<Program>,
+    pub(super) inbox: bool,
     pub(super) start: Arc<Start>,
     /// Its start, its fetch and its compilation take until there is a permit in these.
     pub(super) starts: Option<Arc<Semaphore>>,
@@ -61,7 +64,8 @@ impl Default for Guest {
         Self {
             exports: Exports { input: true, ..Exports::default() },
             handler: Arc::new(|_, _| Box::pin(async { Ok(Settlement::Done) })),
-            program: Arc::new(|| Box::pin(std::future::pending())),
+            program: Arc::new(|_| Box::pin(std::future::pending())),
+            inbox: false,
             start: Arc::new(|_| Ok(Ok(()))),
             starts: None,
             fetched: None,
@@ -183,6 +187,10 @@ impl Component for MadeUp {
         self.guest.exports
     }
 
+    fn imports_inbox(&self) -> bool {
+        self.guest.inbox
+    }
+
     fn instantiate(
         &self,
         spec: &ModuleSpec,
@@ -202,7 +210,7 @@ struct MadeUpInstance {
 
 impl Instance for MadeUpInstance {
     fn run(&mut self) -> BoxFuture<'_, Exit> {
-        (self.guest.program)()
+        (self.guest.program)(self.host.clone())
     }
 
     fn start(&mut self) -> BoxFuture<'_, Result<Result<(), String>, Exit>> {

@@ -4,10 +4,11 @@
 
 mod control;
 mod files;
+mod inbox;
 mod messaging;
 mod types;
 
-pub(crate) use types::{MessageTag, Nack};
+pub(crate) use types::{MessageTag, Nack, settlement};
 
 use wasmtime::{Engine, Result, component::Linker};
 
@@ -23,6 +24,7 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<GuestState>> {
     files::bound(&mut linker)?;
     types::add_to_linker(&mut linker)?;
     messaging::add_to_linker(&mut linker)?;
+    inbox::add_to_linker(&mut linker)?;
     control::add_to_linker(&mut linker)?;
     Ok(linker)
 }

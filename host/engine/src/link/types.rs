@@ -1,15 +1,22 @@
 //! `marram:edge/types`: the message as a host resource. Types in signatures follow `wit/types.wit`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use marram_core::message::{Message, SystemProperties};
+use marram_core::{
+    message::{Message, SystemProperties},
+    ports::Settlement,
+};
 use wasmtime::{
     Result, StoreContextMut,
     component::{ComponentType, Lift, Linker, LinkerInstance, Lower, Resource, ResourceType, WasmList},
 };
 
-use crate::{exit::Ended, messages::Held, state::GuestState};
+use crate::{
+    exit::{Ended, one_line},
+    messages::Held,
+    state::GuestState,
+};
 
 /// Marks handles of messages; the number of a handle is a slot in `Messages`.
 pub(crate) struct MessageTag;
@@ -29,6 +36,15 @@ pub(crate) enum Nack {
     Reject(String),
 }
 
+/// What a guest's word on a message means.
+pub(crate) fn settlement(result: Result<(), Nack>) -> Settlement {
+    match result {
+        Ok(()) => Settlement::Done,
+        Err(Nack::RetryAfter(delay)) => Settlement::Retry(delay.map(Duration::from_millis)),
+        Err(Nack::Reject(reason)) => Settlement::Reject(one_line(&reason)),
+    }
+}
+
 /// `delivery`.
 #[derive(ComponentType, Lower)]
 #[component(record)]
@@ -44,7 +60,9 @@ pub(super) fn add_to_linker(linker: &mut Linker<GuestState>) -> Result<()> {
     let mut types = linker.instance("marram:edge/types@0.1.0")?;
     types.resource("message", ResourceType::host::<MessageTag>(), |mut cx, slot| {
         let state = cx.data_mut();
-        state.messages.remove(&mut state.memory, slot);
+        if let Some(ticket) = state.messages.remove(&mut state.memory, slot) {
+            state.host.settle(ticket, Settlement::Retry(None)); // given up unsettled (`wit/inbox.wit`)
+        }
         Ok(())
     })?;
     types.func_wrap("[constructor]message", |mut cx: Cx<'_>, (body,): (WasmList<u8>,)| {

@@ -5,6 +5,7 @@
 mod cache;
 mod cpu;
 mod guests;
+mod inbox;
 mod isolation;
 mod limits;
 mod messages;

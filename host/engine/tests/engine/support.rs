@@ -105,7 +105,15 @@ pub(crate) struct Recorder {
     pub(crate) full: AtomicBool,
     /// Receivers have room for this many messages, then refuse after a wait; 0 = any number.
     pub(crate) room: AtomicU64,
+    /// What a program may receive, and how it settled it by ticket. Tickets count from 1.
+    pub(crate) arriving: Mutex<VecDeque<Delivery>>,
+    pub(crate) settled: Mutex<Vec<(u64, Settlement)>>,
+    /// The program is to end.
+    pub(crate) stopping: AtomicBool,
+    /// How long it said that it would wait.
+    pub(crate) patience: Mutex<Vec<Duration>>,
     sequence: AtomicU64,
+    tickets: AtomicU64,
 }
 
 impl Recorder {
@@ -115,6 +123,16 @@ impl Recorder {
 
     pub(crate) fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap().iter().map(|(_, line)| line.clone()).collect()
+    }
+
+    /// A host of which a program receives these.
+    pub(crate) fn with_messages(bodies: &[&'static str]) -> Arc<Self> {
+        let host = Self { arriving: Mutex::new(Queue::of(bodies).waiting), ..Self::default() };
+        Arc::new(host)
+    }
+
+    pub(crate) fn settled(&self) -> Vec<(u64, Settlement)> {
+        self.settled.lock().unwrap().clone()
     }
 
     pub(crate) fn sent(&self) -> Vec<(String, Arc<Message>)> {
@@ -152,6 +170,28 @@ impl ModuleHost for Recorder {
 
     fn report(&self, _: String) -> BoxFuture<'static, Result<u64, ReportError>> {
         Box::pin(async { Ok(2) })
+    }
+
+    fn receive(&self, patience: Duration) -> BoxFuture<'static, Result<Option<Received>, ReceiveError>> {
+        self.patience.lock().unwrap().push(patience);
+        let next = self.arriving.lock().unwrap().pop_front();
+        let ticket = || self.tickets.fetch_add(1, Ordering::SeqCst) + 1;
+        let answer = match next {
+            Some(delivery) => Ok(Some(Received { ticket: ticket(), delivery })),
+            None if self.stopping.load(Ordering::SeqCst) => Err(ReceiveError::Stopping),
+            None => Ok(None),
+        };
+        Box::pin(async {
+            tokio::task::yield_now().await;
+            answer
+        })
+    }
+
+    fn settle(&self, ticket: u64, settlement: Settlement) -> bool {
+        let mut settled = self.settled.lock().unwrap();
+        let first = settled.iter().all(|(other, _)| *other != ticket);
+        settled.push((ticket, settlement));
+        first
     }
 
     fn set_timer(&self, _: &str, _: Duration, _: bool) -> Result<(), TimerError> {

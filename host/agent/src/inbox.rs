@@ -1,0 +1,153 @@
+//! What a program receives and has not settled yet: the agent's side of `marram:edge/inbox`. Each message is a batch of its
+//! own, so that they may be settled in any order; whatever ends the instance, they return to their queues.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use marram_core::{
+    ports::{Delivery, MAX_UNSETTLED, ReceiveError, Received, Settlement},
+    queue::Batch,
+    time::Uptime,
+};
+
+use crate::{
+    clock::Clock,
+    delivery::{Inputs, StopSignal, jitter, sleep_until},
+    doorbell::Doorbell,
+    endpoint::Endpoint,
+    router::Router,
+};
+
+/// Longest wait at once. A program that asks for more gets nothing after a day and asks again.
+const MAX_PATIENCE: Duration = Duration::from_secs(86_400);
+
+/// The messages of one instance of a program.
+pub(crate) struct ProgramInbox {
+    clock: Clock,
+    router: Arc<Router>,
+    bell: Arc<Doorbell>,
+    module: Arc<str>,
+    stop: Arc<StopSignal>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The instance has ended.
+    closed: bool,
+    inputs: Inputs,
+    unsettled: BTreeMap<u64, Unsettled>,
+    last_ticket: u64,
+}
+
+/// A message that is out; in the batch it is the one that was delivered last.
+struct Unsettled {
+    endpoint: Arc<Endpoint>,
+    batch: Batch,
+}
+
+impl ProgramInbox {
+    pub(crate) fn new(
+        clock: Clock,
+        router: Arc<Router>,
+        bell: Arc<Doorbell>,
+        module: Arc<str>,
+        stop: Arc<StopSignal>,
+    ) -> Self {
+        Self { clock, router, bell, module, stop, state: Mutex::default() }
+    }
+
+    /// As [`marram_core::ports::ModuleHost::receive`].
+    pub(crate) async fn receive(&self, patience: Duration) -> Result<Option<Received>, ReceiveError> {
+        let until = self.clock.uptime().after(patience.min(MAX_PATIENCE));
+        loop {
+            // Listen first, then look: what comes in between is not missed.
+            self.bell.arm();
+            let mut stop = std::pin::pin!(self.stop.listen());
+            stop.as_mut().enable();
+            let now = self.clock.uptime();
+            match self.take(now)? {
+                Look::Found(received) => return Ok(Some(received)),
+                Look::Nothing(_) if now >= until => return Ok(None),
+                Look::Nothing(due) => {
+                    let due = due.map_or(until, |due| due.min(until));
+                    tokio::select! {
+                        () = self.bell.wait() => {}
+                        () = stop => {}
+                        () = sleep_until(self.clock, Some(due)) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&self, now: Uptime) -> Result<Look, ReceiveError> {
+        let mut state = self.state();
+        if state.closed || self.stop.is_stopping() {
+            return Err(ReceiveError::Stopping);
+        }
+        if state.unsettled.len() >= MAX_UNSETTLED {
+            return Err(ReceiveError::TooManyUnsettled);
+        }
+        state.inputs.refresh(&self.router, &self.module);
+        while let Some(endpoint) = state.inputs.pick(now) {
+            let mut batch = endpoint.take(now, 1);
+            let Some(item) = batch.next_item(|| now) else {
+                endpoint.finish(batch, now); // it had expired
+                continue;
+            };
+            let delivery = Delivery {
+                input: endpoint.input.clone(),
+                accepted: item.accepted.clone(),
+                attempt: item.attempts.saturating_add(1),
+            };
+            state.last_ticket += 1;
+            let ticket = state.last_ticket;
+            state.unsettled.insert(ticket, Unsettled { endpoint, batch });
+            return Ok(Look::Found(Received { ticket, delivery }));
+        }
+        Ok(Look::Nothing(state.inputs.next_due()))
+    }
+
+    /// As [`marram_core::ports::ModuleHost::settle`].
+    pub(crate) fn settle(&self, ticket: u64, settlement: Settlement) -> bool {
+        let Some(Unsettled { endpoint, mut batch }) = self.state().unsettled.remove(&ticket) else { return false };
+        let now = self.clock.uptime();
+        batch.settle(settlement, now, jitter());
+        endpoint.finish(batch, now);
+        true
+    }
+
+    /// Nothing is given out any more, and what is out returns to its queue.
+    pub(crate) fn close(&self) {
+        let unsettled = {
+            let mut state = self.state();
+            state.closed = true;
+            std::mem::take(&mut state.unsettled)
+        };
+        for Unsettled { endpoint, batch } in unsettled.into_values() {
+            endpoint.finish(batch, self.clock.uptime());
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing in it is half changed where a panic could be.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for ProgramInbox {
+    fn drop(&mut self) {
+        self.close(); // the instance's task died of a defect
+    }
+}
+
+/// What a look at the queues gave.
+enum Look {
+    Found(Received),
+    /// Nothing before this time, unless the bell rings.
+    Nothing(Option<Uptime>),
+}
