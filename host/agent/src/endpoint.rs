@@ -153,6 +153,16 @@ impl Endpoint {
         batch
     }
 
+    /// Takes one message for a consumer that may hold others; see [`EndpointQueue::release_due`].
+    #[must_use]
+    pub(crate) fn take_one(&self, now: Uptime) -> Batch {
+        let mut inner = self.lock();
+        inner.queue.release_due(now);
+        let batch = inner.queue.take(now, 1);
+        self.note_drops(&mut inner, now);
+        batch
+    }
+
     /// Gives the room of what a batch has done so far to senders that were refused; nothing to do while none was. Called
     /// after each message, so it is one load then.
     pub(crate) fn credit(&self, batch: &mut Batch) {

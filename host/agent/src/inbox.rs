@@ -94,7 +94,7 @@ impl ProgramInbox {
         }
         state.inputs.refresh(&self.router, &self.module);
         while let Some(endpoint) = state.inputs.pick(now) {
-            let mut batch = endpoint.take(now, 1);
+            let mut batch = endpoint.take_one(now);
             let Some(item) = batch.next_item(|| now) else {
                 endpoint.finish(batch, now); // it had expired
                 continue;

@@ -175,6 +175,16 @@ impl EndpointQueue {
         batch
     }
 
+    /// Ends the back-offs that are over for a consumer that holds several messages: it is given the repetition and goes on with
+    /// what is behind it, where another one would see first whether the repetition works.
+    pub fn release_due(&mut self, now: Uptime) {
+        let due: Vec<Stream> =
+            self.blocked.iter().filter(|(_, blocked)| blocked.is_due(now)).map(|(stream, _)| stream.clone()).collect();
+        for stream in &due {
+            self.release(stream);
+        }
+    }
+
     /// The first message of each stream of this priority whose back-off is over.
     fn take_due(&mut self, priority: usize, now: Uptime, max: usize, batch: &mut Batch) {
         if self.blocked.is_empty() {

@@ -346,6 +346,32 @@ proptest! {
     }
 }
 
+#[test]
+fn a_window_goes_on_behind_a_repetition_that_is_still_held() {
+    let mut queue = queue([item("a", 10, 1), item("a", 10, 2), item("a", 10, 3)]);
+    let receive = |queue: &mut EndpointQueue, now| {
+        queue.release_due(now);
+        let mut batch = queue.take(now, 1);
+        let sequence = batch.next_item(|| now).map(|item| item.accepted.sequence);
+        (batch, sequence)
+    };
+    let (first, _) = receive(&mut queue, Uptime(0));
+    queue.finish(first, Uptime(0)); // not settled
+    let (empty, none) = receive(&mut queue, Uptime(1));
+    assert_eq!((none, empty.len()), (None, 0), "the back-off holds up the others");
+    let due = queue.next_due().unwrap();
+    let (held, again) = receive(&mut queue, due);
+    let (next, behind) = receive(&mut queue, due);
+    assert_eq!((again, behind), (Some(1), Some(2)));
+    queue.finish(next, due); // both come back, the later one first
+    queue.finish(held, due);
+    let due = queue.next_due().unwrap();
+    assert_eq!(
+        [receive(&mut queue, due).1, receive(&mut queue, due).1, receive(&mut queue, due).1],
+        [Some(1), Some(2), Some(3)]
+    );
+}
+
 /// A consumer that holds several messages at once, as a program does, one batch each.
 #[derive(Debug, Clone)]
 enum WindowOp {
@@ -391,6 +417,7 @@ proptest! {
                 }
                 WindowOp::Wait(by) => now = Uptime(now.0 + by),
                 WindowOp::Receive => {
+                    queue.release_due(now);
                     let mut batch = queue.take(now, 1);
                     let Some(item) = batch.next_item(|| now) else {
                         queue.finish(batch, now);
