@@ -13,7 +13,7 @@ use marram_core::{
     manifest::{self, Faults, Finding},
     message::Message,
     name::ModuleName,
-    ports::{DocumentError, Documents, Engine, Images, SendError, Upstream},
+    ports::{DocumentError, Documents, Engine, Images, SendError, States, Upstream},
     time::UtcMillis,
     twin::{Origin, Twin},
 };
@@ -25,6 +25,7 @@ use crate::{
     clock::Clock,
     logs::{LogLine, LogQuery},
     router::Router,
+    state::StateCells,
     status::Status,
     supervisor::{Deployed, EVENTS, Event, Supervisor, Worlds},
     twins::{TwinError, TwinQuery, Twins, blocking},
@@ -46,6 +47,8 @@ pub struct Config {
     pub upstream: Arc<dyn Upstream>,
     /// Keeps deployment and twins.
     pub documents: Arc<dyn Documents>,
+    /// Keeps the modules' key-value state.
+    pub states: Arc<dyn States>,
     /// Checks an image reference while a manifest is read.
     pub check_image: fn(&str) -> Result<(), String>,
     /// A manifest to begin with, instead of the deployment that is stored. If it is bad, the stored one is resumed.
@@ -222,6 +225,7 @@ impl Agent {
             device_id: config.device_id,
             router: router.clone(),
             twins: twins.clone(),
+            states: StateCells::new(config.states),
             engine: config.engine,
             images: config.images,
             upstream_closing,

@@ -13,6 +13,7 @@ mod inbox;
 mod link;
 mod logs;
 mod router;
+mod state;
 mod status;
 mod supervisor;
 mod twins;

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use marram_core::{
     message::Message,
     name::check_port_name,
@@ -16,6 +17,7 @@ use marram_core::{
         TimerError, TwinDocument,
     },
     route::{Origin, module_source},
+    state::{StateError, Write},
     time::Uptime,
     timers::Timers,
 };
@@ -28,6 +30,7 @@ use crate::{
     inbox::ProgramInbox,
     logs::LogBuffer,
     router::{Refusal, Resolved, Router},
+    state::StateCell,
     twins::TwinCell,
 };
 
@@ -48,6 +51,7 @@ struct Inner {
     outputs: Mutex<Vec<(Box<str>, Resolved)>>,
     closed: AtomicBool,
     twin: Arc<TwinCell>,
+    state: Arc<StateCell>,
     timers: Mutex<Timers>,
     hears_timers: bool,
     bell: Arc<Doorbell>,
@@ -62,6 +66,7 @@ pub(crate) struct LinkParts {
     pub(crate) router: Arc<Router>,
     pub(crate) sequence: Arc<AtomicU64>,
     pub(crate) twin: Arc<TwinCell>,
+    pub(crate) state: Arc<StateCell>,
     pub(crate) hears_timers: bool,
     pub(crate) stop: Arc<StopSignal>,
     pub(crate) logs: Arc<LogBuffer>,
@@ -69,7 +74,7 @@ pub(crate) struct LinkParts {
 
 impl ModuleLink {
     pub(crate) fn new(parts: LinkParts) -> Self {
-        let LinkParts { info, clock, router, sequence, twin, hears_timers, stop, logs } = parts;
+        let LinkParts { info, clock, router, sequence, twin, state, hears_timers, stop, logs } = parts;
         let bell = router.doorbell(info.module_id.as_str());
         let module = info.module_id.shared();
         let inbox = Arc::new(ProgramInbox::new(clock, router.clone(), bell.clone(), module, stop));
@@ -81,6 +86,7 @@ impl ModuleLink {
             outputs: Mutex::default(),
             closed: AtomicBool::new(false),
             twin,
+            state,
             timers: Mutex::default(),
             hears_timers,
             bell,
@@ -227,6 +233,24 @@ impl ModuleHost for ModuleLink {
 
     fn settle(&self, ticket: u64, settlement: Settlement) -> bool {
         self.inner.inbox.settle(ticket, settlement)
+    }
+
+    fn state_get(&self, bucket: String, key: String) -> BoxFuture<'static, Result<Option<Bytes>, StateError>> {
+        Box::pin(self.inner.state.clone().get(bucket, key))
+    }
+
+    fn state_keys(
+        &self,
+        bucket: String,
+        prefix: String,
+        after: Option<String>,
+        max: usize,
+    ) -> BoxFuture<'static, Result<Vec<Box<str>>, StateError>> {
+        Box::pin(self.inner.state.clone().keys(bucket, prefix, after, max))
+    }
+
+    fn state_write(&self, writes: Vec<Write>) -> BoxFuture<'static, Result<(), StateError>> {
+        Box::pin(self.inner.state.clone().write(writes))
     }
 
     fn set_timer(&self, name: &str, interval: Duration, periodic: bool) -> Result<(), TimerError> {

@@ -24,6 +24,7 @@ use crate::{
     link::{LinkParts, ModuleLink},
     logs::LogBuffer,
     router::Router,
+    state::{StateCell, StateCells},
     status::{ModuleStatus, QueueStatus, Status},
     twins::Twins,
 };
@@ -44,6 +45,7 @@ pub(crate) struct Worlds {
     pub(crate) device_id: String,
     pub(crate) router: Arc<Router>,
     pub(crate) twins: Arc<Twins>,
+    pub(crate) states: StateCells,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) images: Arc<dyn Images>,
     pub(crate) upstream_closing: watch::Sender<bool>,
@@ -294,6 +296,7 @@ impl Supervisor {
             clock: self.worlds.clock,
             router: self.worlds.router.clone(),
             twins: self.worlds.twins.clone(),
+            state: self.worlds.states.cell(&name),
         };
         let sender = self.sender.clone();
         tokio::spawn(async move {
@@ -569,6 +572,7 @@ struct StartedModule {
     clock: Clock,
     router: Arc<Router>,
     twins: Arc<Twins>,
+    state: Arc<StateCell>,
 }
 
 impl StartedModule {
@@ -587,6 +591,7 @@ impl StartedModule {
             router: self.router.clone(),
             sequence: self.sequence,
             twin: twin.clone(),
+            state: self.state,
             hears_timers: exports.timer,
             stop: self.stop.clone(),
             logs: self.logs,

@@ -22,7 +22,7 @@ use std::{
 use marram_agent::Agent;
 use marram_engine::{CompileLimits, HelperCommand, WasmEngine};
 use marram_registry::Registry;
-use marram_store::{Folder, LockError, lock_data_dir};
+use marram_store::{Folder, LockError, StateFolder, lock_data_dir};
 use marram_upstream::Journal;
 
 use crate::{
@@ -69,6 +69,7 @@ pub(crate) fn run(args: Run) -> Result<(), Failure> {
 fn open(config: &Config, data: &Path) -> Result<marram_agent::Config, Failure> {
     let failed = |error: &dyn std::error::Error| Failure::failed(error);
     let documents = Folder::open(data.join("store")).map_err(|error| failed(&error))?;
+    let states = StateFolder::open(data.join("state")).map_err(|error| failed(&error))?;
     let journal = Journal::open(config.upstream.journal(data.join("upstream"))).map_err(|error| failed(&error))?;
     let registry = Registry::new(config.registry(&data.join("cache"))?)
         .map_err(|error| Failure::new(Code::BadConfig, chain(&error)))?;
@@ -86,6 +87,7 @@ fn open(config: &Config, data: &Path) -> Result<marram_agent::Config, Failure> {
         images: Arc::new(registry),
         upstream: Arc::new(journal),
         documents: Arc::new(documents),
+        states: Arc::new(states),
         check_image,
         initial: None,
     })

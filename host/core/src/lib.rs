@@ -12,6 +12,7 @@ pub mod ports;
 pub mod queue;
 pub mod route;
 pub mod shutdown;
+pub mod state;
 pub mod time;
 pub mod timers;
 pub mod twin;

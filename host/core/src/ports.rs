@@ -5,10 +5,13 @@
 
 use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
+use bytes::Bytes;
+
 use crate::{
     deployment::{ModuleSpec, PullPolicy, RegistryCredential},
     message::{Accepted, Message},
     name::ModuleName,
+    state::{StateError, Write},
 };
 
 /// A future that a port returns; boxed once a batch or once a step, never once a message.
@@ -224,6 +227,19 @@ pub trait ModuleHost: Send + Sync {
     /// its end returns to the queue, and counts as delivered.
     fn settle(&self, ticket: u64, settlement: Settlement) -> bool;
 
+    /// A value of the module's durable state.
+    fn state_get(&self, bucket: String, key: String) -> BoxFuture<'static, Result<Option<Bytes>, StateError>>;
+    /// As [`State::keys`].
+    fn state_keys(
+        &self,
+        bucket: String,
+        prefix: String,
+        after: Option<String>,
+        max: usize,
+    ) -> BoxFuture<'static, Result<Vec<Box<str>>, StateError>>;
+    /// As [`State::write`]; a module that writes without end waits for its turn.
+    fn state_write(&self, writes: Vec<Write>) -> BoxFuture<'static, Result<(), StateError>>;
+
     /// Sets or replaces a timer.
     ///
     /// # Errors
@@ -396,6 +412,40 @@ pub trait Documents: Send + Sync {
     /// # Errors
     /// It could not be removed.
     fn remove(&self, name: &str) -> Result<(), DocumentError>;
+}
+
+/// Durable key-value state of modules. Calls block on the disk; the agent makes them from blocking threads.
+pub trait States: Send + Sync {
+    /// Opens the state of a module; one that never wrote has an empty one. At most one is open for each module.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn open(&self, module: &ModuleName) -> Result<Box<dyn State>, StateError>;
+
+    /// Forgets all that a module keeps; its state is not open. Only ever on request: modules come back.
+    ///
+    /// # Errors
+    /// It could not be removed.
+    fn remove(&self, module: &ModuleName) -> Result<(), StateError>;
+}
+
+/// The open state of one module. Names and bounds are those of [`crate::state`].
+pub trait State: Send {
+    /// A value; none when there is no such entry.
+    ///
+    /// # Errors
+    /// The disk.
+    fn get(&self, bucket: &str, key: &str) -> Result<Option<Bytes>, StateError>;
+
+    /// The keys of a bucket that begin with `prefix`, in the order of their bytes, those after `after`, at most `max`.
+    fn keys(&self, bucket: &str, prefix: &str, after: Option<&str>, max: usize) -> Vec<Box<str>>;
+
+    /// Makes all of these writes or none. They are safe against loss of power when it returns. Conditions are compared with
+    /// what was before all of them.
+    ///
+    /// # Errors
+    /// A bound, a condition or the disk; nothing has changed.
+    fn write(&mut self, writes: &[Write]) -> Result<(), StateError>;
 }
 
 /// A document as read.

@@ -158,6 +158,7 @@ impl AsyncWrite for LogPipe {
 mod tests {
     use std::time::Duration;
 
+    use marram_core::state::{StateError, Write};
     use marram_core::{
         message::Message,
         ports::{
@@ -194,6 +195,21 @@ mod tests {
         }
         fn settle(&self, _: u64, _: Settlement) -> bool {
             false
+        }
+        fn state_get(&self, _: String, _: String) -> BoxFuture<'static, Result<Option<Bytes>, StateError>> {
+            Box::pin(async { Ok(None) })
+        }
+        fn state_keys(
+            &self,
+            _: String,
+            _: String,
+            _: Option<String>,
+            _: usize,
+        ) -> BoxFuture<'static, Result<Vec<Box<str>>, StateError>> {
+            Box::pin(async { Ok(Vec::new()) })
+        }
+        fn state_write(&self, _: Vec<Write>) -> BoxFuture<'static, Result<(), StateError>> {
+            Box::pin(async { Ok(()) })
         }
         fn set_timer(&self, _: &str, _: Duration, _: bool) -> Result<(), TimerError> {
             Ok(())

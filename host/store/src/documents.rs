@@ -47,11 +47,17 @@ pub struct Folder {
 
 /// The folder could not be made or read.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open the document folder {}; it must be writable by this user", .folder.display())]
+#[error("cannot open the folder {}; it must be writable by this user", .folder.display())]
 pub struct OpenError {
     folder: PathBuf,
     #[source]
     source: io::Error,
+}
+
+impl OpenError {
+    pub(crate) fn new(folder: PathBuf, source: io::Error) -> Self {
+        Self { folder, source }
+    }
 }
 
 impl Folder {

@@ -5,10 +5,12 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use marram_agent::{Agent, Config};
 use marram_core::{
     message::Message,
+    name::ModuleName,
     ports::{
-        Artifact, BoxFuture, DocumentError, Documents, FetchError, FetchRequest, Images, Outgoing, StoredDocument,
-        Upstream, UpstreamError,
+        Artifact, BoxFuture, DocumentError, Documents, FetchError, FetchRequest, Images, Outgoing, State, States,
+        StoredDocument, Upstream, UpstreamError,
     },
+    state::StateError,
 };
 use marram_engine::{CompileLimits, HelperCommand, Profile, Settings, WasmEngine};
 use sha2::{Digest, Sha256};
@@ -38,6 +40,7 @@ impl Hop {
             images: Arc::new(Guests),
             upstream: Arc::new(Nowhere),
             documents: Arc::new(Nowhere),
+            states: Arc::new(Nowhere),
             check_image: |_| Ok(()),
             initial: None,
         };
@@ -114,6 +117,16 @@ impl Upstream for Nowhere {
 
     fn flush(&self) -> BoxFuture<'_, Result<(), UpstreamError>> {
         Box::pin(async { Ok(()) })
+    }
+}
+
+impl States for Nowhere {
+    fn open(&self, _: &ModuleName) -> Result<Box<dyn State>, StateError> {
+        Err(StateError::Store("these guests keep nothing".into()))
+    }
+
+    fn remove(&self, _: &ModuleName) -> Result<(), StateError> {
+        Ok(())
     }
 }
 

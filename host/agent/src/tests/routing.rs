@@ -12,6 +12,7 @@ use marram_core::{
 };
 
 use super::worlds::{MemoryDisk, message};
+use crate::state::StateCells;
 use crate::{
     clock::Clock,
     endpoint::INPUT_QUEUE_BYTES,
@@ -41,6 +42,7 @@ async fn link(router: &Arc<Router>) -> ModuleLink {
         router: router.clone(),
         sequence: Arc::new(AtomicU64::new(0)),
         twin: Twins::new(Arc::new(MemoryDisk::default())).cell(&name).await.unwrap(),
+        state: StateCells::new(Arc::new(MemoryDisk::default())).cell(&name),
         hears_timers: true,
         stop: Arc::default(),
         logs: Arc::new(LogBuffer::new(name, clock)),

@@ -10,11 +10,13 @@ use bytes::Bytes;
 use marram_core::{
     deployment::ModuleSpec,
     message::Message,
+    name::ModuleName,
     ports::{
         Artifact, BoxFuture, Component, Delivery, DocumentError, Documents, Engine, Exit, Exports, FetchError,
-        FetchRequest, Images, Inbox, Instance, LoadError, ModuleHost, Outgoing, Settlement, StoredDocument, TwinAnswer,
-        Upstream, UpstreamError,
+        FetchRequest, Images, Inbox, Instance, LoadError, ModuleHost, Outgoing, Settlement, State, States,
+        StoredDocument, TwinAnswer, Upstream, UpstreamError,
     },
+    state::StateError,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -135,6 +137,7 @@ impl World {
             images: world,
             upstream: self.upstream.clone(),
             documents: self.disk.clone(),
+            states: self.disk.clone(),
             check_image: |_| Ok(()),
             initial,
         };
@@ -275,6 +278,17 @@ impl Upstream for MemoryUpstream {
     fn flush(&self) -> BoxFuture<'_, Result<(), UpstreamError>> {
         self.flushed.store(true, std::sync::atomic::Ordering::SeqCst);
         Box::pin(async { Ok(()) })
+    }
+}
+
+/// State that tests with these worlds do not keep: the store's own tests and the whole-system tests do.
+impl States for MemoryDisk {
+    fn open(&self, _: &ModuleName) -> Result<Box<dyn State>, StateError> {
+        Err(StateError::Store("no state in this world".into()))
+    }
+
+    fn remove(&self, _: &ModuleName) -> Result<(), StateError> {
+        Ok(())
     }
 }
 

@@ -16,6 +16,7 @@ use marram_core::{
     message::{Accepted, Message},
     name::ModuleName,
     ports::*,
+    state::{StateError, Write},
     time::UtcMillis,
 };
 use marram_engine::{CompileLimits, HelperCommand, Profile, Settings, WasmEngine};
@@ -192,6 +193,24 @@ impl ModuleHost for Recorder {
         let first = settled.iter().all(|(other, _)| *other != ticket);
         settled.push((ticket, settlement));
         first
+    }
+
+    fn state_get(&self, _: String, _: String) -> BoxFuture<'static, Result<Option<Bytes>, StateError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn state_keys(
+        &self,
+        _: String,
+        _: String,
+        _: Option<String>,
+        _: usize,
+    ) -> BoxFuture<'static, Result<Vec<Box<str>>, StateError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn state_write(&self, _: Vec<Write>) -> BoxFuture<'static, Result<(), StateError>> {
+        Box::pin(async { Ok(()) })
     }
 
     fn set_timer(&self, _: &str, _: Duration, _: bool) -> Result<(), TimerError> {

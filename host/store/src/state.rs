@@ -1,0 +1,207 @@
+//! [`StateFolder`]: the durable key-value state of modules, one log file a module.
+//!
+//! ```text
+//! NAME.log          "marram state 1\n\0", then records:
+//!                   length u32 | first 8 bytes of the SHA-256 of the payload | payload; then zeros
+//! NAME.log.tmp      a new file that has not taken the place of the old one; removed at open
+//! NAME.log.damaged  the file as it was found with damage in its middle
+//! ```
+//!
+//! A record holds the writes that were made together. They are safe when the call returns: one write and one fdatasync into room
+//! that was set aside, which spares the journal of the file system. When more than half of a file is out of date, what is in
+//! force is written to a new one. Values stay on disk; the keys are in memory.
+//!
+//! Why no library: `redb` (618 KiB of code) opens nothing any more after one bad byte, `fjall` needs unbounded memory, LMDB and
+//! SQLite return damaged values as good ones, and all of them write three times as much flash.
+
+mod file;
+mod record;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use marram_core::{
+    name::ModuleName,
+    ports::{State, States},
+    state::{Index, StateError, Write},
+};
+
+use self::{file::LogFile, record::Place};
+use crate::{
+    disk::{Disk, RealDisk, create_private_folder},
+    documents::OpenError,
+    encoding::file_stem,
+};
+
+/// The states of all modules of a host.
+pub struct StateFolder {
+    path: PathBuf,
+}
+
+impl StateFolder {
+    /// Opens a folder, makes it (owner-only) when there is none, and removes what interrupted rewrites left.
+    ///
+    /// # Errors
+    /// The folder cannot be made, listed or cleaned.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, OpenError> {
+        let path = path.into();
+        match create_private_folder(&path).and_then(|()| clean(&path)) {
+            Ok(()) => Ok(Self { path }),
+            Err(source) => Err(OpenError::new(path, source)),
+        }
+    }
+
+    fn file(&self, module: &ModuleName) -> PathBuf {
+        self.path.join(format!("{}.log", file_stem(module.as_str())))
+    }
+}
+
+fn clean(path: &Path) -> io::Result<()> {
+    for file in RealDisk.list(path)? {
+        if file.as_os_str().as_encoded_bytes().ends_with(b".log.tmp") {
+            RealDisk.remove(&file)?;
+        }
+    }
+    Ok(())
+}
+
+impl States for StateFolder {
+    fn open(&self, module: &ModuleName) -> Result<Box<dyn State>, StateError> {
+        let path = self.file(module);
+        match ModuleState::open(&path) {
+            Ok(state) => Ok(Box::new(state)),
+            Err(error) => Err(failed("open", &path, &error)),
+        }
+    }
+
+    fn remove(&self, module: &ModuleName) -> Result<(), StateError> {
+        let path = self.file(module);
+        let removed = RealDisk.remove(&path).and_then(|()| RealDisk.sync_folder(&self.path));
+        removed.map_err(|error| failed("remove", &path, &error))
+    }
+}
+
+/// The state of one module.
+struct ModuleState {
+    path: PathBuf,
+    /// None: nothing has ever been written.
+    log: Option<LogFile>,
+    index: Index<Place>,
+    /// The file cannot be trusted beyond what is in the index: the next write goes into a new one.
+    rewrite: bool,
+}
+
+/// A file is rewritten when it has more than this besides twice what is in force. A small state is rewritten once in some
+/// hundred writes.
+const SLACK_BYTES: u64 = 128 * 1024;
+
+impl ModuleState {
+    fn open(path: &Path) -> io::Result<Self> {
+        let mut state = Self { path: path.to_owned(), log: None, index: Index::default(), rewrite: false };
+        let bytes = match fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(state),
+            Err(error) => return Err(error),
+        };
+        let found = record::read(&bytes, &mut state.index)?;
+        if let Some(damage) = found.damage {
+            let kept = path.with_extension("log.damaged");
+            let kept =
+                fs::write(&kept, &bytes).map_or_else(|error| format!("not: {error}"), |()| kept.display().to_string());
+            tracing::error!(path = %path.display(), kept, "a module's state is damaged: {damage}; what can be read is in force");
+            state.rewrite = true;
+        }
+        state.log = Some(LogFile::open(path, found.end)?);
+        Ok(state)
+    }
+
+    fn holds(&self, bucket: &str, key: &str, expected: Option<&Bytes>) -> io::Result<bool> {
+        Ok(self.read(bucket, key)?.as_ref() == expected)
+    }
+
+    fn read(&self, bucket: &str, key: &str) -> io::Result<Option<Bytes>> {
+        match (self.index.place(bucket, key), &self.log) {
+            (Some(place), Some(log)) => log.read(*place).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn append(&mut self, writes: &[Write]) -> io::Result<()> {
+        let due = self.log.as_ref().is_some_and(|log| log.end() > 2 * self.index.bytes() as u64 + SLACK_BYTES);
+        if self.rewrite || due || self.log.is_none() {
+            match self.rewritten() {
+                Ok(()) => {}
+                // It was for economy: the old file takes writes still.
+                Err(error) if due && !self.rewrite => {
+                    tracing::warn!(path = %self.path.display(), %error, "cannot make a module's state smaller");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let Some(log) = &mut self.log else { return Err(io::Error::other("no file")) };
+        let payload = record::payload(writes);
+        match log.append(&payload) {
+            Ok(at) => record::apply(&payload, at, &mut self.index),
+            Err(error) => {
+                self.rewrite = true; // who knows what of it is on the disk
+                Err(error)
+            }
+        }
+    }
+
+    /// Puts a file in place that has what is in force and no more.
+    fn rewritten(&mut self) -> io::Result<()> {
+        let temporary = self.path.with_extension("log.tmp");
+        let (mut log, mut index) = (LogFile::create(&temporary)?, Index::default());
+        let all: Vec<(&str, &str)> = self.index.iter().map(|(bucket, key, _)| (bucket, key)).collect();
+        for (bucket, key) in all {
+            let value = self.read(bucket, key)?;
+            let payload = record::payload(&[Write { bucket: bucket.into(), key: key.into(), value, only_if: None }]);
+            let at = log.append_unsynced(&payload)?;
+            record::apply(&payload, at, &mut index)?;
+        }
+        log.sync()?;
+        fs::rename(&temporary, &self.path)?;
+        if let Some(folder) = self.path.parent() {
+            RealDisk.sync_folder(folder)?;
+        }
+        (self.log, self.index, self.rewrite) = (Some(log), index, false);
+        Ok(())
+    }
+}
+
+impl State for ModuleState {
+    fn get(&self, bucket: &str, key: &str) -> Result<Option<Bytes>, StateError> {
+        self.read(bucket, key).map_err(|error| failed("read", &self.path, &error))
+    }
+
+    fn keys(&self, bucket: &str, prefix: &str, after: Option<&str>, max: usize) -> Vec<Box<str>> {
+        self.index.keys(bucket, prefix, after, max)
+    }
+
+    fn write(&mut self, writes: &[Write]) -> Result<(), StateError> {
+        self.index.check(writes)?;
+        for write in writes {
+            let Some(expected) = &write.only_if else { continue };
+            match self.holds(&write.bucket, &write.key, expected.as_ref()) {
+                Ok(true) => {}
+                Ok(false) => return Err(StateError::Changed),
+                Err(error) => return Err(failed("read", &self.path, &error)),
+            }
+        }
+        let gone = |write: &Write| write.value.is_none() && self.index.place(&write.bucket, &write.key).is_none();
+        if writes.iter().all(gone) {
+            return Ok(()); // nothing is removed: spares the flash
+        }
+        self.append(writes).map_err(|error| failed("write", &self.path, &error))
+    }
+}
+
+fn failed(what: &str, path: &Path, error: &io::Error) -> StateError {
+    StateError::Store(format!("cannot {what} the module's state {}: {error}", path.display()))
+}

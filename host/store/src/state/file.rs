@@ -1,0 +1,110 @@
+//! One log file: where records end, and that they are safe. Knows nothing of what is in them.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::Path,
+};
+
+use bytes::Bytes;
+
+use super::record::{HEADER, Place, head};
+
+/// Room that is set aside at once. The file's length changes only then: a sync of a longer file costs the flash four times
+/// as much as one of the same length.
+const CHUNK: u64 = 64 * 1024;
+
+pub(super) struct LogFile {
+    file: File,
+    end: u64,
+    room: u64,
+}
+
+impl LogFile {
+    /// A file without records, in place of any of that name.
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        file.write_all_at(HEADER, 0)?;
+        let end = HEADER.len() as u64;
+        Ok(Self { file, end, room: end })
+    }
+
+    /// An existing file whose last record ends at `end`; what is behind it is forgotten.
+    pub(super) fn open(path: &Path, end: u64) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let room = file.metadata()?.len();
+        let mut log = Self { file, end, room };
+        if !log.is_zero_behind_end()? {
+            log.file.set_len(end)?; // torn: its bytes must not be taken for a record some day
+            log.file.sync_data()?;
+            log.room = end;
+        }
+        Ok(log)
+    }
+
+    fn is_zero_behind_end(&self) -> io::Result<bool> {
+        let (mut at, mut chunk) = (self.end, [0; 4096]);
+        while at < self.room {
+            match self.file.read_at(&mut chunk, at)? {
+                0 => break,
+                read if chunk[..read].iter().any(|byte| *byte != 0) => return Ok(false),
+                read => at += read as u64,
+            }
+        }
+        Ok(true)
+    }
+
+    /// Where the last record ends.
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Adds a record; it is safe when this returns. Returns the place of the payload.
+    pub(super) fn append(&mut self, payload: &[u8]) -> io::Result<u64> {
+        let before = self.end;
+        let at = self.append_unsynced(payload)?;
+        if let Err(error) = self.sync() {
+            self.end = before;
+            self.take_back();
+            return Err(error);
+        }
+        Ok(at)
+    }
+
+    /// Adds a record that is safe after the next [`LogFile::sync`].
+    pub(super) fn append_unsynced(&mut self, payload: &[u8]) -> io::Result<u64> {
+        let record = [&head(self.end, payload)[..], payload].concat();
+        let end = self.end + record.len() as u64;
+        if end > self.room {
+            let room = end.next_multiple_of(CHUNK);
+            self.file.set_len(room)?;
+            self.room = room;
+        }
+        if let Err(error) = self.file.write_all_at(&record, self.end) {
+            self.take_back();
+            return Err(error);
+        }
+        let at = end - payload.len() as u64;
+        self.end = end;
+        Ok(at)
+    }
+
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// The caller is told that the record at the end was not written: it should not be there after a restart either. Best effort.
+    fn take_back(&self) {
+        if let Err(error) = self.file.write_all_at(&[0; 4], self.end) {
+            tracing::debug!(%error, "cannot take a failed write back");
+        }
+    }
+
+    pub(super) fn read(&self, place: Place) -> io::Result<Bytes> {
+        let mut bytes = vec![0; place.len];
+        self.file.read_exact_at(&mut bytes, place.at)?;
+        Ok(bytes.into())
+    }
+}
