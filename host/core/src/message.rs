@@ -58,6 +58,11 @@ impl Message {
         }
     }
 
+    /// Removes all properties.
+    pub fn clear_properties(&mut self) {
+        self.properties.clear();
+    }
+
     /// Removes a property, if there.
     pub fn remove_property(&mut self, name: &str) {
         self.properties.retain(|(n, _)| !n.eq_ignore_ascii_case(name));

@@ -120,10 +120,9 @@ impl<P> Index<P> {
 
     /// All entries: bucket, key, place.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &P)> {
-        let entries = |(bucket, entries)| (bucket, entries);
-        self.buckets.iter().map(entries).flat_map(|(bucket, entries): (&Box<str>, &BTreeMap<_, _>)| {
-            entries.iter().map(move |(key, entry): (&Box<str>, &Entry<P>)| (&**bucket, &**key, &entry.place))
-        })
+        self.buckets
+            .iter()
+            .flat_map(|(bucket, entries)| entries.iter().map(move |(key, entry)| (&**bucket, &**key, &entry.place)))
     }
 
     /// Whether these writes may be made, one after another: names, sizes, and the quota once all are made. Conditions are the

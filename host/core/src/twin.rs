@@ -3,6 +3,7 @@
 
 mod limits;
 mod patch;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ pub use self::{
         twin_faults, validate_desired, validate_patch,
     },
     patch::{diff, merge_patch},
+    settings::{setting, settings},
 };
 use crate::ports::TwinAck;
 

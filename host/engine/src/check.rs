@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use marram_core::ports::Exports;
 use wasmparser::{CanonicalFunction, CanonicalOption, Encoding, Parser, Payload};
 
-use crate::{cost::CostReader, limits::MAX_INSTANCES};
+use crate::{cost::CostReader, limits::MAX_INSTANCES, link::adapters};
 
 /// Imports and exports of a component, and whether it uses the async ABI.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -52,7 +52,9 @@ pub enum Refusal {
     Async(String),
     /// All names that the host does not have.
     #[error(
-        "imports what this host does not have: {0}; it offers wasi:cli, clocks, filesystem, io, random and sockets @0.2 and marram:edge@0.1"
+        "imports what this host does not have: {0}; it offers wasi:cli, clocks, filesystem, io, random and sockets @0.2, \
+         marram:edge@0.1, and as adapters {adapters}",
+        adapters = adapters().collect::<Vec<_>>().join(", ")
     )]
     UnknownImports(String),
     /// All names that the host does not have, `wasi:http` among them.
@@ -71,7 +73,7 @@ pub enum Refusal {
     /// No export that the host would call.
     #[error(
         "exports nothing that the host could call; expected `wasi:cli/run@0.2` or one of marram:edge@0.1's \
-         start-handler, input-handler, twin-handler, timer-handler"
+         start-handler, input-handler, twin-handler, timer-handler, or `wasi:messaging/incoming-handler@0.2.0-draft`"
     )]
     NoHandler,
     /// Two ways to receive, of which one would get nothing.
@@ -80,6 +82,12 @@ pub enum Refusal {
          build it as a program (`wasi:cli/run`)"
     )]
     InboxInHandler,
+    /// Which of the two would get the messages?
+    #[error(
+        "exports `marram:edge/input-handler` and `wasi:messaging/incoming-handler`; messages go to one of them: leave the \
+         other out"
+    )]
+    TwoInputHandlers,
     /// Both kinds at once.
     #[error(
         "exports `wasi:cli/run` and handlers of marram:edge; a component is either a program or handlers: build it as a \
@@ -204,6 +212,9 @@ impl Surface {
         if !unknown.is_empty() {
             return Err(Refusal::UnknownImports(unknown.join(", ")));
         }
+        if self.export(INPUT).is_some() && self.export(INCOMING).is_some() {
+            return Err(Refusal::TwoInputHandlers);
+        }
         if self.core_instances > MAX_INSTANCES as u64 {
             return Err(Refusal::TooManyInstances(self.core_instances));
         }
@@ -236,7 +247,8 @@ impl Surface {
     /// Which of the exports the host would call.
     pub(crate) fn handlers(&self) -> Exports {
         let has = |interface| self.export(interface).is_some();
-        Exports { run: has(RUN), start: has(START), input: has(INPUT), twin: has(TWIN), timer: has(TIMER) }
+        let input = has(INPUT) || has(INCOMING);
+        Exports { run: has(RUN), start: has(START), input, twin: has(TWIN), timer: has(TIMER) }
     }
 
     /// The full name of the export of an interface, e.g. with its patch version.
@@ -252,24 +264,30 @@ pub(crate) struct Interface(&'static str, &'static str);
 pub(crate) const RUN: Interface = Interface("wasi:cli/run", WASI_SERIES);
 pub(crate) const START: Interface = Interface("marram:edge/start-handler", MARRAM_SERIES);
 pub(crate) const INPUT: Interface = Interface("marram:edge/input-handler", MARRAM_SERIES);
+pub(crate) const INCOMING: Interface = Interface("wasi:messaging/incoming-handler", WASI_MESSAGING_DRAFT);
 pub(crate) const TWIN: Interface = Interface("marram:edge/twin-handler", MARRAM_SERIES);
 pub(crate) const TIMER: Interface = Interface("marram:edge/timer-handler", MARRAM_SERIES);
 
 const INBOX: &str = "marram:edge/inbox";
 const WASI_SERIES: &str = "0.2.";
 const MARRAM_SERIES: &str = "0.1.";
+const WASI_MESSAGING_DRAFT: &str = "0.2.0-draft";
 
 fn is_known(import: &str) -> bool {
     WASI.iter().any(|name| is_version_of(import, name, WASI_SERIES))
         || MARRAM.iter().any(|name| is_version_of(import, name, MARRAM_SERIES))
+        || adapters().any(|name| name == import)
 }
 
-/// `name@0.2.7` is a version of `name` in the series `0.2.`; pre-releases are not.
+/// `name@0.2.7` is a version of `name` in the series `0.2.`; pre-releases are not. A series that does not end in a dot is
+/// one version.
 fn is_version_of(full: &str, interface: &str, series: &str) -> bool {
     full.strip_prefix(interface)
         .and_then(|rest| rest.strip_prefix('@'))
         .and_then(|version| version.strip_prefix(series))
-        .is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|byte| byte.is_ascii_digit()))
+        .is_some_and(|patch| {
+            patch.is_empty() != series.ends_with('.') && patch.bytes().all(|byte| byte.is_ascii_digit())
+        })
 }
 
 fn is_wasi_03(name: &str) -> bool {

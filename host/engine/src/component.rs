@@ -11,12 +11,12 @@ use wasmtime::component::{
 };
 
 use crate::{
-    check::{INPUT, Interface, RUN, START, Surface, TIMER, TWIN},
+    check::{INCOMING, INPUT, Interface, RUN, START, Surface, TIMER, TWIN},
     cpu::Meter,
     deadline::CallLimits,
     instance::{
-        ChangedParams, ChangedResults, FireParams, GuestInstance, HandleParams, HandleResults, Handlers, Live,
-        RunResults, StartResults,
+        ChangedParams, ChangedResults, FireParams, GuestInstance, HandleParams, HandleResults, Handlers,
+        IncomingParams, IncomingResults, Live, RunResults, StartResults,
     },
     log::LogPipe,
     state::GuestState,
@@ -39,6 +39,7 @@ struct Entries {
     run: Option<ComponentExportIndex>,
     start: Option<ComponentExportIndex>,
     input: Option<ComponentExportIndex>,
+    incoming: Option<ComponentExportIndex>,
     twin: Option<ComponentExportIndex>,
     timer: Option<ComponentExportIndex>,
 }
@@ -66,6 +67,7 @@ impl WasmComponent {
             run: entry::<(), RunResults>(&linked, &surface, RUN, "run")?,
             start: entry::<(), StartResults>(&linked, &surface, START, "start")?,
             input: entry::<HandleParams, HandleResults>(&linked, &surface, INPUT, "handle")?,
+            incoming: entry::<IncomingParams, IncomingResults>(&linked, &surface, INCOMING, "handle")?,
             twin: entry::<ChangedParams, ChangedResults>(&linked, &surface, TWIN, "desired-changed")?,
             timer: entry::<FireParams, ()>(&linked, &surface, TIMER, "fire")?,
         };
@@ -100,11 +102,11 @@ impl WasmComponent {
 
 impl ports::Component for WasmComponent {
     fn exports(&self) -> Exports {
-        let Entries { run, start, input, twin, timer } = &self.entries;
+        let Entries { run, start, input, incoming, twin, timer } = &self.entries;
         Exports {
             run: run.is_some(),
             start: start.is_some(),
-            input: input.is_some(),
+            input: input.is_some() || incoming.is_some(),
             twin: twin.is_some(),
             timer: timer.is_some(),
         }
@@ -142,6 +144,9 @@ impl Entries {
         }
         if let Some(index) = &self.input {
             handlers.handle = Some(instance.get_typed_func(&mut *store, index)?);
+        }
+        if let Some(index) = &self.incoming {
+            handlers.incoming = Some(instance.get_typed_func(&mut *store, index)?);
         }
         if let Some(index) = &self.twin {
             handlers.desired_changed = Some(instance.get_typed_func(&mut *store, index)?);

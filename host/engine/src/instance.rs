@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use marram_core::ports::{self, BoxFuture, Exit, Inbox, TwinAck, TwinAnswer};
+use marram_core::ports::{self, BoxFuture, Exit, Inbox, Settlement, TwinAck, TwinAnswer};
 use wasmtime::{
     Store,
     component::{ComponentNamedList, ComponentType, Lift, Lower, Resource, TypedFunc},
@@ -12,7 +12,7 @@ use crate::{
     cpu::Meter,
     deadline::CallLimits,
     exit::{classify, one_line},
-    link::{MessageTag, Nack, settlement},
+    link::{MessageTag, Nack, WasiError, WasiMessageTag, settlement, wasi_settlement},
     log::LogPipe,
     state::GuestState,
 };
@@ -21,6 +21,8 @@ pub(crate) type RunResults = (Result<(), ()>,);
 pub(crate) type StartResults = (Result<(), String>,);
 pub(crate) type HandleParams = (Arc<str>, Resource<MessageTag>);
 pub(crate) type HandleResults = (Result<(), Nack>,);
+pub(crate) type IncomingParams = (Resource<WasiMessageTag>,);
+pub(crate) type IncomingResults = (Result<(), WasiError>,);
 pub(crate) type FireParams = (String, u64);
 pub(crate) type ChangedParams = (String, u64);
 pub(crate) type ChangedResults = (Result<Option<Ack>, Ack>,);
@@ -45,6 +47,7 @@ pub(crate) struct Handlers {
     pub(crate) run: Option<TypedFunc<(), RunResults>>,
     pub(crate) start: Option<TypedFunc<(), StartResults>>,
     pub(crate) handle: Option<TypedFunc<HandleParams, HandleResults>>,
+    pub(crate) incoming: Option<TypedFunc<IncomingParams, IncomingResults>>,
     pub(crate) desired_changed: Option<TypedFunc<ChangedParams, ChangedResults>>,
     pub(crate) fire: Option<TypedFunc<FireParams, ()>>,
 }
@@ -169,8 +172,20 @@ impl GuestInstance {
         self.end(exit)
     }
 
-    async fn batch(&mut self, inbox: &mut dyn Inbox) -> Result<(), Exit> {
-        let (limits, function) = (self.limits, self.handlers.handle);
+    /// Calls a handler for each delivery: `params` makes its parameters of a message's slot and its input, `settled` reads its
+    /// answer.
+    async fn batch<P, R>(
+        &mut self,
+        inbox: &mut dyn Inbox,
+        function: Option<TypedFunc<P, R>>,
+        params: impl Fn(&mut GuestState, u32, Arc<str>) -> P,
+        settled: impl Fn(&GuestState, R) -> Settlement,
+    ) -> Result<(), Exit>
+    where
+        P: ComponentNamedList + Lower + Send + Sync + 'static,
+        R: ComponentNamedList + Lift + Send + Sync + 'static,
+    {
+        let limits = self.limits;
         let live = self.begin()?;
         let Some(function) = function else {
             return Err(self.end(Exit::new(Exit::TRAP, "the component does not export marram:edge/input-handler")));
@@ -184,9 +199,10 @@ impl GuestInstance {
                 Ok(delivered) => delivered,
                 Err(ended) => break ended.into(),
             };
-            let call = function.call_async(&mut live.store, (input, Resource::new_own(slot)));
+            let params = params(live.store.data_mut(), slot, input);
+            let call = function.call_async(&mut live.store, params);
             match limits.last_resort(call).await {
-                Ok(Ok((result,))) => inbox.settle(settlement(result)),
+                Ok(Ok(results)) => inbox.settle(settled(live.store.data(), results)),
                 Ok(Err(error)) => break error,
                 Err(late) => break late.into(),
             }
@@ -210,8 +226,24 @@ impl ports::Instance for GuestInstance {
     }
 
     fn handle_batch<'a>(&'a mut self, inbox: &'a mut dyn Inbox) -> BoxFuture<'a, Result<(), Exit>> {
-        let meter = self.meter.clone();
-        Box::pin(meter.during(self.batch(inbox)))
+        let (meter, handle, incoming) = (self.meter.clone(), self.handlers.handle, self.handlers.incoming);
+        match incoming {
+            None => Box::pin(meter.during(self.batch(
+                inbox,
+                handle,
+                |_, slot, input| (input, Resource::new_own(slot)),
+                |_, (result,)| settlement(result),
+            ))),
+            Some(_) => Box::pin(meter.during(self.batch(
+                inbox,
+                incoming,
+                |state, slot, input| {
+                    state.messages.name_input(slot, input);
+                    (Resource::new_own(slot),)
+                },
+                |state, (result,)| wasi_settlement(state, result),
+            ))),
+        }
     }
 
     fn fire(&mut self, name: &str, missed: u64) -> BoxFuture<'_, Result<(), Exit>> {

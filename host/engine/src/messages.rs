@@ -53,6 +53,8 @@ pub(crate) struct Origin {
     pub(crate) enqueued: UtcMillis,
     /// As in `Delivery`.
     pub(crate) attempt: u32,
+    /// The input that it came to, for guests that ask the message for it; see [`Messages::name_input`].
+    pub(crate) input: Option<Arc<str>>,
     /// Whether the guest is to settle it.
     ticket: Ticket,
 }
@@ -87,7 +89,7 @@ impl Held {
     fn arrived(delivery: Delivery, ticket: Ticket) -> (Self, Arc<str>) {
         let Delivery { input, accepted, attempt } = delivery;
         let Accepted { message, source, sequence, enqueued } = accepted;
-        let origin = Origin { source, sequence, enqueued, attempt, ticket };
+        let origin = Origin { source, sequence, enqueued, attempt, input: None, ticket };
         (Self { size: message.size(), message, origin: Some(origin) }, input)
     }
 
@@ -141,6 +143,13 @@ impl Messages {
             return Err(Ended::Memory(format!("more than {MAX_PROPERTIES} properties in one message")));
         }
         memory.take(held.cost())
+    }
+
+    /// Notes the input that a delivery came to, where the guest is not told it otherwise.
+    pub(crate) fn name_input(&mut self, slot: u32, input: Arc<str>) {
+        if let Some(Some(Held { origin: Some(origin), .. })) = self.slots.get_mut(slot as usize) {
+            origin.input = Some(input);
+        }
     }
 
     /// Takes the ticket of a message, which is settled from now on.

@@ -25,7 +25,7 @@ type Cx<'a> = StoreContextMut<'a, GuestState>;
 type Answer<T> = Result<(Result<T, SendError>,)>;
 type Reply<'a, T> = Box<dyn Future<Output = Answer<T>> + Send + 'a>;
 /// When a call may wait no longer; none = never.
-type WaitUntil = Option<(Instant, CallLimits)>;
+pub(super) type WaitUntil = Option<(Instant, CallLimits)>;
 
 /// `send-error`.
 #[derive(ComponentType, Lower, Debug)]
@@ -88,11 +88,11 @@ fn reply<'a, T: Send + 'a>(outcome: Result<Outcome<T>>) -> Reply<'a, T> {
 fn send(mut cx: Cx<'_>, output: &WasmStr, message: &Handle) -> Result<Outcome<u64>> {
     let held = cx.data().messages.get(message.rep())?;
     if let Some(refusal) = oversized(held.size) {
-        return Ok(Outcome::Now(Err(refusal)));
+        return Ok(Outcome::Now(Err(refusal.into())));
     }
     let name = output.to_str(&cx)?;
     if let Some(refusal) = bad_name(&name) {
-        return Ok(Outcome::Now(Err(refusal)));
+        return Ok(Outcome::Now(Err(refusal.into())));
     }
     match cx.data().host.try_send(&name, &held.message) {
         Sent::Accepted(sequence) => Ok(Outcome::Now(Ok(sequence))),
@@ -111,7 +111,7 @@ fn send_bytes(
     properties: &[(String, String)],
 ) -> Result<Outcome<u64>> {
     if let Some(refusal) = oversized(body.len()) {
-        return Ok(Outcome::Now(Err(refusal)));
+        return Ok(Outcome::Now(Err(refusal.into())));
     }
     check_count(properties.len())?;
     let mut message = Message::new(copy_in(&cx, body)?);
@@ -119,12 +119,12 @@ fn send_bytes(
         message.set_property(name, value);
     }
     if let Some(refusal) = oversized(message.size()) {
-        return Ok(Outcome::Now(Err(refusal)));
+        return Ok(Outcome::Now(Err(refusal.into())));
     }
     let message = Arc::new(message);
     let name = output.to_str(&cx)?;
     if let Some(refusal) = bad_name(&name) {
-        return Ok(Outcome::Now(Err(refusal)));
+        return Ok(Outcome::Now(Err(refusal.into())));
     }
     match cx.data().host.try_send(&name, &message) {
         Sent::Accepted(sequence) => Ok(Outcome::Now(Ok(sequence))),
@@ -140,13 +140,13 @@ fn send_bytes(
 fn send_batch(mut cx: Cx<'_>, output: &WasmStr, messages: &[Handle]) -> Result<Outcome<u32>> {
     let name = output.to_str(&cx)?;
     if let Some(refusal) = bad_name(&name) {
-        return Ok(Outcome::Now(Err(refusal)));
+        return Ok(Outcome::Now(Err(refusal.into())));
     }
     let mut accepted = 0;
     for (index, handle) in messages.iter().enumerate() {
         let held = cx.data().messages.get(handle.rep())?;
         let sent = match oversized(held.size) {
-            Some(refusal) => return Ok(Outcome::Now(prefix(accepted, refusal))),
+            Some(refusal) => return Ok(Outcome::Now(prefix(accepted, refusal.into()))),
             None => cx.data().host.try_send(&name, &held.message),
         };
         match sent {
@@ -181,7 +181,7 @@ async fn send_rest(
 ) -> Answer<u32> {
     for (message, size) in rest {
         if let Some(refusal) = oversized(size) {
-            return Ok((prefix(accepted, refusal),));
+            return Ok((prefix(accepted, refusal.into()),));
         }
         let sent = match host.try_send(&output, &message) {
             Sent::Wait => within(until, host.send(output.clone(), message)).await?,
@@ -218,12 +218,12 @@ pub(super) async fn within<T>(until: WaitUntil, future: impl Future<Output = T>)
     }
 }
 
-fn oversized(size: usize) -> Option<SendError> {
-    (size > MAX_MESSAGE_BYTES).then_some(SendError::TooLarge(MAX_MESSAGE_BYTES as u64))
+pub(super) fn oversized(size: usize) -> Option<ports::SendError> {
+    (size > MAX_MESSAGE_BYTES).then_some(ports::SendError::TooLarge(MAX_MESSAGE_BYTES as u64))
 }
 
 /// Only the length is ours to check, so that no enormous text reaches the router, which checks the rest.
-fn bad_name(name: &str) -> Option<SendError> {
+pub(super) fn bad_name(name: &str) -> Option<ports::SendError> {
     (name.len() > MAX_NAME_BYTES)
-        .then(|| SendError::Denied(format!("an output's name has at most {MAX_NAME_BYTES} bytes")))
+        .then(|| ports::SendError::Denied(format!("an output's name has at most {MAX_NAME_BYTES} bytes")))
 }

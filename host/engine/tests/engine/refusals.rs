@@ -133,3 +133,25 @@ async fn a_file_that_is_not_what_its_digest_says_is_refused() {
     let error = marram_core::ports::Engine::load(&bench.engine, &artifact, "oci:guest").await.err().unwrap().0;
     assert!(error.contains("expected sha256:"), "{error}");
 }
+
+#[tokio::test]
+async fn two_handlers_of_messages_are_ambiguous() {
+    let text = refusal(
+        r#"(component
+          (instance $i)
+          (export "marram:edge/input-handler@0.1.0" (instance $i))
+          (export "wasi:messaging/incoming-handler@0.2.0-draft" (instance $i)))"#,
+    )
+    .await;
+    assert!(text.contains("messages go to one of them"), "{text}");
+}
+
+#[tokio::test]
+async fn request_reply_is_not_offered_and_what_is_stands_in_the_refusal() {
+    let text = refusal(r#"(component (import "wasi:messaging/request-reply@0.2.0-draft" (instance)))"#).await;
+    assert!(text.contains("`wasi:messaging/request-reply@0.2.0-draft`;"), "{text}");
+    assert!(
+        text.contains("wasi:config/store@0.2.0-rc.1") && text.contains("wasi:messaging/producer@0.2.0-draft"),
+        "{text}"
+    );
+}

@@ -1,0 +1,87 @@
+//! Components that know nothing of Marram, but other people's interfaces, run as modules.
+
+use marram_tests::{
+    device::Device,
+    journal::{flood_numbers, text},
+    manifest::{Manifest, Module},
+    program::{Answer, Layout, command, guest},
+};
+use serde_json::{Value, json};
+
+const COUNT: u64 = 20;
+
+/// A module that sends so many messages when it starts, and a relay that numbers them and passes them on.
+fn manifest(layout: &Layout) -> Manifest {
+    let flood = json!({ "do": "flood", "count": COUNT, "bytes": 40 });
+    Manifest::new()
+        .module("source", Module::new(&layout.image("misbehaving")).order(2).misbehave(&flood))
+        .module("relay", Module::new(&layout.image("portable")))
+        .twin("relay", json!({ "relay": { "topic": "passed on" }, "refuse": 5 }))
+        .route("in", TO_RELAY)
+        .upstream("relay")
+}
+
+/// The numbers that the relay gave.
+fn numbers(entries: &[Value]) -> Vec<u64> {
+    entries.iter().map(|entry| text(entry, "/properties/number").parse().unwrap_or_default()).collect()
+}
+
+const TO_RELAY: &str =
+    r#"FROM /messages/modules/source/outputs/flood INTO BrokeredEndpoint("/modules/relay/inputs/from-source")"#;
+
+#[test]
+fn a_component_of_wasi_messaging_gets_its_messages_and_settings_and_sends() {
+    let (layout, device) = (Layout::with(&["portable", "misbehaving"]), Device::new());
+    let host = device.start(&manifest(&layout));
+    let arrived = device.journal().wait_for("all messages", |all| (all.len() as u64 == COUNT).then(|| all.to_vec()));
+    assert_eq!(flood_numbers(&arrived), (1..=COUNT).collect::<Vec<_>>(), "in order, though the fifth came twice");
+    for entry in &arrived {
+        assert_eq!(text(entry, "/source"), "/messages/modules/relay/outputs/passed on");
+        assert_eq!(text(entry, "/properties/from"), "from-source");
+        assert_eq!(text(entry, "/systemProperties/contentType"), "application/octet-stream");
+    }
+    let log = host.logs("relay");
+    assert_eq!(log, ["incoming-handler: told to refuse it once (the message comes again)"]);
+    let queue = host.queue("relay/from-source");
+    assert_eq!((&queue["delivered"], &queue["length"]), (&json!(COUNT), &json!(0)), "{queue}");
+
+    // `set` reaches a module that asks for a setting at its next question.
+    let _ = device.marram(&["twin", "set", "relay", r#"{"relay":{"topic":"elsewhere"}}"#]).ok();
+    let _ = device.marram(&["restart", "source"]).ok();
+    let after = device.journal().wait_for("one more", |all| all.get(COUNT as usize).cloned());
+    assert_eq!(text(&after, "/source"), "/messages/modules/relay/outputs/elsewhere");
+    host.stop();
+}
+
+#[test]
+fn state_survives_a_kill_of_the_host_and_restarts_of_the_module() {
+    let (layout, device) = (Layout::with(&["portable", "misbehaving"]), Device::new());
+    let host = device.start(&manifest(&layout));
+    let mut journal = device.journal();
+    let first = journal.wait_for("all messages", |all| (all.len() as u64 == COUNT).then(|| numbers(all)));
+    assert_eq!(first, (1..=COUNT).collect::<Vec<_>>());
+    host.kill();
+
+    let host = device.start_stored(&[]);
+    let second = journal
+        .wait_for("as many again", |all| (all.len() as u64 == 2 * COUNT).then(|| numbers(&all[COUNT as usize..])));
+    assert_eq!(second, (COUNT + 1..=2 * COUNT).collect::<Vec<_>>(), "each write was safe when it returned");
+
+    let _ = device.marram(&["restart", "relay"]).ok();
+    host.wait_for_module("relay", "to run again", |now| now["status"] == "running" && now["restartCount"] == 1);
+    let _ = device.marram(&["restart", "source"]).ok();
+    let third = journal
+        .wait_for("one more", |all| all.get(2 * COUNT as usize).map(|entry| numbers(std::slice::from_ref(entry))));
+    assert_eq!(third, [2 * COUNT + 1]);
+    host.stop();
+}
+
+#[test]
+fn what_is_offered_is_shown_as_met() {
+    let inspect = Answer::of(command().args(["module", "inspect", "--format", "json"]).arg(guest("portable"))).ok();
+    let report = inspect.json();
+    assert_eq!((&report["kind"], &report["refusal"]), (&json!("handler"), &json!(null)), "{report}");
+    let imports = report["imports"].as_array().into_iter().flatten();
+    let unmet: Vec<_> = imports.filter(|import| import["met"] != true).collect();
+    assert!(unmet.is_empty(), "{report}");
+}
