@@ -14,7 +14,7 @@ use crate::{
     host::Host,
     journal::Journal,
     manifest::Manifest,
-    program::{Answer, command},
+    program::{Answer, command_of, marram},
 };
 
 /// A flood of some seconds must not make the journal delete what a test wants to count.
@@ -23,6 +23,7 @@ const CONFIG: &str = "[upstream]\njournal-max-bytes = 4_000_000_000\njournal-fil
 /// The folder of one host. Must outlive the host.
 pub struct Device {
     folder: TempDir,
+    binary: PathBuf,
 }
 
 impl Default for Device {
@@ -38,9 +39,26 @@ impl Device {
     /// No temporary folder can be made.
     #[must_use]
     pub fn new() -> Self {
-        let device = Self { folder: tempfile::tempdir().expect("a temporary folder") };
-        fs::write(device.config_file(), CONFIG).expect("write the settings");
+        Self::with_binary(&marram())
+    }
+
+    /// An empty one whose `marram` is this binary.
+    ///
+    /// # Panics
+    /// No temporary folder can be made.
+    #[must_use]
+    pub fn with_binary(binary: &Path) -> Self {
+        let device = Self { folder: tempfile::tempdir().expect("a temporary folder"), binary: binary.to_owned() };
+        device.configure("");
         device
+    }
+
+    /// Writes the owner's settings: the usual ones, and these.
+    ///
+    /// # Panics
+    /// They cannot be written.
+    pub fn configure(&self, settings: &str) {
+        fs::write(self.config_file(), format!("{CONFIG}{settings}")).expect("write the settings");
     }
 
     /// The host's data folder.
@@ -61,7 +79,7 @@ impl Device {
 
     /// A `marram` command with this device's settings.
     fn command(&self) -> Command {
-        let mut command = command();
+        let mut command = command_of(&self.binary);
         command.env("MARRAM_CONFIG", self.config_file());
         command
     }

@@ -19,6 +19,16 @@ pub fn marram() -> PathBuf {
     existing(path, "MARRAM_BIN")
 }
 
+/// The built `marram` for devices, which has no compiler: `MARRAM_DEVICE_BIN`.
+///
+/// # Panics
+/// It is not there; the message says what builds it.
+#[must_use]
+pub fn device_marram() -> PathBuf {
+    let path = env::var_os("MARRAM_DEVICE_BIN").map_or_else(|| PathBuf::from("the device build"), PathBuf::from);
+    existing(path, "MARRAM_DEVICE_BIN")
+}
+
 /// A guest's component by its file name without `.wasm`: in `MARRAM_GUESTS`, else where `cargo xtask guests` puts it.
 ///
 /// # Panics
@@ -60,7 +70,13 @@ fn beside_this_test() -> PathBuf {
 /// A `marram` command that sees nothing of the settings of the machine's user.
 #[must_use]
 pub fn command() -> Command {
-    let mut command = Command::new(marram());
+    command_of(&marram())
+}
+
+/// [`command`] with another binary.
+#[must_use]
+pub fn command_of(binary: &Path) -> Command {
+    let mut command = Command::new(binary);
     command.env("MARRAM_CONFIG", "/dev/null").env_remove("MARRAM_DATA").env_remove("MARRAM_LOG").stdin(Stdio::null());
     command
 }

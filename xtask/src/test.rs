@@ -1,10 +1,10 @@
 //! `cargo xtask test`: everything a test needs, then all tests. The test runner's summary is the last that is printed.
 
-use std::{path::PathBuf, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
 use crate::{
     Result, guests, package, setup,
-    shell::{cargo, run, say, target},
+    shell::{cargo, make_folder, run, say, target},
 };
 
 /// The cargo profile of tests and checks.
@@ -15,6 +15,7 @@ pub(crate) fn test(choice: guests::Choice, args: &[String]) -> Result<()> {
     setup::for_tests(choice)?;
     let guests = guests::build(choice, &[])?;
     let preview1 = guests::build_preview1(choice)?;
+    let device = if wants_device_build(args) { Some(build_for_devices()?) } else { None };
     let marram = build_with_tests()?;
     if args.is_empty() {
         doc_tests()?;
@@ -24,6 +25,7 @@ pub(crate) fn test(choice: guests::Choice, args: &[String]) -> Result<()> {
         nextest.env("MARRAM_DEB", deb);
     }
     say("test: cargo nextest run");
+    nextest.envs(device.map(|path| ("MARRAM_DEVICE_BIN", path)));
     run(nextest.args(args).env("MARRAM_BIN", marram).env("MARRAM_GUESTS", guests).env("MARRAM_PREVIEW1", preview1))
 }
 
@@ -41,6 +43,13 @@ fn package() -> Result<Option<PathBuf>> {
 
 fn is_ci() -> bool {
     std::env::var_os("CI").is_some_and(|value| !value.is_empty())
+}
+
+/// Whether the tests of the device build may be among those that `args` pick. It is a second build of half the
+/// dependencies, which a run of some other test need not wait for.
+fn wants_device_build(args: &[String]) -> bool {
+    let is_name = |arg: &String| !arg.starts_with('-') && !arg.contains("marram-tests") && !arg.contains('(');
+    !args.last().is_some_and(is_name) || args.iter().any(|arg| arg.contains("device"))
 }
 
 /// Runs a guest of the fallback toolchain in the host: a test of such a guest, with that component.
@@ -70,6 +79,26 @@ pub(crate) fn build_with_tests() -> Result<PathBuf> {
     Ok(target().join(PROFILE).join("marram"))
 }
 
+/// Builds the `marram` binary for devices; returns its path. It lies apart, for the build of everything that follows puts
+/// another one under the usual name. Its own crates have other features and are built twice; what they have in common is
+/// shared.
+fn build_for_devices() -> Result<PathBuf> {
+    say(format!("building marram for devices (profile {PROFILE})"));
+    let args = ["build", "--quiet", "--locked", "--package", "marram-cli", "--bin", "marram", "--profile", PROFILE];
+    run(cargo().args(args).args(DEVICE_FEATURES))?;
+    let folder = target().join(PROFILE).join("device");
+    make_folder(&folder)?;
+    let path = folder.join("marram");
+    // By a rename: a host of an earlier run may still have the old file open.
+    let new = folder.join("marram.new");
+    let copied = fs::copy(target().join(PROFILE).join("marram"), &new).and_then(|_| fs::rename(&new, &path));
+    copied.map_err(|err| format!("cannot copy the device build to {}: {err}", path.display()))?;
+    Ok(path)
+}
+
+/// What makes a build of the `marram` package one for devices.
+pub(crate) const DEVICE_FEATURES: [&str; 3] = ["--no-default-features", "--features", "device"];
+
 /// Builds the `marram` binary alone: quickly, or as devices get it. Returns its path.
 pub(crate) fn build_marram(release: bool) -> Result<PathBuf> {
     let profile = if release { "release" } else { PROFILE };
@@ -81,4 +110,20 @@ pub(crate) fn build_marram(release: bool) -> Result<PathBuf> {
 fn doc_tests() -> Result<()> {
     say("test: doc tests");
     run(cargo().args(["test", "--quiet", "--workspace", "--doc", "--profile", PROFILE]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_device_build_is_left_out_when_other_tests_are_named() {
+        let wants = |args: &[&str]| wants_device_build(&args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>());
+        for args in [&[][..], &["-p", "marram-tests"], &["device_build"], &["-E", "package(marram-tests)"]] {
+            assert!(wants(args), "{args:?}");
+        }
+        for args in [&["images"][..], &["-p", "marram-tests", "images"]] {
+            assert!(!wants(args), "{args:?}");
+        }
+    }
 }

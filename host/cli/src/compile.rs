@@ -1,10 +1,14 @@
 //! `marram compile`: code for devices that have no compiler, from component files or from images. One folder, two files a
 //! component; copying them to the device is the owner's business.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use marram_core::manifest::Finding;
 use marram_engine::{CompileLimits, Precompile, PrecompileError, Precompiled, Target, precompile};
+use marram_registry::DEFAULT_MAX_COMPONENT_BYTES;
 use serde_json::{Value, json};
 
 use crate::{
@@ -49,6 +53,11 @@ fn orders(args: &Compile) -> Result<Vec<Precompile>, Failure> {
     };
     let mut targets = if args.target.is_empty() { vec![here()?] } else { args.target.clone() };
     targets.dedup();
+    if let Some(other) = targets.iter().find(|target| !cfg!(feature = "cross") && Some(**target) != Target::here()) {
+        let message =
+            format!("this build of marram makes no code for {other}: it was made without the feature `cross`");
+        return Err(Failure::new(Code::Usage, message).hint("`marram version` lists what it has"));
+    }
     let helper = compiler()?;
     let limits = CompileLimits::default();
     let order = |target| Precompile {
@@ -76,6 +85,7 @@ fn one(args: &Compile, subject: &str, orders: &[Precompile]) -> Result<Vec<Done>
     };
     let file = |fetched: &Fetched| fetched.artifact.path.clone();
     let file: PathBuf = fetched.as_ref().map_or_else(|| Path::new(subject).to_owned(), file);
+    check(&file).map_err(|error| Failure::new(Code::Failed, format!("cannot read {}: {error}", file.display())))?;
     let mut done = Vec::new();
     for order in orders {
         let made = access::wait(async {
@@ -88,6 +98,18 @@ fn one(args: &Compile, subject: &str, orders: &[Precompile]) -> Result<Vec<Done>
         done.push(Done { subject: subject.to_owned(), target: order.target, made });
     }
     Ok(done)
+}
+
+/// A file, and no larger than what a host would fetch: a pipe would be waited for, and the rest fills the memory.
+fn check(file: &Path) -> io::Result<()> {
+    let metadata = fs::metadata(file)?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    if metadata.len() > DEFAULT_MAX_COMPONENT_BYTES {
+        return Err(io::Error::other(format!("it is larger than {DEFAULT_MAX_COMPONENT_BYTES} bytes")));
+    }
+    Ok(())
 }
 
 fn fault(subject: &str, failure: Failure) -> Finding {
