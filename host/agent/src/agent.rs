@@ -541,7 +541,7 @@ impl Agent {
     }
 
     async fn is_deployed(&self, name: &ModuleName) -> Result<bool, ModuleError> {
-        Ok(self.status().await?.modules.iter().any(|module| module.name == *name))
+        self.ask(|reply| Event::IsDeployed { name: name.clone(), reply }).await
     }
 
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T, ModuleError> {

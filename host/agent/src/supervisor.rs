@@ -67,6 +67,8 @@ pub(crate) enum Event {
     Restart { name: ModuleName, reply: oneshot::Sender<Result<(), String>> },
     /// Somebody wants to know.
     Status { reply: oneshot::Sender<Status> },
+    /// Somebody wants to know whether there is such a module. Asked before most questions, so it does not cost a status.
+    IsDeployed { name: ModuleName, reply: oneshot::Sender<bool> },
     /// Somebody wants to read a module's log.
     Logs { name: ModuleName, reply: oneshot::Sender<Option<Arc<LogBuffer>>> },
     /// The host ends.
@@ -351,6 +353,10 @@ impl Supervisor {
             }
             Event::Status { reply } => {
                 let _ = reply.send(self.status());
+            }
+            Event::IsDeployed { name, reply } => {
+                let known = self.desired.modules.contains_key(&name) || self.observed.modules.contains_key(&name);
+                let _ = reply.send(known);
             }
             Event::Logs { name, reply } => {
                 let _ = reply.send(self.records.get(&name).map(|record| record.logs.clone()));

@@ -13,8 +13,13 @@ use tokio::time::Instant;
 
 use super::{Event, Supervisor, record::Record};
 
-/// How often the queues are looked at while they drain.
-const LOOK: Duration = Duration::from_millis(10);
+/// How soon the queues are looked at again while they drain: most are empty at once, and a chain of a thousand modules has
+/// a thousand such waits. Doubled up to [`LAST_LOOK`].
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LAST_LOOK: Duration = Duration::from_millis(10);
+/// Equal shares of the time that is left, at most so many: of more, each would be too short for a busy device, and hardly
+/// one is used up.
+const MAX_SHARES: usize = 4;
 /// How long killed instances may take to be gone, all together beyond the grace time.
 const AFTER_KILL: Duration = Duration::from_secs(1);
 
@@ -42,10 +47,10 @@ impl Supervisor {
                 continue;
             }
             // Whoever comes later keeps a share of the time, in case this one needs all of its own.
-            let share = u32::try_from(rest + 1).unwrap_or(u32::MAX);
-            let left = until.saturating_duration_since(Instant::now());
-            let turn_ends = Instant::now() + left / share;
-            self.drain(&group, Instant::now() + left / share / 4 * 3).await;
+            let shares = u32::try_from((rest + 1).min(MAX_SHARES)).unwrap_or(1);
+            let share = until.saturating_duration_since(Instant::now()) / shares;
+            let turn_ends = Instant::now() + share;
+            self.drain(&group, Instant::now() + share / 4 * 3).await;
             self.stop_group(&group, turn_ends, end).await;
         }
         self.report_left();
@@ -71,10 +76,11 @@ impl Supervisor {
         for endpoint in group.iter().flat_map(|name| self.worlds.router.inputs_of(name.as_str())) {
             endpoint.retry_now();
         }
+        let mut look = FIRST_LOOK;
         while Instant::now() < until && !self.is_drained(group, until) {
             tokio::select! {
                 event = self.events.recv() => self.hear(event),
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(look) => look = (look * 2).min(LAST_LOOK),
             }
         }
     }
@@ -136,7 +142,7 @@ impl Supervisor {
             Some(Event::Restart { reply, .. }) => {
                 let _ = reply.send(Err("the host is stopping".into()));
             }
-            Some(event @ (Event::Status { .. } | Event::Logs { .. })) => self.on(event),
+            Some(event @ (Event::Status { .. } | Event::IsDeployed { .. } | Event::Logs { .. })) => self.on(event),
             // A second request to stop is answered by the first one's end.
             Some(_) | None => {}
         }
