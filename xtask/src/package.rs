@@ -153,13 +153,20 @@ fn depends(stage: &Path) -> Result<String> {
 fn control(architecture: &str, depends: &str, installed_kib: u64) -> String {
     format!(
         "Package: marram\nVersion: {}\nArchitecture: {architecture}\nSection: net\nPriority: optional\n\
-         Maintainer: The Marram authors <marram@localhost>\nInstalled-Size: {installed_kib}\nDepends: {depends}\n\
+         Maintainer: {}\nInstalled-Size: {installed_kib}\nDepends: {depends}\n\
          Recommends: ca-certificates\nDescription: module host for edge devices\n \
          Marram runs WebAssembly components the way Azure IoT Edge runs containers:\n \
          from a deployment manifest, with restart policies, twins, routes between\n \
          modules, and store and forward. One binary, no container engine.\n",
-        version()
+        version(),
+        maintainer()
     )
+}
+
+/// Who answers for a package is who publishes it, and says so where Debian's tools look.
+fn maintainer() -> String {
+    let named = |name, otherwise: &str| std::env::var(name).unwrap_or_else(|_| otherwise.to_owned());
+    format!("{} <{}>", named("DEBFULLNAME", "The Marram authors"), named("DEBEMAIL", "marram@localhost"))
 }
 
 /// As Debian's policy counts: each file by whole KiB.
@@ -198,8 +205,9 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 fn changelog() -> Result<String> {
     let date = output(command("date").args(["-u", "-R", "-d"]).arg(format!("@{}", source_date()?)))?;
     Ok(format!(
-        "marram ({}) unstable; urgency=medium\n\n  * See NEWS.gz.\n\n -- The Marram authors <marram@localhost>  {}\n",
+        "marram ({}) unstable; urgency=medium\n\n  * See NEWS.gz.\n\n -- {}  {}\n",
         version(),
+        maintainer(),
         date.trim()
     ))
 }
