@@ -100,6 +100,8 @@ pub(crate) struct ModuleTask {
     pub(crate) bell: Arc<Doorbell>,
     pub(crate) module: Arc<str>,
     pub(crate) memory: Arc<AtomicU64>,
+    /// Deliveries that were settled, over all instances.
+    pub(crate) received: Arc<AtomicU64>,
 }
 
 impl ModuleTask {
@@ -263,7 +265,8 @@ impl ModuleTask {
         }
         let turn_ends = (inputs.endpoints.len() > 1).then(|| now.after(TURN));
         // The batch returns to its queue whatever happens: also when this future is dropped in the middle of a call.
-        let mut inbox = EndpointInbox { endpoint, batch, task: self, told, exports, turn_ends, first: true };
+        let mut inbox =
+            EndpointInbox { endpoint, batch, task: self, told, exports, turn_ends, first: true, settled: 0 };
         instance.handle_batch(&mut inbox).await?;
         Ok(true)
     }
@@ -366,6 +369,8 @@ struct EndpointInbox<'t> {
     turn_ends: Option<Uptime>,
     /// Nothing has been taken yet. A timer that is always due must not keep messages away: each batch has one at least.
     first: bool,
+    /// Counted here, and added once a batch.
+    settled: u64,
 }
 
 impl EndpointInbox<'_> {
@@ -393,6 +398,7 @@ impl Inbox for EndpointInbox<'_> {
     }
 
     fn settle(&mut self, settlement: Settlement) {
+        self.settled += 1;
         // Clock and chance are asked only where they matter: most messages are done.
         match settlement {
             Settlement::Done => self.batch.settle(Settlement::Done, Uptime(0), 0.0),
@@ -404,6 +410,7 @@ impl Inbox for EndpointInbox<'_> {
 
 impl Drop for EndpointInbox<'_> {
     fn drop(&mut self) {
+        self.task.received.fetch_add(self.settled, Relaxed);
         self.endpoint.finish(std::mem::take(&mut self.batch), self.task.clock.uptime());
     }
 }

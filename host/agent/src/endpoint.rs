@@ -13,7 +13,7 @@ use std::{
 use marram_core::{
     queue::{Batch, DropReason, Dropped, EndpointQueue, Item},
     route::Sink,
-    time::Uptime,
+    time::{Uptime, UtcMillis},
 };
 use tokio::sync::Notify;
 
@@ -78,6 +78,10 @@ pub(crate) struct EndpointStats {
     pub(crate) delivered: u64,
     /// Given up so far, by reason.
     pub(crate) dropped: BTreeMap<&'static str, u64>,
+    /// When the oldest message that waits was accepted.
+    pub(crate) oldest: Option<UtcMillis>,
+    /// Most bytes that it takes.
+    pub(crate) max_bytes: usize,
 }
 
 /// Whether an endpoint takes a message.
@@ -236,6 +240,8 @@ impl Endpoint {
             accepted: inner.accepted,
             delivered: inner.delivered,
             dropped: inner.dropped.clone(),
+            oldest: inner.queue.oldest(),
+            max_bytes: inner.queue.max_bytes(),
         }
     }
 

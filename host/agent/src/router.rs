@@ -35,6 +35,8 @@ pub(crate) struct Router {
     doorbells: Mutex<BTreeMap<Box<str>, Arc<Doorbell>>>,
     no_route: AtomicU64,
     removed: Arc<AtomicU64>,
+    /// Why upstream does not take messages.
+    upstream_error: Mutex<Option<String>>,
     /// Of all sources that are not modules here: increasing for all of them together is increasing for each.
     foreign_sequence: AtomicU64,
 }
@@ -99,6 +101,7 @@ impl Router {
             doorbells: Mutex::default(),
             no_route: AtomicU64::new(0),
             removed: Arc::default(),
+            upstream_error: Mutex::default(),
             foreign_sequence: AtomicU64::new(first_sequence),
         }
     }
@@ -186,6 +189,17 @@ impl Router {
     #[must_use]
     pub(crate) fn endpoint_removed(&self) -> u64 {
         self.removed.load(Relaxed)
+    }
+
+    /// Why upstream does not take messages; none while it does.
+    #[must_use]
+    pub(crate) fn upstream_error(&self) -> Option<String> {
+        self.upstream_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes how the last try to hand messages over went; once a batch.
+    pub(crate) fn note_upstream(&self, error: Option<String>) {
+        *self.upstream_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
     }
 
     /// Finds what may receive the messages of a source, whose sender this is.

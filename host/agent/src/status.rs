@@ -26,6 +26,9 @@ pub struct Status {
     /// Messages that were given up because no route led to their queue any more.
     #[serde(default)]
     pub endpoint_removed: u64,
+    /// Why upstream does not take messages; none while it does, or has not been asked.
+    #[serde(default)]
+    pub upstream_error: Option<String>,
 }
 
 /// One module.
@@ -57,6 +60,12 @@ pub struct ModuleStatus {
     /// Symbolised frames of the last trap, innermost first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backtrace: Vec<String>,
+    /// Messages that were accepted from it since the host started.
+    #[serde(default)]
+    pub sent: u64,
+    /// Deliveries that its handlers have settled since the host started, whatever the answer.
+    #[serde(default)]
+    pub received: u64,
     /// Bytes that the instance holds now.
     pub memory_bytes: u64,
     /// Its limit.
@@ -73,6 +82,12 @@ pub struct QueueStatus {
     pub length: usize,
     /// Their bytes.
     pub bytes: usize,
+    /// Most bytes that it takes.
+    #[serde(default)]
+    pub max_bytes: usize,
+    /// Milliseconds that the oldest message has waited; none when none waits. Those out for delivery do not count.
+    #[serde(default)]
+    pub oldest_ms: Option<u64>,
     /// Accepted since the host started.
     pub accepted: u64,
     /// Handled since the host started.

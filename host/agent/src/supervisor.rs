@@ -199,8 +199,10 @@ impl Supervisor {
         let clock = self.worlds.clock;
         let first = self.worlds.first_sequence;
         let sequence = self.sequences.entry(spec.name.clone()).or_insert_with(|| Arc::new(AtomicU64::new(first)));
-        let record =
-            self.records.entry(spec.name.clone()).or_insert_with(|| Record::new(&spec.name, clock, sequence.clone()));
+        let record = self
+            .records
+            .entry(spec.name.clone())
+            .or_insert_with(|| Record::new(&spec.name, clock, sequence.clone(), first));
         let beside_old = self.observed.modules.get(&spec.name).is_some_and(|module| module.next.is_some());
         record.preparing(beside_old);
         let request = FetchRequest {
@@ -295,6 +297,7 @@ impl Supervisor {
             sequence: record.sequence.clone(),
             logs: record.logs.clone(),
             memory: record.memory.clone(),
+            received: record.received.clone(),
             clock: self.worlds.clock,
             router: self.worlds.router.clone(),
             twins: self.worlds.twins.clone(),
@@ -514,7 +517,7 @@ impl Supervisor {
     }
 
     fn status(&self) -> Status {
-        let now = self.worlds.clock.uptime();
+        let (now, utc) = (self.worlds.clock.uptime(), self.worlds.clock.utc());
         let module = |(name, spec): (&ModuleName, &ModuleSpec)| -> ModuleStatus {
             let record = self.records.get(name);
             let mut status = record::module_status(spec, self.observed.modules.get(name), record, now);
@@ -535,14 +538,15 @@ impl Supervisor {
             deployment_version: self.version,
             uptime_ms: now.0,
             modules,
-            queues: self.worlds.router.endpoints().iter().map(|endpoint| queue_status(endpoint)).collect(),
+            queues: self.worlds.router.endpoints().iter().map(|endpoint| queue_status(endpoint, utc)).collect(),
             no_route: self.worlds.router.no_route(),
             endpoint_removed: self.worlds.router.endpoint_removed(),
+            upstream_error: self.worlds.router.upstream_error(),
         }
     }
 }
 
-fn queue_status(endpoint: &crate::endpoint::Endpoint) -> QueueStatus {
+fn queue_status(endpoint: &crate::endpoint::Endpoint, now: marram_core::time::UtcMillis) -> QueueStatus {
     let stats = endpoint.stats();
     QueueStatus {
         endpoint: match &endpoint.sink {
@@ -551,6 +555,9 @@ fn queue_status(endpoint: &crate::endpoint::Endpoint) -> QueueStatus {
         },
         length: stats.len,
         bytes: stats.bytes,
+        max_bytes: stats.max_bytes,
+        // The clock may have been set back since.
+        oldest_ms: stats.oldest.map(|oldest| now.0.saturating_sub(oldest.0)),
         accepted: stats.accepted,
         delivered: stats.delivered,
         dropped: stats.dropped.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
@@ -575,6 +582,7 @@ struct StartedModule {
     sequence: Arc<AtomicU64>,
     logs: Arc<LogBuffer>,
     memory: Arc<AtomicU64>,
+    received: Arc<AtomicU64>,
     clock: Clock,
     router: Arc<Router>,
     twins: Arc<Twins>,
@@ -612,6 +620,7 @@ impl StartedModule {
             bell,
             module: name.shared(),
             memory: self.memory,
+            received: self.received,
         };
         let instance = tokio::select! {
             biased;

@@ -91,10 +91,12 @@ impl UpstreamTask {
                 Published::Failed
             }
             Ok(taken) => {
+                self.router.note_upstream(None);
                 batch.batch.settle_first(taken);
                 Published::Some
             }
             Err(error) => {
+                self.router.note_upstream(Some(error.to_string()));
                 tracing::warn!(%error, waiting = endpoint.stats().len, "upstream does not take messages; they are kept");
                 Published::Failed
             }

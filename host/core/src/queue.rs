@@ -10,7 +10,12 @@ use std::{
     time::Duration,
 };
 
-use crate::{deployment::PRIORITIES, message::Accepted, ports::Settlement, time::Uptime};
+use crate::{
+    deployment::PRIORITIES,
+    message::Accepted,
+    ports::Settlement,
+    time::{Uptime, UtcMillis},
+};
 
 /// Bytes that a queued message counts beside its own, so that empty ones are bounded too: about what its bookkeeping takes.
 pub const ITEM_OVERHEAD: usize = 128;
@@ -344,6 +349,20 @@ impl EndpointQueue {
         let ready = self.ready.iter().flatten();
         let blocked = self.blocked.values().flat_map(|blocked| &blocked.items);
         self.earliest_deadline = ready.chain(blocked).filter_map(|item| item.deadline).min();
+    }
+
+    /// When the oldest message that waits was accepted, by the device's clock; those out for delivery do not count. Looks at
+    /// all of them: for a person who asks, not for a delivery.
+    #[must_use]
+    pub fn oldest(&self) -> Option<UtcMillis> {
+        let blocked = self.blocked.values().flat_map(|blocked| &blocked.items);
+        self.ready.iter().flatten().chain(blocked).map(|item| item.accepted.enqueued).min()
+    }
+
+    /// Most bytes that it takes.
+    #[must_use]
+    pub fn max_bytes(&self) -> usize {
+        self.max_bytes
     }
 
     /// Messages that are out for delivery.

@@ -22,6 +22,10 @@ pub(super) struct Record {
     pub(super) sequence: Arc<AtomicU64>,
     pub(super) logs: Arc<LogBuffer>,
     pub(super) memory: Arc<AtomicU64>,
+    /// Deliveries that were settled.
+    pub(super) received: Arc<AtomicU64>,
+    /// The sequence at the start of the host: what is above it was sent.
+    first_sequence: u64,
     pub(super) prepared: Option<Prepared>,
     pub(super) next: Option<Prepared>,
     /// What is being prepared takes the place of a running version later.
@@ -69,11 +73,13 @@ pub(super) struct Update {
 }
 
 impl Record {
-    pub(super) fn new(name: &ModuleName, clock: Clock, sequence: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(name: &ModuleName, clock: Clock, sequence: Arc<AtomicU64>, first_sequence: u64) -> Self {
         Self {
             sequence,
             logs: Arc::new(LogBuffer::new(name.clone(), clock)),
             memory: Arc::default(),
+            received: Arc::default(),
+            first_sequence,
             prepared: None,
             next: None,
             prepares_next: false,
@@ -154,6 +160,11 @@ impl Record {
         self.prepared.as_ref().is_some_and(|prepared| !prepared.takes_messages())
     }
 
+    /// Messages that were accepted from it since the host started.
+    fn sent(&self) -> u64 {
+        self.sequence.load(Relaxed).saturating_sub(self.first_sequence)
+    }
+
     pub(super) fn is_run(&self, run: u64) -> bool {
         self.running.as_ref().is_some_and(|running| running.run == run)
     }
@@ -192,6 +203,8 @@ pub(super) fn module_status(
         last_start: record.and_then(|record| record.last_start),
         last_exit: last_exit.map(|(at, _)| *at),
         backtrace: last_exit.map(|(_, exit)| exit.backtrace.clone()).unwrap_or_default(),
+        sent: record.map_or(0, Record::sent),
+        received: record.map_or(0, |record| record.received.load(Relaxed)),
         memory_bytes: record.map_or(0, |record| record.memory.load(Relaxed)),
         memory_limit: spec.sandbox.memory_bytes,
     }

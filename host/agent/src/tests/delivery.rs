@@ -1,9 +1,14 @@
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering::SeqCst},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::SeqCst},
+    },
+    time::Duration,
 };
 
 use marram_core::ports::{Exit, Exports, ModuleHost, Sent, Settlement};
+
+use crate::{Agent, Status};
 
 use super::worlds::{Guest, World, manifest, message, text};
 
@@ -42,6 +47,23 @@ async fn messages_go_from_guest_to_guest_to_upstream_in_order() {
     agent.apply(&manifest(&[("a", "{}"), ("b", "{}")], &[A_TO_B, B_UP])).await.unwrap();
     let taken = world.upstream.taken.until("500 messages", |lines| lines.len() == 500).await;
     assert_eq!(taken, numbers(0..500));
+    // The last batch is counted when it is given back, a moment after upstream has its messages.
+    let status = status_with(&agent, |status| status.modules[1].received == 500).await;
+    let counted: Vec<_> = status.modules.iter().map(|module| (module.sent, module.received)).collect();
+    assert_eq!(counted, [(500, 0), (500, 500)]);
+}
+
+/// The status once it is as wanted.
+async fn status_with(agent: &Agent, wanted: impl Fn(&Status) -> bool) -> Status {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let status = agent.status().await.unwrap();
+        if wanted(&status) {
+            return status;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{status:?}");
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
@@ -52,9 +74,14 @@ async fn upstream_that_is_down_loses_nothing() {
     let agent = world.agent().await;
     agent.apply(&manifest(&[("a", "{}")], &[r#""FROM /messages/* INTO $upstream""#])).await.unwrap();
     world.log.until("a started", |lines| lines.contains(&"start a".into())).await;
+    let status = status_with(&agent, |status| status.upstream_error.is_some() && status.queues[0].length == 10).await;
+    let queue = &status.queues[0];
+    assert!(queue.bytes > 0 && queue.bytes <= queue.max_bytes, "{queue:?}");
     world.upstream.down.store(false, SeqCst);
     let taken = world.upstream.taken.until("10 messages", |lines| lines.len() == 10).await;
     assert_eq!(taken, numbers(0..10));
+    let status = status_with(&agent, |status| status.queues[0].length == 0).await;
+    assert_eq!((status.upstream_error, status.queues[0].oldest_ms), (None, None));
 }
 
 #[tokio::test]

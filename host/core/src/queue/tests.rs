@@ -36,6 +36,24 @@ fn queue(items: impl IntoIterator<Item = Item>) -> EndpointQueue {
     queue
 }
 
+#[test]
+fn the_oldest_message_is_found_behind_younger_ones_and_in_back_off() {
+    let at = |source, priority, time| {
+        let mut item = item(source, priority, 1);
+        item.accepted.enqueued = UtcMillis(time);
+        item
+    };
+    let mut queue = queue([at("a", 10, 30), at("b", 10, 20), at("c", 0, 40)]);
+    assert_eq!(queue.oldest(), Some(UtcMillis(20)));
+    let retry = |item: &Item| if &*item.accepted.source == "b" { Settlement::Retry(None) } else { Settlement::Done };
+    deliver(&mut queue, Uptime(0), retry);
+    assert_eq!(queue.oldest(), Some(UtcMillis(20)));
+    let batch = queue.take(Uptime(1_000_000), 64);
+    assert_eq!((batch.len(), queue.oldest()), (1, None), "what is out does not wait");
+    queue.finish(batch, Uptime(1_000_000));
+    assert_eq!(queue.oldest(), Some(UtcMillis(20)));
+}
+
 /// Delivers a batch; `verdict` settles each message.
 fn deliver(queue: &mut EndpointQueue, now: Uptime, mut verdict: impl FnMut(&Item) -> Settlement) -> Vec<u64> {
     let mut batch = queue.take(now, 64);
