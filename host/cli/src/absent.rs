@@ -21,7 +21,7 @@ const FEATURES: [Feature; 2] = [
     Feature {
         name: "author",
         built_in: cfg!(feature = "author"),
-        commands: &["push", "componentize", "completions", "man"],
+        commands: &["push", "init", "componentize", "completions", "man"],
         instead: AT_A_DESK,
     },
     Feature {

@@ -82,7 +82,7 @@ pub(crate) fn not_in_a_registry(reference: &str) -> Failure {
 
 fn settings(access: &Access) -> Result<Config, Failure> {
     let config = config::load(access.config.as_deref())?;
-    config.warnings.iter().for_each(|warning| output::talk(&finding_lines("warning: ", warning)));
+    config.warnings.iter().for_each(|warning| output::talk(&finding_lines("warning: ", warning, None)));
     Ok(config)
 }
 

@@ -12,6 +12,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[command(name = "marram", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = crate::help::exit_codes())]
 pub(crate) struct Cli {
+    /// Colours in what people read
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
+    pub(crate) color: crate::colour::When,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -20,7 +23,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the host: the stored deployment, or DEPLOYMENT, which is watched for changes
     Run(Run),
-    /// Read a deployment manifest and report all its faults; starts nothing
+    /// Write a commented marram.toml and a first deployment
+    #[cfg(feature = "author")]
+    Init(Init),
+    /// Read a deployment manifest, or marram.toml, and report all its faults; starts nothing
     Check(Check),
     /// Give a deployment manifest to the running host
     Apply(Apply),
@@ -122,8 +128,21 @@ pub(crate) enum LogLevel {
 
 #[derive(Debug, Args)]
 pub(crate) struct Check {
-    /// Deployment manifest; `-` reads standard input
+    /// Deployment manifest, or settings when it ends in .toml; `-` reads a manifest from standard input
     pub(crate) file: PathBuf,
+    /// Take warnings for faults
+    #[arg(long)]
+    pub(crate) strict: bool,
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[cfg(feature = "author")]
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Folder for the files; made if it is not there
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub(crate) folder: PathBuf,
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
 }
@@ -421,6 +440,8 @@ impl Command {
     pub(crate) fn format(&self) -> Format {
         match self {
             Self::Run(_) | Self::Route(Route::Eval) => Format::Text,
+            #[cfg(feature = "author")]
+            Self::Init(Init { format, .. }) => *format,
             #[cfg(feature = "author")]
             Self::Completions(_) | Self::Man(_) => Format::Text,
             #[cfg(feature = "compiler")]

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::{
     args::{Apply, Ask, Format, Restart, Twin},
     client::{Call, segment},
+    colour::{self, Paint},
     config,
     failure::{Code, Failure},
     input,
@@ -19,7 +20,7 @@ use crate::{
 
 pub(crate) fn apply(args: Apply) -> Result<(), Failure> {
     let text = input::text(&args.file)?;
-    answer(&args.ask, Call::put("/v1/deployment", text), |applied: Applied| {
+    let applied = answer(&args.ask, Call::put("/v1/deployment", text.clone()), |applied: Applied| {
         for warning in &applied.warnings {
             output::talk(&format!("warning: {}\n", plain(warning)));
         }
@@ -27,7 +28,9 @@ pub(crate) fn apply(args: Apply) -> Result<(), Failure> {
             true => format!("deployment {} is in force\n", applied.version),
             false => format!("deployment {} is in force already\n", applied.version),
         }
-    })
+    });
+    // The host knows the paths of faults; the text is here.
+    applied.map_err(|failure| failure.located(&text))
 }
 
 pub(crate) fn list(args: Ask) -> Result<(), Failure> {
@@ -35,6 +38,7 @@ pub(crate) fn list(args: Ask) -> Result<(), Failure> {
         if status.modules.is_empty() {
             output::talk("no modules are deployed; `marram apply FILE` deploys some\n");
         }
+        let paints: Vec<Option<Paint>> = status.modules.iter().map(|module| output::trouble(&module.status)).collect();
         let mut table = Table::new(&["NAME", "STATUS", "RESTARTS", "MEMORY", "DESCRIPTION", "IMAGE"], &[2, 3]);
         for module in status.modules {
             table.row([
@@ -46,7 +50,8 @@ pub(crate) fn list(args: Ask) -> Result<(), Failure> {
                 module.image,
             ]);
         }
-        lines(&table.lines())
+        let paints = std::iter::once(Some(Paint::Head)).chain(paints);
+        table.lines().iter().zip(paints).map(|(line, paint)| painted(line, paint) + "\n").collect()
     })
 }
 
@@ -91,8 +96,8 @@ pub(crate) fn read<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Failure> {
     })
 }
 
-fn lines(lines: &[String]) -> String {
-    lines.iter().map(|line| format!("{line}\n")).collect()
+fn painted(line: &str, paint: Option<Paint>) -> String {
+    paint.map_or_else(|| line.to_owned(), |paint| colour::paint(line, paint, colour::out()).into_owned())
 }
 
 fn twin_text(twin: &TwinView) -> String {

@@ -22,5 +22,6 @@ pub(crate) fn completions(args: &Completions) -> Result<(), Failure> {
 /// The command line without what its help hides: the generators would offer that too.
 fn visible(whole: &Command) -> Command {
     let commands = whole.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
-    Command::new("marram").version(env!("CARGO_PKG_VERSION")).subcommands(commands)
+    let args = whole.get_arguments().cloned();
+    Command::new("marram").version(env!("CARGO_PKG_VERSION")).args(args).subcommands(commands)
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use marram_core::manifest::{Faults, Finding};
+use marram_core::manifest::{Faults, Finding, Place, locate};
 use serde_json::{Value, json};
 
 use crate::output::plain;
@@ -16,6 +16,8 @@ pub(crate) struct Failure {
     pub(crate) message: String,
     /// All that is wrong with a document.
     pub(crate) faults: Vec<Finding>,
+    /// Where these stand in the document's text, as far as it is known; empty when the text is not here.
+    pub(crate) places: Vec<Option<Place>>,
     /// What to try.
     pub(crate) hint: Option<String>,
 }
@@ -49,7 +51,7 @@ impl Code {
 
 impl Failure {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code: code.as_str().into(), message: message.into(), faults: Vec::new(), hint: None }
+        Self { code: code.as_str().into(), message: message.into(), faults: Vec::new(), places: Vec::new(), hint: None }
     }
 
     /// An operation failed; the message holds its causes.
@@ -66,6 +68,16 @@ impl Failure {
     pub(crate) fn manifest(what: &str, faults: Faults) -> Self {
         let message = format!("{what} has {}", count(faults.0.len(), "fault"));
         Self { faults: faults.0, ..Self::new(Code::BadManifest, message) }
+    }
+
+    /// Finds the lines and columns of its faults.
+    pub(crate) fn located(mut self, text: &str) -> Self {
+        self.places = locate(text, &self.faults);
+        self
+    }
+
+    fn findings(&self) -> impl Iterator<Item = (&Finding, Option<Place>)> {
+        self.faults.iter().zip(self.places.iter().copied().chain(std::iter::repeat(None)))
     }
 
     /// Whether the deployment that this is about is in force all the same.
@@ -94,8 +106,8 @@ impl Failure {
     /// For people: `error:`, what is wrong where, `hint:`.
     pub(crate) fn to_text(&self) -> String {
         let mut text = format!("error: {}\n", plain(&self.message));
-        for fault in &self.faults {
-            text.push_str(&finding_lines("  ", fault));
+        for (fault, place) in self.findings() {
+            text.push_str(&finding_lines("  ", fault, place));
         }
         if let Some(hint) = &self.hint {
             let _ = writeln!(text, "hint: {}", plain(hint));
@@ -114,6 +126,7 @@ impl Failure {
         Self {
             code: text(&error["code"]).unwrap_or_else(|| "failed".into()),
             message: text(&error["message"]).unwrap_or_else(|| vague.to_owned()),
+            places: Vec::new(),
             faults: error["faults"].as_array().into_iter().flatten().map(finding).collect(),
             hint: text(&error["hint"]),
         }
@@ -123,7 +136,7 @@ impl Failure {
     pub(crate) fn to_json(&self) -> Value {
         let mut error = json!({ "code": self.code, "message": self.message });
         if !self.faults.is_empty() {
-            error["faults"] = self.faults.iter().map(finding_json).collect();
+            error["faults"] = self.findings().map(|(fault, place)| finding_json(fault, place)).collect();
         }
         if let Some(hint) = &self.hint {
             error["hint"] = hint.as_str().into();
@@ -132,17 +145,23 @@ impl Failure {
     }
 }
 
-/// A finding on a line, its hint below it.
-pub(crate) fn finding_lines(lead: &str, finding: &Finding) -> String {
-    let mut text = format!("{lead}{}\n", plain(&finding.to_string()));
+/// A finding on a line, with its place if that is known, and its hint below it.
+pub(crate) fn finding_lines(lead: &str, finding: &Finding, place: Option<Place>) -> String {
+    let place = place.map_or_else(String::new, |place| format!("line {}, column {}: ", place.line, place.column));
+    let mut text = format!("{lead}{place}{}\n", plain(&finding.to_string()));
     if let Some(hint) = &finding.hint {
         let _ = writeln!(text, "    hint: {}", plain(hint));
     }
     text
 }
 
-pub(crate) fn finding_json(finding: &Finding) -> Value {
-    json!({ "at": finding.at, "message": finding.message, "hint": finding.hint })
+pub(crate) fn finding_json(finding: &Finding, place: Option<Place>) -> Value {
+    let mut document = json!({ "at": finding.at, "message": finding.message, "hint": finding.hint });
+    if let Some(place) = place {
+        document["line"] = place.line.into();
+        document["column"] = place.column.into();
+    }
+    document
 }
 
 /// `1 fault`, `2 faults`.
@@ -173,6 +192,18 @@ mod tests {
             "error: deployment has 2 faults\n  a.b: unknown policy\n    hint: `always`\n  no modules\nhint: read the manual\n"
         );
         assert_eq!(failure.exit_code(), 3);
+    }
+
+    #[test]
+    fn a_fault_has_its_line_where_the_text_is_known() {
+        let faults = Faults(vec![fault("a.b", "bad", None), fault("", "odd", None)]);
+        let failure = Failure::manifest("x", faults).located("{\n  \"a\": {\"b\": 1}\n}");
+        assert_eq!(failure.to_text(), "error: x has 2 faults\n  line 2, column 9: a.b: bad\n  odd\n");
+        let json = failure.to_json();
+        assert_eq!(
+            (&json["error"]["faults"][0]["line"], &json["error"]["faults"][1]["line"]),
+            (&json!(2), &Value::Null)
+        );
     }
 
     #[test]

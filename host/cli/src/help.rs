@@ -46,9 +46,20 @@ const MORE: &[More] = &[
         ],
     },
     More {
+        command: "init",
+        text: "Writes marram.toml, with every key and its meaning, and deployment.json for a first module. What is there is never \
+               written over.",
+        examples: &[("marram init my-device", "begin in a new folder"), ("marram init", "begin in this one")],
+    },
+    More {
         command: "check",
-        text: "All faults are told at once, each with its place and what to try. Asks no registry and no host.",
-        examples: &[("marram check deployment.json", "read a deployment manifest")],
+        text: "All faults are told at once, each with its place, its path and what to try; exit code 3. What is allowed and \
+               probably not meant so is warned of, and is a fault with --strict only. Asks no registry and no host.",
+        examples: &[
+            ("marram check deployment.json", "read a deployment manifest"),
+            ("marram check marram.toml", "read the settings of a device, and the files that they name"),
+            ("marram check --strict --format json deployment.json", "for a script that lets nothing odd through"),
+        ],
     },
     More {
         command: "apply",
@@ -144,6 +155,12 @@ const MORE: &[More] = &[
             ("marram module componentize old.wasm new.wasm", "its exports tell whether it is a program"),
             ("marram module componentize old.wasm new.wasm --adapter command", "insist on a program"),
         ],
+    },
+    More {
+        command: "compile",
+        text: "A host without a compiler runs this code instead of compiling: copy the folder to the device, and name it in \
+               `engine.precompiled` of its marram.toml.",
+        examples: &[("marram compile filter.wasm --output precompiled", "for machines of this kind")],
     },
     More {
         command: "completions",

@@ -13,6 +13,7 @@ use crate::{
     args::{Format, Logs},
     ask::{answer, read},
     client::{Call, segment},
+    colour::{self, Paint},
     config,
     failure::{Failure, count},
     output::{self, plain},
@@ -28,7 +29,7 @@ pub(crate) fn logs(args: Logs) -> Result<(), Failure> {
         return follow(&args, &data);
     }
     let call = Call::get(path(&args, &[("tail", args.tail.map(|tail| tail as u64)), ("since", since(&args))]));
-    answer(&args.ask, call, |lines: Vec<LogLine>| lines.iter().map(log_line).collect())
+    answer(&args.ask, call, |lines: Vec<LogLine>| text(&lines, Format::Text))
 }
 
 /// Ends without an error with the host, or with the reader of the output.
@@ -93,19 +94,20 @@ fn since(args: &Logs) -> Option<u64> {
 fn text(lines: &[LogLine], format: Format) -> String {
     let json = |line| serde_json::to_string(line).unwrap_or_default() + "\n";
     match format {
-        Format::Text => lines.iter().map(log_line).collect(),
+        Format::Text => lines.iter().map(|line| log_line(line, colour::out())).collect(),
         Format::Json => lines.iter().map(json).collect(),
     }
 }
 
-fn log_line(line: &LogLine) -> String {
+fn log_line(line: &LogLine, coloured: bool) -> String {
     let stream = match line.stream {
-        LogStream::Out => "out",
-        LogStream::Err => "err",
+        LogStream::Out => "out".into(),
+        LogStream::Err => colour::paint("err", Paint::Warning, coloured),
     };
     // The host's clock may say anything; RFC 3339 ends with the year 9999.
     let time = UNIX_EPOCH + Duration::from_millis(line.time.0.min(253_402_300_799_999));
-    format!("{} {stream} {}\n", humantime::format_rfc3339_millis(time), plain(&line.text))
+    let time = humantime::format_rfc3339_millis(time).to_string();
+    format!("{} {stream} {}\n", colour::paint(&time, Paint::Dim, coloured), plain(&line.text))
 }
 
 #[cfg(test)]
@@ -118,9 +120,9 @@ mod tests {
     fn a_log_line_tells_when_and_where_and_cannot_fake_a_screen() {
         let line =
             LogLine { n: 1, time: UtcMillis(1_700_000_000_123), stream: LogStream::Err, text: "a\u{1b}[2Jb".into() };
-        assert_eq!(log_line(&line), "2023-11-14T22:13:20.123Z err a\u{fffd}[2Jb\n");
+        assert_eq!(log_line(&line, false), "2023-11-14T22:13:20.123Z err a\u{fffd}[2Jb\n");
         let odd = LogLine { time: UtcMillis(u64::MAX), ..line };
-        assert!(log_line(&odd).starts_with("9999-12-31"));
+        assert!(log_line(&odd, false).starts_with("9999-12-31"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod args;
 mod ask;
 mod check;
 mod client;
+mod colour;
 #[cfg(feature = "compiler")]
 mod compile;
 #[cfg(feature = "author")]
@@ -16,6 +17,8 @@ mod componentize;
 mod config;
 mod failure;
 mod help;
+#[cfg(feature = "author")]
+mod init;
 mod input;
 mod inspect;
 mod logs;
@@ -28,9 +31,10 @@ mod push;
 mod route;
 mod run;
 mod twin_watch;
+mod usage;
 mod version;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::FromArgMatches;
 
@@ -38,19 +42,23 @@ use args::{Cli, Command, Format, Module, Route};
 use failure::Failure;
 
 fn main() -> ExitCode {
-    let command = match help::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => cli.command,
+    let words: Vec<OsString> = std::env::args_os().collect();
+    colour::choose(&words);
+    let read = help::command().try_get_matches_from(&words).and_then(|matches| Cli::from_arg_matches(&matches));
+    let (result, format) = match read {
+        Ok(Cli { command, .. }) => {
+            let format = command.format();
+            (carry_out(command), format)
+        }
         Err(error) => {
-            if let Some(failure) = absent::explain(&error) {
-                tell(&failure, Format::Text);
-                return ExitCode::from(failure.exit_code());
-            }
-            let _ = error.print(); // nobody to hear it is no error
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            let Some(failure) = usage::failure(&error) else {
+                usage::show(&error);
+                return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            };
+            (Err(failure), if usage::wants_json(&words) { Format::Json } else { Format::Text })
         }
     };
-    let format = command.format();
-    match carry_out(command) {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tell(&failure, format);
@@ -62,6 +70,8 @@ fn main() -> ExitCode {
 fn carry_out(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(args) => run::run(args),
+        #[cfg(feature = "author")]
+        Command::Init(args) => init::init(args),
         Command::Check(args) => check::check(args),
         Command::Apply(args) => ask::apply(args),
         Command::List(args) => ask::list(args),

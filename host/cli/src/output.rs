@@ -8,7 +8,10 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::failure::{Code, Failure};
+use crate::{
+    colour::{self, Paint},
+    failure::{Code, Failure},
+};
 
 /// Writes data. A closed pipe counts as written.
 pub(crate) fn data(text: &str) -> Result<(), Failure> {
@@ -38,6 +41,7 @@ fn reader_is_gone() -> bool {
 
 /// Writes words for people. Nobody to hear them is no error.
 pub(crate) fn talk(text: &str) {
+    let text = colour::labels(text, colour::err());
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
@@ -91,6 +95,15 @@ impl Table {
 
 fn length(row: &[String], column: usize) -> usize {
     row.get(column).map_or(0, |cell| cell.chars().count())
+}
+
+/// The colour of a module's status; none when all is well.
+pub(crate) fn trouble(status: &str) -> Option<Paint> {
+    match status {
+        "backoff" => Some(Paint::Warning),
+        "failed" => Some(Paint::Error),
+        _ => None,
+    }
 }
 
 /// `640 B`, `1.5 MiB`.

@@ -231,7 +231,7 @@ fn a_changed_deployment_file_is_applied_and_a_bad_or_missing_one_changes_nothing
     host.wait_for_log("has 2 faults; the deployment in force is unchanged");
     host.wait_for_log("sometimes");
     std::fs::remove_file(host.file()).unwrap();
-    host.wait_for_log("the file is gone; the deployment in force is unchanged");
+    host.wait_for_log("there is no such file; the deployment in force is unchanged");
     std::fs::write(host.file(), GOOD.replace("60", "62")).unwrap();
     host.wait_for_log("deployment file read version=3");
     assert_eq!(host.stop(), Some(0));

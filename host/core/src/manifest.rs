@@ -7,6 +7,7 @@ mod fields;
 mod findings;
 mod hub;
 mod json;
+mod locate;
 mod sandbox;
 mod settings;
 mod suggest;
@@ -17,6 +18,7 @@ mod values;
 use std::fmt;
 
 use self::findings::{At, Findings};
+pub use self::locate::{Place, locate};
 pub use self::sandbox::{HANDLER_BOUNDS, MAX_PATH_BYTES, MEMORY_BOUNDS};
 use crate::deployment::Deployment;
 

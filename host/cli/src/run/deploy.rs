@@ -229,7 +229,7 @@ fn report(result: Result<&Applied, &Failure>) {
 
 fn read(path: &Path) -> Seen {
     let bytes = read_regular(path, MAX_MANIFEST_BYTES as u64).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => "the file is gone".to_owned(),
+        io::ErrorKind::NotFound => "there is no such file".to_owned(),
         _ => error.to_string(),
     });
     match bytes.map(String::from_utf8) {

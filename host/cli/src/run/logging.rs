@@ -6,12 +6,14 @@
 use std::{
     collections::VecDeque,
     io::{self, IsTerminal, Write},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::Duration,
 };
 
 use marram_agent::Agent;
+use tokio::sync::oneshot;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::{
     EnvFilter,
@@ -22,6 +24,7 @@ use tracing_subscriber::{
 use super::view::View;
 use crate::{
     args::{LogFormat, LogLevel, Run},
+    colour::{self, Paint},
     failure::{Code, Failure},
     output::plain,
 };
@@ -40,7 +43,7 @@ pub(super) struct Console {
 
 /// The view's thread; dropping the sender asks it to end.
 struct Running {
-    stop: mpsc::Sender<()>,
+    stop: oneshot::Sender<()>,
     ended: mpsc::Receiver<()>,
 }
 
@@ -54,10 +57,15 @@ pub(super) fn start(args: &Run) -> Result<Console, Failure> {
     let set = match format {
         // JSON escapes control characters by itself.
         LogFormat::Json => builder.json().flatten_event(true).with_writer(sink.clone()).try_init(),
-        LogFormat::Text => builder.with_writer(Arc::new(Cleaned(sink.clone()))).try_init(),
+        LogFormat::Text => {
+            builder.with_writer(Arc::new(Cleaned { sink: sink.clone(), coloured: colour::err() })).try_init()
+        }
         LogFormat::Journal => {
             let plain = tracing_subscriber::fmt::format().without_time().with_level(false).with_ansi(false);
-            builder.event_format(Prioritised(plain)).with_writer(Arc::new(Cleaned(sink.clone()))).try_init()
+            builder
+                .event_format(Prioritised(plain))
+                .with_writer(Arc::new(Cleaned { sink: sink.clone(), coloured: false }))
+                .try_init()
         }
     };
     set.map_err(|error| Failure::new(Code::Failed, format!("cannot start the log: {error}")))?;
@@ -130,12 +138,17 @@ impl Console {
     /// Shows the view from now on, if there is one.
     pub(super) fn show(&self, agent: Arc<Agent>) {
         let Some(view) = self.view else { return };
-        let (stop, stopped) = mpsc::channel::<()>();
+        let (stop, stopped) = oneshot::channel::<()>();
         let (end, ended) = mpsc::channel();
         let (sink, runtime) = (self.sink.clone(), tokio::runtime::Handle::current());
         let thread = thread::Builder::new().name("marram-view".into()).spawn(move || {
-            view.run(&agent, &sink, &runtime, &stopped);
+            // A defect of the view is no reason for a log without words.
+            let shown = AssertUnwindSafe(|| view.run(&agent, &sink, &runtime, stopped));
+            let fell = catch_unwind(shown).is_err();
             drop(end);
+            if fell {
+                sink.pump();
+            }
         });
         match thread {
             Ok(_) => *self.lock() = Some(Running { stop, ended }),
@@ -288,20 +301,38 @@ impl Write for &Sink {
     }
 }
 
-/// Takes control characters out: modules and registries have their words in these lines.
-struct Cleaned(Arc<Sink>);
+/// Takes control characters out: modules and registries have their words in these lines. Colours come after that.
+struct Cleaned {
+    sink: Arc<Sink>,
+    coloured: bool,
+}
 
 impl Write for &Cleaned {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
-        let lines: String = text.lines().map(|line| format!("{}\n", plain(line))).collect();
-        self.0.push(&lines);
+        let lines: String = text.lines().map(|line| levelled(&plain(line), self.coloured) + "\n").collect();
+        self.sink.push(&lines);
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// The line with its time and level in their colours: `2026-01-31T12:00:00.123456Z  WARN …`.
+fn levelled(line: &str, coloured: bool) -> String {
+    const TIME: usize = "2026-01-31T12:00:00.123456Z".len();
+    let parts =
+        line.split_at_checked(TIME).and_then(|(time, rest)| Some((time, rest.split_at_checked(" ERROR".len())?)));
+    let Some((time, (level, rest))) = parts.filter(|_| coloured) else { return line.to_owned() };
+    let level = match level.trim_start() {
+        "ERROR" => colour::paint(level, Paint::Error, true),
+        "WARN" => colour::paint(level, Paint::Warning, true),
+        "INFO" | "DEBUG" | "TRACE" => level.into(),
+        _ => return line.to_owned(),
+    };
+    format!("{}{level}{rest}", colour::paint(time, Paint::Dim, true))
 }
 
 #[cfg(test)]
@@ -324,7 +355,19 @@ mod tests {
     #[test]
     fn escape_sequences_do_not_reach_the_terminal() {
         let sink = Arc::new(Sink::default());
-        (&mut &Cleaned(sink.clone())).write_all("a\u{1b}[2J\rb\nc\n".as_bytes()).unwrap();
+        (&mut &Cleaned { sink: sink.clone(), coloured: true }).write_all("a\u{1b}[2J\rb\nc\n".as_bytes()).unwrap();
         assert_eq!(sink.take(), "a\u{fffd}[2J\u{fffd}b\nc\n");
+    }
+
+    #[test]
+    fn a_level_has_its_colour_and_other_words_have_none() {
+        let line = |level: &str| format!("2026-01-31T12:00:00.123456Z {level} marram: ERROR is a word");
+        let time = "\x1b[2m2026-01-31T12:00:00.123456Z\x1b[0m";
+        assert_eq!(levelled(&line(" WARN"), true), format!("{time}\x1b[33m  WARN\x1b[0m marram: ERROR is a word"));
+        assert_eq!(levelled(&line(" INFO"), true), format!("{time}  INFO marram: ERROR is a word"));
+        assert_eq!(levelled(&line("ERROR"), false), line("ERROR"));
+        for odd in ["", "ü", "the second line of something, long enough for a level"] {
+            assert_eq!(levelled(odd, true), odd);
+        }
     }
 }

@@ -1,8 +1,7 @@
 //! The view of a build without the feature `console`: there is none, and log lines are written as everywhere else.
 
-use std::sync::mpsc::Receiver;
-
 use marram_agent::Agent;
+use tokio::sync::oneshot;
 
 use super::logging::Sink;
 
@@ -15,7 +14,7 @@ impl View {
         None
     }
 
-    pub(super) fn run(self, _: &Agent, _: &Sink, _: &tokio::runtime::Handle, _: &Receiver<()>) {
+    pub(super) fn run(self, _: &Agent, _: &Sink, _: &tokio::runtime::Handle, _: oneshot::Receiver<()>) {
         match self {}
     }
 }

@@ -47,6 +47,12 @@ impl SourcePattern {
         self.matches_key(&module.0) || self.key.starts_with(&module.0)
     }
 
+    /// Whether it takes messages of modules only: `/messages/modules/` and more.
+    #[must_use]
+    pub fn names_modules(&self) -> bool {
+        self.key.strip_prefix("/messages/modules/").is_some_and(|rest| !rest.is_empty())
+    }
+
     /// The prefix that it looks for, in lower case, with one `/` at its end.
     pub(super) fn key(&self) -> &str {
         &self.key
