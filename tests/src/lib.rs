@@ -2,7 +2,7 @@
 //! programs. No test stands here.
 //!
 //! Nothing is mocked and nothing of Marram is linked in: what a test sees is what an operator sees. Crates of the host
-//! use [`registry`] in their own tests too.
+//! use [`registry`] and [`server`] in their own tests too.
 
 pub mod device;
 pub mod figure;
@@ -13,4 +13,5 @@ pub mod manifest;
 pub mod memory;
 pub mod program;
 pub mod registry;
+pub mod server;
 pub mod wait;

@@ -210,6 +210,7 @@ impl Supervisor {
             policy: spec.pull_policy,
             prefer_cached: self.prefer_cached,
             credentials: self.desired.registry_credentials.clone(),
+            progress: record.progress.clone(),
         };
         tracing::info!(module = %spec.name, image = %spec.image, "preparing");
         let (images, engine) = (self.worlds.images.clone(), self.worlds.engine.clone());

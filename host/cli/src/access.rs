@@ -7,6 +7,7 @@ use std::{
     io::{self, ErrorKind},
     os::unix::fs::DirBuilderExt,
     path::{self, Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -21,7 +22,7 @@ use crate::{
     args::Access,
     config::{self, Config},
     failure::{Code, Failure, finding_lines},
-    input, output,
+    input, output, progress,
 };
 
 /// How often a name for a folder is made up: two commands that meet in one nanosecond differ by their process.
@@ -53,9 +54,13 @@ pub(crate) fn fetch(access: &Access, reference: &str, folder: &Path) -> Result<F
         policy: PullPolicy::OnCreate,
         prefer_cached: false,
         credentials: Vec::new(),
+        progress: Arc::default(),
     };
-    let artifact =
-        wait(async { registry.fetch(request).await.map_err(|error| Failure::new(Code::Failed, error.message)) })?;
+    let progress = request.progress.clone();
+    let artifact = wait(async {
+        let fetched = progress::shown("pulling", &progress, registry.fetch(request)).await;
+        fetched.map_err(|error| Failure::new(Code::Failed, error.message))
+    })?;
     let reference = pinned(&image, config.registries.default.as_deref(), &artifact.manifest_digest);
     Ok(Fetched { artifact, reference, folder })
 }

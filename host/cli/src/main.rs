@@ -25,6 +25,7 @@ mod logs;
 #[cfg(feature = "author")]
 mod man;
 mod output;
+mod progress;
 mod pull;
 #[cfg(feature = "author")]
 mod push;

@@ -1,6 +1,6 @@
 //! `marram module push`: a component file becomes an artifact in a registry or in an image-layout folder.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use serde_json::json;
 
@@ -9,7 +9,7 @@ use crate::{
     args::{Format, Push},
     componentize::adapt_for_push,
     failure::{Code, Failure},
-    output,
+    output, progress,
 };
 
 pub(crate) fn push(args: Push) -> Result<(), Failure> {
@@ -18,7 +18,9 @@ pub(crate) fn push(args: Push) -> Result<(), Failure> {
     let adapted = adapt_for_push(&args.file)?;
     let file = adapted.as_ref().map_or(&args.file, |adapted| &adapted.file);
     let pushed = access::wait(async {
-        let pushed = registry.push(file, &args.reference, &[], args.created.as_deref()).await;
+        let progress = Arc::default();
+        let push = registry.push_watched(file, &args.reference, &[], args.created.as_deref(), &progress);
+        let pushed = progress::shown("pushing", &progress, push).await;
         pushed.map_err(|error| Failure::new(Code::Failed, error.to_string()))
     })?;
     let reference = format!("{}@{}", pushed.image, pushed.manifest_digest);

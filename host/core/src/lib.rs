@@ -10,6 +10,7 @@ pub mod name;
 pub mod planner;
 pub mod ports;
 pub mod queue;
+pub mod retry;
 pub mod route;
 pub mod shutdown;
 pub mod state;

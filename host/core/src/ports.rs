@@ -3,7 +3,17 @@
 //! They stand in `core`, not beside the agent, because the boundary has two sides: the agent calls the engine, and a
 //! guest inside the engine calls back. Both sides depend on this page and on nothing of each other.
 
-use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    path::PathBuf,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 
@@ -37,6 +47,38 @@ pub struct FetchRequest {
     pub prefer_cached: bool,
     /// From the manifest; the owner's own come first.
     pub credentials: Vec<RegistryCredential>,
+    /// Written while the component is downloaded; for people.
+    pub progress: Arc<Progress>,
+}
+
+/// How far a transfer is, told by the one who transfers. Shows as `3.1 of 17.5 MiB`.
+#[derive(Debug, Default)]
+pub struct Progress {
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Progress {
+    /// Bytes that are done, of so many.
+    pub fn set(&self, done: u64, total: u64) {
+        self.done.store(done, Relaxed);
+        self.total.store(total, Relaxed);
+    }
+
+    /// True: it has begun, and some bytes are missing.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.done.load(Relaxed) < self.total.load(Relaxed)
+    }
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (done, total) = (self.done.load(Relaxed), self.total.load(Relaxed));
+        let (unit, name) = if total < 1 << 20 { (1 << 10, "KiB") } else { (1 << 20, "MiB") };
+        let [done, total] = [done, total].map(|bytes| bytes as f64 / f64::from(unit));
+        write!(f, "{done:.1} of {total:.1} {name}")
+    }
 }
 
 /// A verified component on this device.
@@ -461,3 +503,20 @@ pub struct StoredDocument {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct DocumentError(pub String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_shows_in_the_unit_of_the_whole() {
+        let progress = Progress::default();
+        assert!(!progress.is_under_way(), "not begun");
+        progress.set(3_250_586, 18_350_080);
+        assert_eq!(progress.to_string(), "3.1 of 17.5 MiB");
+        assert!(progress.is_under_way());
+        progress.set(2048, 2048);
+        assert_eq!(progress.to_string(), "2.0 of 2.0 KiB");
+        assert!(!progress.is_under_way(), "done");
+    }
+}

@@ -2,10 +2,17 @@
 //!
 //! Sends nothing. Of an error page it shows one bounded line.
 
-use std::error::Error;
+use std::{
+    error::Error,
+    time::{Duration, SystemTime},
+};
 
+use marram_core::retry::Fault;
 use oci_client::errors::{OciDistributionError, OciEnvelope, OciErrorCode};
-use reqwest::StatusCode;
+use reqwest::{
+    Response, StatusCode,
+    header::{HeaderMap, RETRY_AFTER},
+};
 
 use crate::{
     failure::Failure,
@@ -24,10 +31,35 @@ pub(crate) struct Asker<'a> {
     pub(crate) user: Option<&'a str>,
 }
 
+/// The head of an answer, as far as it says why there is no content.
+pub(crate) struct Head {
+    status: StatusCode,
+    host: String,
+    retry_after: Option<Duration>,
+}
+
+impl Head {
+    pub(crate) fn of(response: &Response) -> Self {
+        let retry_after = retry_after(response.headers(), SystemTime::now());
+        Self { status: response.status(), host: host_of(response.url()), retry_after }
+    }
+}
+
+/// `Retry-After` (RFC 9110, 10.2.3): seconds, or a date. What is neither says nothing.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(date.duration_since(now).unwrap_or_default())
+}
+
 /// What an answer comes down to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
-    NotNow,
+    /// With the pause asked for.
+    NotNow(Option<Duration>),
     NoAccess,
     Absent,
     Refused,
@@ -35,17 +67,17 @@ enum Verdict {
 
 impl Asker<'_> {
     /// An answer to a request of our own becomes a fault unless it is a success.
-    pub(crate) async fn check(
-        &self,
-        (status, host): (StatusCode, String),
-        what: &str,
-        body: Body,
-    ) -> Result<Body, Failure> {
+    pub(crate) async fn check(&self, answer: Head, what: &str, body: Body) -> Result<Body, Failure> {
+        let Head { status, host, retry_after } = answer;
         if status.is_success() {
             return Ok(body);
         }
         let complaint = complaint_of(&body.beginning().await);
-        Err(self.refusal(verdict_of(status), &host, what, &detail(status, complaint)))
+        let verdict = match verdict_of(status) {
+            Verdict::NotNow(_) => Verdict::NotNow(retry_after),
+            other => other,
+        };
+        Err(self.refusal(verdict, &host, what, &detail(status, complaint)))
     }
 
     /// A fault that the library met while it asked for `what`.
@@ -76,7 +108,9 @@ impl Asker<'_> {
     fn refusal(&self, verdict: Verdict, host: &str, what: &str, detail: &str) -> Failure {
         let registry = self.registry;
         match (verdict, self.user) {
-            (Verdict::NotNow, _) => Failure::Unreachable(format!("{host} cannot serve {what} now ({detail})")),
+            (Verdict::NotNow(retry_after), _) => {
+                Failure::unreachable(Fault::Busy { retry_after }, format!("{host} cannot serve {what} now ({detail})"))
+            }
             (Verdict::NoAccess, None) => Failure::refused(format!(
                 "{host} does not give {what} without credentials ({detail}); add an entry with the address `{registry}` \
                  to registryCredentials"
@@ -109,10 +143,10 @@ pub(crate) fn is_unauthorized(err: &OciDistributionError) -> bool {
 
 fn verdict_of(status: StatusCode) -> Verdict {
     match status {
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Verdict::NotNow,
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Verdict::NotNow(None),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Verdict::NoAccess,
         StatusCode::NOT_FOUND => Verdict::Absent,
-        status if status.is_server_error() => Verdict::NotNow,
+        status if status.is_server_error() => Verdict::NotNow(None),
         _ => Verdict::Refused,
     }
 }
@@ -121,7 +155,7 @@ fn verdict_of(status: StatusCode) -> Verdict {
 fn verdict_of_codes(envelope: &OciEnvelope) -> Verdict {
     use OciErrorCode as Code;
     match envelope.errors.first().map(|error| &error.code) {
-        Some(Code::Toomanyrequests) => Verdict::NotNow,
+        Some(Code::Toomanyrequests) => Verdict::NotNow(None),
         Some(Code::Unauthorized | Code::Denied) => Verdict::NoAccess,
         Some(Code::BlobUnknown | Code::ManifestUnknown | Code::NameUnknown | Code::NotFound) => Verdict::Absent,
         _ => Verdict::Refused,
@@ -162,15 +196,16 @@ pub(crate) fn unreachable(err: &reqwest::Error, host: &str) -> Failure {
         ));
     }
     if texts.iter().any(|text| text.contains("certificate")) {
-        return Failure::Unreachable(format!(
+        let text = format!(
             "{host} shows a certificate that is not accepted ({cause}); check the device's clock, or add the registry's \
              certificate authority"
-        ));
+        );
+        return Failure::unreachable(Fault::Lasting, text);
     }
     if err.is_timeout() {
-        return Failure::Unreachable(format!("{host} is out of reach (no connection in time)"));
+        return Failure::unreachable(Fault::NoAnswer, format!("{host} is out of reach (no connection in time)"));
     }
-    Failure::Unreachable(format!("{host} is out of reach ({cause})"))
+    Failure::unreachable(Fault::NoAnswer, format!("{host} is out of reach ({cause})"))
 }
 
 fn chain(err: &dyn Error) -> Vec<String> {
@@ -231,6 +266,21 @@ mod tests {
         assert!(said(&error("DENIED"), None).0.contains("without credentials"));
         assert!(said(&error("TOOMANYREQUESTS"), None).1);
         assert!(said(&error("ARTIFACT_LOCKED"), None).0.contains("refuses"));
+    }
+
+    #[test]
+    fn a_pause_is_asked_for_in_seconds_or_until_a_date() {
+        let asked = |text: &'static str| {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]);
+            // A second before the date.
+            retry_after(&headers, SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_776))
+        };
+        assert_eq!(asked("120"), Some(Duration::from_secs(120)));
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(1)));
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:30 GMT"), Some(Duration::ZERO));
+        assert_eq!(asked("soon"), None);
+        assert_eq!(asked("-1"), None);
+        assert_eq!(retry_after(&HeaderMap::new(), SystemTime::UNIX_EPOCH), None);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! ```text
 //! blobs/sha256/<hex>   verified when written, and again before the first use in a process
 //! refs/<hex>.json      one reference record; <hex> is the digest of the image's canonical text
-//! tmp/                 downloads under way
+//! tmp/                 small files being written
+//! partial/<hex>        what has arrived of a blob; see `partial`
 //! ```
 //! The folder is its owner's alone, as that of compiled code is: a file is read once in a process to be verified, so
 //! nobody else may change it afterwards, and nobody else may say what a tag means.
@@ -12,7 +13,7 @@
 //! removed here except what is damaged; it does not know which modules exist.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::{self, File, Metadata, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
@@ -29,10 +30,14 @@ use crate::{
     digest::{Digest, Hasher},
     failure::Failure,
     image::Image,
+    partial::{self, Part},
 };
 
 /// Largest reference record; ours have some hundred bytes.
 const MAX_RECORD_BYTES: u64 = 64 << 10;
+/// Most bytes of downloads that broke off and that nobody goes on with now: one component of the largest size. More would
+/// be flash that no module uses.
+const MAX_PARTIAL_BYTES: u64 = 128 << 20;
 /// Piece in which a blob is read to be verified.
 const READ_BYTES: usize = 256 << 10;
 
@@ -82,7 +87,8 @@ impl Cache {
         }
     }
 
-    /// Makes or checks the folders, which are for their owner only, and clears unfinished downloads. Does its work once.
+    /// Makes or checks the folders, which are for their owner only, and clears what a crash left in `tmp`. Does its work
+    /// once.
     pub(crate) fn prepare(&self) -> Result<(), Failure> {
         let mut prepared = lock(&self.prepared);
         if *prepared {
@@ -97,7 +103,7 @@ impl Cache {
             Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(Failure::disk("clear", &temporary)(err)),
             _ => {}
         }
-        for folder in [self.blobs(), self.root.join("refs"), temporary] {
+        for folder in [self.blobs(), self.root.join("refs"), temporary, self.partial()] {
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
             made.map_err(Failure::disk("create the folder", &folder))?;
         }
@@ -177,18 +183,34 @@ impl Cache {
         self.put(&path, &bytes)
     }
 
-    /// An empty file for a download.
-    pub(crate) fn temporary(&self) -> Result<Temporary, Failure> {
+    /// What has arrived of a blob of `size` bytes, for the holder of its download lock: to be written on, with the digest's
+    /// state and the number of its bytes. Others make room: all that nobody is downloading has at most `MAX_PARTIAL_BYTES`.
+    pub(crate) fn part(&self, digest: &Digest, size: u64) -> Result<(Part, Hasher, u64), Failure> {
+        let mut busy = self.busy();
+        busy.insert(digest.hex());
+        let folder = self.partial();
+        partial::tidy(&folder, MAX_PARTIAL_BYTES, &busy).map_err(Failure::disk("tidy", &folder))?;
+        Part::open(&folder, digest, size)
+    }
+
+    /// The blobs that are being downloaded.
+    fn busy(&self) -> HashSet<String> {
+        let downloads = lock(&self.downloads);
+        downloads.iter().filter(|(_, held)| Arc::strong_count(held) > 1).map(|(digest, _)| digest.hex()).collect()
+    }
+
+    /// An empty file for a small blob or a record.
+    fn temporary(&self) -> Result<Temporary, Failure> {
         let path = self.root.join("tmp").join(self.serial.fetch_add(1, Ordering::Relaxed).to_string());
         let file = create(&path).map_err(Failure::disk("create", &path))?;
         Ok(Temporary { path, file })
     }
 
     /// Puts a finished download in its place. Its content has been verified by the caller.
-    pub(crate) fn keep(&self, temporary: &mut Temporary, digest: &Digest) -> Result<PathBuf, Failure> {
+    pub(crate) fn keep(&self, part: &Part, digest: &Digest) -> Result<PathBuf, Failure> {
         let path = self.blobs().join(digest.hex());
-        temporary.file.sync_all().map_err(Failure::disk("sync", &temporary.path))?;
-        rename(&temporary.path, &path).map_err(Failure::disk("write", &path))?;
+        part.sync()?;
+        rename(&part.path, &path).map_err(Failure::disk("write", &path))?;
         self.mark_verified(digest, &path)?;
         Ok(path)
     }
@@ -206,6 +228,10 @@ impl Cache {
         rename(&temporary.path, path).map_err(Failure::disk("write", path))
     }
 
+    fn partial(&self) -> PathBuf {
+        self.root.join("partial")
+    }
+
     fn blobs(&self) -> PathBuf {
         self.root.join("blobs/sha256")
     }
@@ -215,16 +241,10 @@ impl Cache {
     }
 }
 
-/// A file in `tmp/`; deleted when dropped, unless it was kept.
-pub(crate) struct Temporary {
+/// A file in `tmp/`; deleted when dropped, unless it was renamed.
+struct Temporary {
     path: PathBuf,
     file: File,
-}
-
-impl Temporary {
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.file.write_all(bytes).map_err(Failure::disk("write", &self.path))
-    }
 }
 
 impl Drop for Temporary {
@@ -343,13 +363,12 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_download_leaves_nothing_and_a_crashed_one_is_cleared() {
+    fn a_dropped_temporary_leaves_nothing_and_a_crashed_one_is_cleared() {
         let (folder, cache) = cache();
         let files = || fs::read_dir(folder.path().join("cache/tmp")).unwrap().count();
-        let mut download = cache.temporary().unwrap();
-        download.write(b"half").unwrap();
+        let temporary = cache.temporary().unwrap();
         assert_eq!(files(), 1);
-        drop(download);
+        drop(temporary);
         assert_eq!(files(), 0);
         std::mem::forget(cache.temporary().unwrap());
         Cache::new(folder.path().join("cache")).prepare().unwrap();

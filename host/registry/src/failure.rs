@@ -2,7 +2,7 @@
 
 use std::{io, path::Path};
 
-use marram_core::ports::FetchError;
+use marram_core::{ports::FetchError, retry::Fault};
 
 use crate::image::Image;
 
@@ -10,8 +10,13 @@ use crate::image::Image;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// The source does not answer, or says that it cannot now. A copy on the device may stand in.
-    #[error("{0}")]
-    Unreachable(String),
+    #[error("{message}")]
+    Unreachable {
+        /// What, where.
+        message: String,
+        /// Whether to try again at once.
+        fault: Fault,
+    },
     /// Only a change helps: no access, not there, not what it claims to be. Nothing may stand in.
     #[error("{0}")]
     Refused(String),
@@ -31,6 +36,10 @@ impl Failure {
         Self::Refused(message.into())
     }
 
+    pub(crate) fn unreachable(fault: Fault, message: impl Into<String>) -> Self {
+        Self::Unreachable { message: message.into(), fault }
+    }
+
     /// For `map_err` after a disk operation.
     pub(crate) fn disk(verb: &str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let action = format!("{verb} {}", path.display());
@@ -39,7 +48,7 @@ impl Failure {
 
     /// The task that did the blocking work is gone: the runtime is going down.
     pub(crate) fn stopped() -> Self {
-        Self::Unreachable("the host is stopping".to_owned())
+        Self::unreachable(Fault::Lasting, "the host is stopping")
     }
 
     /// Says which image this is about.

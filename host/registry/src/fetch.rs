@@ -8,24 +8,31 @@ use std::{fs::File, io::Read, path::PathBuf, sync::Arc};
 
 use marram_core::{
     deployment::{PullPolicy, RegistryCredential},
-    ports::{Artifact, BoxFuture, FetchError, FetchRequest, Images},
+    ports::{Artifact, BoxFuture, FetchError, FetchRequest, Images, Progress},
+    retry::{Fault, Standby},
 };
 use oci_client::RegistryOperation;
+use tokio::sync::Semaphore;
 
 use crate::{
     cache::Cache,
     digest::Digest,
-    download::Download,
+    download::{Download, Finished},
     failure::{Failure, blocking},
     http::Transport,
     image::{Authority, Image},
     inspect::{PREAMBLE_BYTES, check_preamble},
     layout::Layout,
     manifest::{self, Descriptor, Document, Manifest},
+    retry::{Retries, pause},
     session::Session,
     settings::{Settings, SettingsError, hosts},
     source::Source,
 };
+
+/// A transfer that brought this much before it broke off is getting somewhere, however slowly: an hour of GPRS has some
+/// hundred of them.
+const PROGRESS_BYTES: u64 = 64 << 10;
 
 /// Fetches components into one cache folder and pushes them to registries and layouts. Make one for a process.
 pub struct Registry {
@@ -33,6 +40,8 @@ pub struct Registry {
     pub(crate) transport: Transport,
     default_registry: Option<Authority>,
     cache: Arc<Cache>,
+    /// Places of downloads.
+    downloads: Semaphore,
 }
 
 impl Registry {
@@ -45,6 +54,7 @@ impl Registry {
             transport: Transport::new(&settings)?,
             default_registry: hosts("default", &settings.default_registry)?.pop(),
             cache: Arc::new(Cache::new(settings.cache.clone())),
+            downloads: Semaphore::new(settings.concurrent_downloads.max(1)),
             settings,
         })
     }
@@ -93,8 +103,13 @@ impl Registry {
                 "there is no intact copy on this device, and imagePullPolicy is `never`; set it to `on-create`",
             ));
         }
-        let why = match self.obtain(image, &request.credentials).await {
-            Err(Failure::Unreachable(why)) => why,
+        // A copy that cannot be read is found out when it is needed.
+        let standby = match copy_first || self.copy_of(image).await.ok().flatten().is_none() {
+            true => Standby::Nothing,
+            false => Standby::Copy,
+        };
+        let (why, fault) = match self.obtain(image, request, standby).await {
+            Err(Failure::Unreachable { message, fault }) => (message, fault),
             other => return other,
         };
         match if copy_first { None } else { self.copy_of(image).await? } {
@@ -102,7 +117,7 @@ impl Registry {
                 tracing::warn!(%image, reason = why, "the source is out of reach; the copy of an earlier fetch is used");
                 Ok(Artifact { stale: true, ..artifact })
             }
-            None => Err(Failure::Unreachable(format!("{why} (no copy on this device)"))),
+            None => Err(Failure::unreachable(fault, format!("{why} (no copy on this device)"))),
         }
     }
 
@@ -126,8 +141,8 @@ impl Registry {
     }
 
     /// Asks the source.
-    async fn obtain(&self, image: &Image, credentials: &[RegistryCredential]) -> Result<Artifact, Failure> {
-        let source = self.source(image, credentials)?;
+    async fn obtain(&self, image: &Image, request: &FetchRequest, standby: Standby) -> Result<Artifact, Failure> {
+        let source = self.source(image, &request.credentials, standby)?;
         let limit = self.settings.max_manifest_bytes;
         let bytes = source.named_manifest(image, limit).await?;
         expect_digest("the manifest", image.digest(), Digest::of(&bytes))?;
@@ -135,7 +150,7 @@ impl Registry {
         let config = self.config(&source, &manifest).await?;
         manifest.refuse_container(&config)?;
         let layer = manifest.component(self.settings.max_component_bytes)?;
-        let path = self.component(&source, layer).await?;
+        let path = self.component(&source, layer, &request.progress).await?;
         let digest = Digest::of(&bytes);
         let (cache, image) = (self.cache.clone(), image.clone());
         // Only now: a record never names what is not here.
@@ -149,11 +164,16 @@ impl Registry {
         Ok(artifact(digest, layer, path))
     }
 
-    fn source<'a>(&'a self, image: &'a Image, credentials: &[RegistryCredential]) -> Result<Source<'a>, Failure> {
+    fn source<'a>(
+        &'a self,
+        image: &'a Image,
+        credentials: &[RegistryCredential],
+        standby: Standby,
+    ) -> Result<Source<'a>, Failure> {
         match image {
             Image::Layout(image) => Ok(Source::Layout(Layout::new(&image.path, self.settings.max_manifest_bytes))),
             Image::Remote(_) => self
-                .session(image, credentials, RegistryOperation::Pull)
+                .session(image, credentials, RegistryOperation::Pull, standby)
                 .map(|session| Source::Registry(Box::new(session))),
         }
     }
@@ -164,11 +184,13 @@ impl Registry {
         image: &'a Image,
         credentials: &[RegistryCredential],
         operation: RegistryOperation,
+        standby: Standby,
     ) -> Result<Session<'a>, Failure> {
         let Image::Remote(remote) = image else { return Err(Failure::refused("it is not in a registry")) };
         let Some(registry) = &remote.registry else { return Err(Failure::refused("it names no registry")) };
         let credentials = self.settings.credentials.iter().chain(credentials);
-        Session::new(&self.transport, registry, remote, credentials, operation)
+        let retries = Retries::new(self.settings.retry, standby);
+        Session::new(&self.transport, registry, remote, credentials, operation, retries)
     }
 
     /// Follows an index to the manifest for wasm.
@@ -194,20 +216,75 @@ impl Registry {
         source.small_blob(config).await
     }
 
-    /// The component's file; downloaded once, however many ask at the same time.
-    async fn component(&self, source: &Source<'_>, layer: &Descriptor) -> Result<PathBuf, Failure> {
+    /// The component's file; downloaded once, however many ask at the same time, and in as many parts as it takes.
+    async fn component(
+        &self,
+        source: &Source<'_>,
+        layer: &Descriptor,
+        progress: &Arc<Progress>,
+    ) -> Result<PathBuf, Failure> {
         let lock = self.cache.download_lock(&layer.digest);
         let _held = lock.lock().await;
         let (cache, expected) = (self.cache.clone(), layer.clone());
         if let Some(path) = blocking(move || present(&cache, &expected)).await? {
             return Ok(path);
         }
-        let mut pieces = source.open(layer).await?;
-        let mut download = Download::start(self.cache.clone(), layer.clone()).await?;
-        while let Some(piece) = pieces.next().await? {
-            download = download.take(piece).await?;
+        let mut download = Download::start(self.cache.clone(), layer.clone(), progress.clone()).await?;
+        let (mut tries, mut begun_anew) = (source.tries(), false);
+        loop {
+            let before = download.received();
+            let broken;
+            (download, broken) = self.transfer(source, layer, download).await?;
+            if let Some(failure) = broken {
+                if download.received() >= before.saturating_add(PROGRESS_BYTES) {
+                    tries.progressed();
+                }
+                pause(&mut tries, failure).await?;
+                continue;
+            }
+            match download.finish().await? {
+                Finished::Kept(path) => return Ok(path),
+                // The source whose bytes these all are gets no third chance.
+                Finished::Emptied(_) if begun_anew => {
+                    return Err(Failure::refused(format!("{} arrives damaged, part by part", layer.digest)));
+                }
+                Finished::Emptied(empty) => (download, begun_anew) = (empty, true),
+            }
         }
-        download.finish().await
+    }
+
+    /// Brings what is missing, as far as the source's answer goes. Ends with the failure that broke it off, if it was
+    /// broken off: then the rest may be brought by another answer.
+    async fn transfer(
+        &self,
+        source: &Source<'_>,
+        layer: &Descriptor,
+        mut download: Download,
+    ) -> Result<(Download, Option<Failure>), Failure> {
+        if download.is_complete() {
+            return Ok((download, None));
+        }
+        // Nobody closes the semaphore.
+        let _place = self.downloads.acquire().await;
+        let (mut pieces, start) = match source.open(layer, download.received()).await {
+            Ok(opened) => opened,
+            Err(failure) => return Ok((download, Some(failure))),
+        };
+        tracing::debug!(digest = %layer.digest, bytes = layer.size, start, "the download begins");
+        download = download.begin(start).await?;
+        loop {
+            match pieces.next().await {
+                Ok(Some(piece)) => download = download.take(piece).await?,
+                Ok(None) if download.is_complete() => return Ok((download, None)),
+                // Without an announced length, an end is also what a broken connection looks like.
+                Ok(None) => {
+                    let (size, received) = (layer.size, download.received());
+                    let text = format!("only {received} of the {size} bytes of {} arrived", layer.digest);
+                    return Ok((download.write().await?, Some(Failure::unreachable(Fault::BrokeOff, text))));
+                }
+                Err(failure) => return Ok((download.write().await?, Some(failure))),
+            }
+        }
     }
 }
 

@@ -1,13 +1,13 @@
 //! What oci-client leaves to its user: bounds. Which hosts may be asked in plain text, how long anything may take, and a
-//! GET of our own whose answer is read within a bound, for manifests and tokens: oci-client reads those whole into memory
-//! whatever their size. Its blobs come as streams and are bounded here too.
+//! GET of our own whose answer is read within a bound, for all that is pulled. oci-client reads manifests, tokens and the
+//! error pages that come instead of blobs whole into memory whatever their size; of the answer to a request for a part of a
+//! blob it shows neither which part it is (`Content-Range`) nor when to come back (`Retry-After`). Pushes are the library's.
 //!
 //! Known limits of oci-client 0.18 that nothing here can lift:
-//! - It reads the error page that comes instead of a blob or of an upload's acceptance whole into memory. It is bounded in
-//!   time alone (the idle time-out; for uploads the transfer's), so a hostile registry can send what the line carries in
-//!   that time.
-//! - It follows up to 10 redirects, and from HTTPS to plain HTTP too: blobs (checked by digest) and uploads. Passwords and
-//!   tokens are not sent along to another host or port. Our own GET follows 5, and none out of HTTPS.
+//! - It reads the error page that comes instead of an upload's acceptance whole into memory. It is bounded in time alone
+//!   (the transfer's), so a hostile registry can send what the line carries in that time.
+//! - It follows up to 10 redirects of an upload, and from HTTPS to plain HTTP too. Passwords and tokens are not sent along
+//!   to another host or port. Our own GET follows 5, and none out of HTTPS.
 //! - It follows an upload's location out of HTTPS, without password and token, but with the component.
 //! - It cannot be made on a system without certificate authorities, not even for plain HTTP or with authorities of the
 //!   owner's alone.
@@ -16,10 +16,8 @@ use std::{io, sync::OnceLock, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
-use oci_client::{
-    client::{CertificateEncoding, ClientConfig, ClientProtocol, SizedStream},
-    errors::DigestError,
-};
+use marram_core::retry::Fault;
+use oci_client::client::{CertificateEncoding, ClientConfig, ClientProtocol};
 use reqwest::{Certificate, Client, RequestBuilder, Response, Url, redirect};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -156,7 +154,7 @@ pub(crate) async fn send(request: RequestBuilder, limit: Duration, host: &str) -
 }
 
 pub(crate) fn silent(host: &str, limit: Duration) -> Failure {
-    Failure::Unreachable(format!("{host} did not answer within {} s", limit.as_secs_f32()))
+    Failure::unreachable(Fault::NoAnswer, format!("{host} did not answer within {} s", limit.as_secs_f32()))
 }
 
 /// Body of an answer, piece by piece, within its bounds of time.
@@ -176,12 +174,6 @@ impl Body {
         Self { stream, announced, host, idle, deadline: Instant::now() + transfer_time(expected) }
     }
 
-    /// Of a blob that oci-client opened.
-    pub(crate) fn of_blob(blob: SizedStream, host: String, idle: Duration, expected: u64) -> Self {
-        let deadline = Instant::now() + transfer_time(expected);
-        Self { stream: blob.stream, announced: blob.content_length, host, idle, deadline }
-    }
-
     /// What the sender announced.
     pub(crate) fn announced(&self) -> Option<u64> {
         self.announced
@@ -193,16 +185,17 @@ impl Body {
         match timeout_at(until, self.stream.next()).await {
             Ok(None) => Ok(None),
             Ok(Some(Ok(piece))) => Ok(Some(piece)),
-            // The library's word at the end of a blob. Ours follows, and tells a damaged blob from half a blob.
-            Ok(Some(Err(err))) if err.get_ref().is_some_and(|inner| inner.is::<DigestError>()) => Ok(None),
             Ok(Some(Err(err))) => {
-                Err(Failure::Unreachable(format!("{} broke off the transfer: {}", self.host, innermost(&err))))
+                let text = format!("{} broke off the transfer: {}", self.host, innermost(&err));
+                Err(Failure::unreachable(Fault::BrokeOff, text))
             }
             Err(_) if Instant::now() >= self.deadline => {
-                Err(Failure::Unreachable(format!("{} sends too slowly (below {MIN_RATE} bytes/s)", self.host)))
+                let text = format!("{} sends too slowly (below {MIN_RATE} bytes/s)", self.host);
+                Err(Failure::unreachable(Fault::Lasting, text))
             }
             Err(_) => {
-                Err(Failure::Unreachable(format!("{} sent nothing for {} s", self.host, self.idle.as_secs_f32())))
+                let text = format!("{} sent nothing for {} s", self.host, self.idle.as_secs_f32());
+                Err(Failure::unreachable(Fault::BrokeOff, text))
             }
         }
     }

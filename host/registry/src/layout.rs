@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use marram_core::retry::Fault;
 use serde_json::{Value, json};
 
 use crate::{
@@ -132,7 +133,9 @@ impl Layout {
     fn missing(&self, path: &Path, err: io::Error) -> Failure {
         let folder = self.folder.display();
         match (err.kind(), self.folder.is_dir()) {
-            (io::ErrorKind::NotFound, false) => Failure::Unreachable(format!("the folder {folder} does not exist")),
+            (io::ErrorKind::NotFound, false) => {
+                Failure::unreachable(Fault::Lasting, format!("the folder {folder} does not exist"))
+            }
             (io::ErrorKind::NotFound, true) => {
                 Failure::refused(format!("the folder {folder} is not an OCI image layout (it has no {INDEX})"))
             }

@@ -19,8 +19,11 @@ mod image;
 mod inspect;
 mod layout;
 mod manifest;
+mod partial;
 #[cfg(feature = "push")]
 mod push;
+mod range;
+mod retry;
 mod session;
 mod settings;
 mod source;
@@ -31,4 +34,7 @@ pub use image::{Authority, BadImage, Image, LayoutImage, RemoteImage};
 pub use inspect::{Inspection, Kind, inspect};
 #[cfg(feature = "push")]
 pub use push::{PushError, PushResult};
-pub use settings::{DEFAULT_MAX_COMPONENT_BYTES, DEFAULT_MAX_MANIFEST_BYTES, Settings, SettingsError, Timeouts};
+pub use settings::{
+    DEFAULT_CONCURRENT_DOWNLOADS, DEFAULT_MAX_COMPONENT_BYTES, DEFAULT_MAX_MANIFEST_BYTES, Settings, SettingsError,
+    Timeouts,
+};

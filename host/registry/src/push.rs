@@ -3,10 +3,10 @@
 //! Strict: one `application/wasm` layer, a v0 config with the names derived from the binary, no `artifactType`. With the
 //! same file and the same `created` the manifest digest is the same, bit for bit.
 
-use std::{path::Path, time::SystemTime};
+use std::{path::Path, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
-use marram_core::deployment::RegistryCredential;
+use marram_core::{deployment::RegistryCredential, ports::Progress, retry::Standby};
 use oci_client::RegistryOperation;
 use serde_json::json;
 
@@ -61,11 +61,26 @@ impl Registry {
         credentials: &[RegistryCredential],
         created: Option<&str>,
     ) -> Result<PushResult, PushError> {
+        self.push_watched(file, image, credentials, created, &Arc::default()).await
+    }
+
+    /// As [`Registry::push`], and tells how far the component's upload is.
+    ///
+    /// # Errors
+    /// As [`Registry::push`].
+    pub async fn push_watched(
+        &self,
+        file: &Path,
+        image: &str,
+        credentials: &[RegistryCredential],
+        created: Option<&str>,
+        progress: &Arc<Progress>,
+    ) -> Result<PushResult, PushError> {
         let target = Image::parse(image)
             .map_err(|err| Failure::refused(err.to_string()))
             .and_then(|image| self.complete(image))
             .map_err(|failure| PushError { message: format!("image `{image}`: {failure}"), transient: false })?;
-        self.push_to(file, &target, credentials, created).await.map_err(|failure| PushError {
+        self.push_to(file, &target, credentials, created, progress).await.map_err(|failure| PushError {
             message: format!("cannot push {} to `{target}`: {failure}", file.display()),
             transient: failure.is_transient(),
         })
@@ -77,6 +92,7 @@ impl Registry {
         image: &Image,
         credentials: &[RegistryCredential],
         created: Option<&str>,
+        progress: &Arc<Progress>,
     ) -> Result<PushResult, Failure> {
         if image.digest().is_some() {
             return Err(Failure::refused("a push names a tag, not a digest"));
@@ -87,10 +103,11 @@ impl Registry {
         let bundle = Bundle::new(component, &inspection, &title(file), &created);
         match image {
             Image::Remote(_) => {
-                let session = self.session(image, credentials, RegistryOperation::Push)?;
-                session.put_blob(&Digest::of(&bundle.component), &bundle.component).await?;
-                session.put_blob(&Digest::of(&bundle.config), &bundle.config).await?;
-                session.put_manifest(bundle.manifest.clone()).await?;
+                let session = self.session(image, credentials, RegistryOperation::Push, Standby::Nothing)?;
+                session.put_blob(&Digest::of(&bundle.component), &bundle.component, progress).await?;
+                // Some hundred bytes: nobody waits for them.
+                session.put_blob(&Digest::of(&bundle.config), &bundle.config, &Arc::default()).await?;
+                session.put_manifest(&bundle.manifest).await?;
             }
             Image::Layout(target) => {
                 let layout = Layout::new(&target.path, self.settings.max_manifest_bytes);

@@ -1,5 +1,5 @@
-//! One repository, asked by one user: oci-client speaks the distribution protocol, this says how long it may take and
-//! what its faults mean. Manifests and tokens are read here, within a bound (see `http`).
+//! One repository, asked by one user. What is pulled, manifests, blobs and tokens, is asked for here, within bounds (see
+//! `http`); pushes are oci-client's, and this says how long they may take and what their faults mean.
 //!
 //! Who is told a password is decided here too, once: the registry itself, or the token server that its first answer names
 //! and that was found fit. The library would ask the registry again and believe another answer, so it gets what lets us in
@@ -7,18 +7,26 @@
 //!
 //! Decides nothing about content: digests and sizes are checked by the callers.
 
-use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
-use futures_util::FutureExt;
-use marram_core::deployment::RegistryCredential;
+use futures_util::{FutureExt, Stream};
+use marram_core::{deployment::RegistryCredential, ports::Progress};
 use oci_client::{
     Client, Reference, RegistryOperation, errors::Result as OciResult, secrets::RegistryAuth,
     token_cache::RegistryTokenType,
 };
 use reqwest::{
     RequestBuilder, Response, StatusCode, Url,
-    header::{ACCEPT, HeaderValue, WWW_AUTHENTICATE},
+    header::{ACCEPT, CONTENT_RANGE, HeaderValue, RANGE, WWW_AUTHENTICATE},
 };
 use tokio::{
     sync::{Mutex, OnceCell},
@@ -26,15 +34,19 @@ use tokio::{
 };
 
 use crate::{
-    answer::{Asker, innermost, is_unauthorized},
+    answer::{Asker, Head, innermost, is_unauthorized},
     auth::{TokenServer, credential_for, token_of, token_server},
     digest::Digest,
     failure::{Failure, blocking},
     http::{Body, Transport, host_of, no_https, send, silent, transfer_time},
     image::{Authority, RemoteImage},
-    manifest::{ACCEPTED_MANIFESTS, MEDIA_TYPE_MANIFEST},
+    manifest::{ACCEPTED_MANIFESTS, Descriptor, MEDIA_TYPE_MANIFEST},
+    range,
+    retry::Retries,
 };
 
+/// Piece of an upload.
+const UPLOAD_BYTES: usize = 64 << 10;
 /// Largest answer of a token server. Tokens that list many rights have some ten kilobytes.
 const MAX_TOKEN_BYTES: u64 = 1 << 20;
 
@@ -46,6 +58,7 @@ pub(crate) struct Session<'a> {
     base: Url,
     image: Reference,
     operation: RegistryOperation,
+    pub(crate) retries: Retries,
     credential: Option<RegistryCredential>,
     /// None: we have not asked yet.
     entry: Mutex<Option<Arc<Entry>>>,
@@ -54,8 +67,10 @@ pub(crate) struct Session<'a> {
 /// How we were let in.
 struct Entry {
     pass: Pass,
-    /// Where a new token is to be had when this one runs out. None: it is no token, or it is the second already.
+    /// Where a new token is to be had when this one runs out. None: it is no token.
     renewal: Option<Url>,
+    /// The registry has let it in. One that it has never let in is not renewed: the next would fare no better.
+    worked: AtomicBool,
     /// Of this entry alone: its store keeps the first credential that it sees for a registry.
     client: OnceCell<Client>,
 }
@@ -72,7 +87,7 @@ enum Pass {
 
 impl Entry {
     fn new(pass: Pass, renewal: Option<Url>) -> Self {
-        Self { pass, renewal, client: OnceCell::new() }
+        Self { pass, renewal, worked: AtomicBool::new(false), client: OnceCell::new() }
     }
 }
 
@@ -84,6 +99,7 @@ impl<'a> Session<'a> {
         image: &RemoteImage,
         credentials: impl Iterator<Item = &'c RegistryCredential>,
         operation: RegistryOperation,
+        retries: Retries,
     ) -> Result<Self, Failure> {
         let (scheme, port) = if transport.is_plain(registry) { ("http", 80) } else { ("https", 443) };
         let text = format!("{scheme}://{}/v2/", registry.api());
@@ -95,6 +111,7 @@ impl<'a> Session<'a> {
             base,
             image: Reference::with_tag(registry.api().to_string(), image.repository.clone(), tag),
             operation,
+            retries,
             credential: credential_for(registry, port, credentials).cloned(),
             entry: Mutex::default(),
         })
@@ -102,9 +119,14 @@ impl<'a> Session<'a> {
 
     /// Reads a manifest by tag or digest, at most `limit` bytes, and compares it with the digest that the registry gives.
     pub(crate) async fn manifest(&self, reference: &str, limit: u64) -> Result<Vec<u8>, Failure> {
-        let path = format!("{}/manifests/{reference}", self.image.repository());
-        let url = self.base.join(&path).map_err(|err| Failure::refused(format!("{}{path}: {err}", self.base)))?;
-        let response = self.ask(&url).await?;
+        self.retries.run(|| self.manifest_once(reference, limit)).await
+    }
+
+    async fn manifest_once(&self, reference: &str, limit: u64) -> Result<Vec<u8>, Failure> {
+        let url = self.url("manifests", reference)?;
+        let response =
+            self.ask(|| self.own_client(&url).map(|c| c.get(url.clone()).header(ACCEPT, ACCEPTED_MANIFESTS)));
+        let response = response.await?;
         let given = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
         let given = given.map(Digest::parse);
         let body = self.body(response, &format!("the manifest `{reference}`"), limit).await?;
@@ -120,17 +142,59 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Opens a blob that is expected to have `size` bytes.
-    pub(crate) async fn blob(&self, digest: &Digest, size: u64) -> Result<Body, Failure> {
-        let (idle, name) = (self.transport.timeouts.idle, &digest.to_string());
-        let open = |client: Client| async move { client.pull_blob_stream(&self.image, name.as_str()).await };
-        let blob = self.call(idle, open).await?;
-        let blob = blob.map_err(|err| self.asker().fault(&err, &format!("the blob {digest}")))?;
-        Ok(Body::of_blob(blob, self.registry.to_string(), idle, size))
+    /// Opens a blob at byte `offset`, or at its start when the registry cannot do that; says which. One try: whoever reads
+    /// it knows how far he came.
+    pub(crate) async fn blob(&self, blob: &Descriptor, offset: u64) -> Result<(Body, u64), Failure> {
+        if offset > 0
+            && let Some(body) = self.rest_of_blob(blob, offset).await?
+        {
+            return Ok(body);
+        }
+        let (url, what) = (self.url("blobs", &blob.digest.to_string())?, format!("the blob {}", blob.digest));
+        let response = self.ask(|| self.own_client(&url).map(|client| client.get(url.clone()))).await?;
+        if response.status() == StatusCode::PARTIAL_CONTENT {
+            let host = host_of(response.url());
+            return Err(Failure::refused(format!("{host} sent a part of {what} that nobody asked for")));
+        }
+        Ok((self.body(response, &what, blob.size).await?, 0))
+    }
+
+    /// None: the registry sent another part than was asked for, or says that there is none.
+    async fn rest_of_blob(&self, blob: &Descriptor, offset: u64) -> Result<Option<(Body, u64)>, Failure> {
+        let (url, range) = (self.url("blobs", &blob.digest.to_string())?, format!("bytes={offset}-"));
+        let request = || self.own_client(&url).map(|client| client.get(url.clone()).header(RANGE, &range));
+        let response = self.ask(request).await?;
+        match response.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                let given = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+                if !given.is_some_and(|given| range::is_rest(given, offset, blob.size)) {
+                    tracing::warn!(url = %response.url(), range, ?given, "the registry sent another part; the blob is fetched anew");
+                    return Ok(None);
+                }
+                let body = self.body(response, "the rest of a blob", blob.size - offset).await?;
+                Ok(Some((body, offset)))
+            }
+            StatusCode::RANGE_NOT_SATISFIABLE => Ok(None),
+            _ => self.body(response, &format!("the blob {}", blob.digest), blob.size).await.map(|body| Some((body, 0))),
+        }
+    }
+
+    fn url(&self, kind: &str, reference: &str) -> Result<Url, Failure> {
+        let path = format!("{}/{kind}/{reference}", self.image.repository());
+        self.base.join(&path).map_err(|err| Failure::refused(format!("{}{path}: {err}", self.base)))
     }
 
     /// Uploads a blob unless it is there.
-    pub(crate) async fn put_blob(&self, digest: &Digest, bytes: &Bytes) -> Result<(), Failure> {
+    pub(crate) async fn put_blob(
+        &self,
+        digest: &Digest,
+        bytes: &Bytes,
+        progress: &Arc<Progress>,
+    ) -> Result<(), Failure> {
+        self.retries.run(|| self.put_blob_once(digest, bytes, progress)).await
+    }
+
+    async fn put_blob_once(&self, digest: &Digest, bytes: &Bytes, progress: &Arc<Progress>) -> Result<(), Failure> {
         let (idle, name) = (self.transport.timeouts.idle, &digest.to_string());
         let look = |client: Client| async move { client.blob_exists(&self.image, name).await };
         // When this goes wrong, the upload says why.
@@ -138,16 +202,23 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let limit = idle + transfer_time(bytes.len() as u64);
-        let upload = |client: Client| async move { client.push_blob(&self.image, bytes.clone(), name).await };
+        let size = bytes.len() as u64;
+        let upload = |client: Client| async move {
+            client.push_blob_stream(&self.image, told(bytes.clone(), progress), name, Some(size)).await
+        };
         let done = self.call(limit, upload).await?;
         done.map_err(|err| self.asker().fault(&err, &format!("the upload of {digest}"))).map(|_| ())
     }
 
     /// Uploads the manifest under the image's tag.
-    pub(crate) async fn put_manifest(&self, bytes: Bytes) -> Result<(), Failure> {
-        let (computed, limit) = (Digest::of(&bytes), transfer_time(bytes.len() as u64));
+    pub(crate) async fn put_manifest(&self, bytes: &Bytes) -> Result<(), Failure> {
+        self.retries.run(|| self.put_manifest_once(bytes)).await
+    }
+
+    async fn put_manifest_once(&self, bytes: &Bytes) -> Result<(), Failure> {
+        let (computed, limit) = (Digest::of(bytes), transfer_time(bytes.len() as u64));
         let media_type = HeaderValue::from_static(MEDIA_TYPE_MANIFEST);
-        let (bytes, media_type) = (&bytes, &media_type);
+        let media_type = &media_type;
         let upload = |client: Client| async move {
             client.push_manifest_raw(&self.image, bytes.clone(), media_type.clone()).await
         };
@@ -175,9 +246,9 @@ impl<'a> Session<'a> {
     {
         let entry = self.entry().await?;
         let first = self.within(limit, call(self.client(&entry).await?)).await?;
-        if first.as_ref().err().is_some_and(is_unauthorized)
-            && let Some(entry) = self.renew(&entry).await?
-        {
+        if !first.as_ref().err().is_some_and(is_unauthorized) {
+            entry.worked.store(true, Relaxed);
+        } else if let Some(entry) = self.renew(&entry).await? {
             return self.within(limit, call(self.client(&entry).await?)).await;
         }
         Ok(first)
@@ -263,10 +334,10 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The way in after a token ran out: a new one from the same token server, once in a session.
+    /// The way in after a token ran out: a new one from the same token server. A long download may need several.
     async fn renew(&self, old: &Entry) -> Result<Option<Arc<Entry>>, Failure> {
-        let Some(url) = &old.renewal else { return Ok(None) };
-        let entry = Arc::new(Entry::new(Pass::Token(self.token(url).await?), None));
+        let Some(url) = old.renewal.as_ref().filter(|_| old.worked.load(Relaxed)) else { return Ok(None) };
+        let entry = Arc::new(Entry::new(Pass::Token(self.token(url).await?), Some(url.clone())));
         *self.entry.lock().await = Some(entry.clone());
         Ok(Some(entry))
     }
@@ -306,25 +377,24 @@ impl<'a> Session<'a> {
         Ok(url)
     }
 
-    /// Asks the registry for a manifest; once more when the token has run out.
-    async fn ask(&self, url: &Url) -> Result<Response, Failure> {
-        let (client, idle, host) = (self.own_client(url)?, self.transport.timeouts.idle, self.registry.to_string());
-        let request = |pass: &Pass| self.show(pass, client.get(url.clone()).header(ACCEPT, ACCEPTED_MANIFESTS));
+    /// Asks the registry; once more when the token has run out.
+    async fn ask(&self, request: impl Fn() -> Result<RequestBuilder, Failure>) -> Result<Response, Failure> {
+        let (idle, host) = (self.transport.timeouts.idle, self.registry.to_string());
         let entry = self.entry().await?;
-        let first = send(request(&entry.pass), idle, &host).await?;
-        if first.status() == StatusCode::UNAUTHORIZED
-            && let Some(entry) = self.renew(&entry).await?
-        {
-            return send(request(&entry.pass), idle, &host).await;
+        let first = send(self.show(&entry.pass, request()?), idle, &host).await?;
+        if first.status() != StatusCode::UNAUTHORIZED {
+            entry.worked.store(true, Relaxed);
+        } else if let Some(entry) = self.renew(&entry).await? {
+            return send(self.show(&entry.pass, request()?), idle, &host).await;
         }
         Ok(first)
     }
 
     /// Body of an answer to a request of our own, unless it is a refusal; not read yet. `expected`: bytes.
     async fn body(&self, response: Response, what: &str, expected: u64) -> Result<Body, Failure> {
-        let status = (response.status(), host_of(response.url()));
+        let head = Head::of(&response);
         let body = Body::of_response(response, self.transport.timeouts.idle, expected);
-        self.asker().check(status, what, body).await
+        self.asker().check(head, what, body).await
     }
 
     /// Our own client for this URL.
@@ -341,10 +411,22 @@ impl<'a> Session<'a> {
     }
 }
 
+/// The bytes as the library takes them for an upload, and how far it is. It asks for the next piece when it has sent the
+/// one before.
+fn told(mut bytes: Bytes, progress: &Arc<Progress>) -> impl Stream<Item = OciResult<Bytes>> + Send + 'static {
+    let (progress, total) = (progress.clone(), bytes.len() as u64);
+    futures_util::stream::iter(std::iter::from_fn(move || {
+        progress.set(total - bytes.len() as u64, total);
+        let piece = bytes.split_to(bytes.len().min(UPLOAD_BYTES));
+        (!piece.is_empty()).then_some(Ok(piece))
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{image::Image, settings::Settings};
+    use marram_core::retry::Standby;
 
     /// Whether the registry may send us to this token server, when the owner lists these hosts as plain.
     fn allowed(registry: &str, realm: &str, plain_http: &[&str]) -> bool {
@@ -353,7 +435,9 @@ mod tests {
         let transport = Transport::new(&settings).unwrap();
         let Image::Remote(image) = Image::parse(&format!("{registry}/x:1")).unwrap() else { unreachable!() };
         let registry = Authority::parse(registry).unwrap();
-        let session = Session::new(&transport, &registry, &image, [].into_iter(), RegistryOperation::Pull).unwrap();
+        let retries = Retries::new(settings.retry, Standby::Nothing);
+        let pull = RegistryOperation::Pull;
+        let session = Session::new(&transport, &registry, &image, [].into_iter(), pull, retries).unwrap();
         session.token_url(&TokenServer { realm: realm.to_owned(), service: None }).is_ok()
     }
 

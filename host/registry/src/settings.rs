@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use marram_core::deployment::RegistryCredential;
+use marram_core::{deployment::RegistryCredential, retry::Policy};
 
 use crate::image::{Authority, BadImage};
 
@@ -11,6 +11,10 @@ use crate::image::{Authority, BadImage};
 pub const DEFAULT_MAX_COMPONENT_BYTES: u64 = 128 << 20;
 /// Largest manifest, config and index. The distribution specification asks registries for at least this much.
 pub const DEFAULT_MAX_MANIFEST_BYTES: u64 = 4 << 20;
+
+/// Components that are downloaded at the same time unless the owner says otherwise. One slow registry leaves the line to
+/// others; more would only make each slower, and a download that is cut short has less to show.
+pub const DEFAULT_CONCURRENT_DOWNLOADS: usize = 3;
 
 /// The owner's decisions. [`Settings::new`] has the defaults.
 #[derive(Debug, Clone)]
@@ -32,6 +36,10 @@ pub struct Settings {
     pub extra_roots: Vec<Vec<u8>>,
     /// How long to wait.
     pub timeouts: Timeouts,
+    /// How often to try within one fetch or push.
+    pub retry: Policy,
+    /// Components that are downloaded at the same time, at least 1.
+    pub concurrent_downloads: usize,
 }
 
 impl Settings {
@@ -47,6 +55,8 @@ impl Settings {
             credentials: Vec::new(),
             extra_roots: Vec::new(),
             timeouts: Timeouts::default(),
+            retry: Policy::default(),
+            concurrent_downloads: DEFAULT_CONCURRENT_DOWNLOADS,
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::{fs::File, io::Read};
 
 use bytes::Bytes;
+use marram_core::retry::{Policy, Standby, Tries};
 
 use crate::{
     digest::Digest,
@@ -52,7 +53,7 @@ impl Source<'_> {
 
     async fn layout_manifest(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, Failure> {
         let entry = Descriptor { media_type: String::new(), digest: *digest, size: limit };
-        let mut pieces = self.open(&entry).await?;
+        let (mut pieces, _) = self.open(&entry, 0).await?;
         let mut bytes = Vec::new();
         while let Some(piece) = pieces.next().await? {
             if (bytes.len() + piece.len()) as u64 > limit {
@@ -66,7 +67,14 @@ impl Source<'_> {
 
     /// A blob whose size has been found bearable.
     pub(crate) async fn small_blob(&self, blob: &Descriptor) -> Result<Vec<u8>, Failure> {
-        let mut pieces = self.open(blob).await?;
+        match self {
+            Self::Registry(session) => session.retries.run(|| self.small_blob_once(blob)).await,
+            Self::Layout(_) => self.small_blob_once(blob).await,
+        }
+    }
+
+    async fn small_blob_once(&self, blob: &Descriptor) -> Result<Vec<u8>, Failure> {
+        let (mut pieces, _) = self.open(blob, 0).await?;
         let mut bytes = Vec::new();
         while let Some(piece) = pieces.next().await? {
             bytes.extend_from_slice(&piece);
@@ -78,20 +86,30 @@ impl Source<'_> {
         Ok(bytes)
     }
 
-    pub(crate) async fn open(&self, blob: &Descriptor) -> Result<Pieces, Failure> {
+    /// Opens a blob at byte `offset`, or at its start; says which.
+    pub(crate) async fn open(&self, blob: &Descriptor, offset: u64) -> Result<(Pieces, u64), Failure> {
         match self {
             Self::Registry(session) => {
-                let body = session.blob(&blob.digest, blob.size).await?;
+                let (body, start) = session.blob(blob, offset).await?;
                 // Said before it is sent: not worth reading.
                 match body.announced() {
-                    Some(bytes) if bytes != blob.size => Err(wrong_size(blob, bytes)),
-                    _ => Ok(Pieces::Http(body)),
+                    Some(bytes) if start.saturating_add(bytes) != blob.size => Err(wrong_size(blob, start + bytes)),
+                    _ => Ok((Pieces::Http(body), start)),
                 }
             }
+            // Fast enough to begin anew.
             Self::Layout(layout) => {
                 let (layout, digest) = (layout.clone(), blob.digest);
-                blocking(move || layout.open(&digest)).await.map(|file| Pieces::File(Some(file)))
+                blocking(move || layout.open(&digest)).await.map(|file| (Pieces::File(Some(file)), 0))
             }
+        }
+    }
+
+    /// The tries of a download from here. What a layout cannot give now it cannot give in a second either.
+    pub(crate) fn tries(&self) -> Tries {
+        match self {
+            Self::Registry(session) => session.retries.tries(),
+            Self::Layout(_) => Tries::new(Policy { tries: 1, ..Policy::default() }, Standby::Nothing),
         }
     }
 }

@@ -8,8 +8,8 @@ use std::sync::{
 use marram_core::{
     deployment::{DesiredStatus, ModuleSpec},
     name::ModuleName,
-    planner::{ModuleState, ObservedModule, backoff},
-    ports::{Artifact, Component, Exit},
+    planner::{ModuleState, NextState, ObservedModule, backoff},
+    ports::{Artifact, Component, Exit, Progress},
     time::{Uptime, UtcMillis},
 };
 
@@ -31,6 +31,8 @@ pub(super) struct Record {
     /// What is being prepared takes the place of a running version later.
     prepares_next: bool,
     pub(super) prepare_error: Option<String>,
+    /// Of the preparation begun last.
+    pub(super) progress: Arc<Progress>,
     pub(super) running: Option<Running>,
     /// The instance of `next`, beside the running one.
     pub(super) update: Option<Update>,
@@ -84,6 +86,7 @@ impl Record {
             next: None,
             prepares_next: false,
             prepare_error: None,
+            progress: Arc::default(),
             running: None,
             update: None,
             update_error: None,
@@ -97,6 +100,7 @@ impl Record {
 
     pub(super) fn preparing(&mut self, beside_old: bool) {
         self.prepares_next = beside_old;
+        self.progress = Arc::default();
         if !beside_old {
             self.has_started = false;
             self.restart_count = 0;
@@ -220,9 +224,11 @@ fn describe(
     let exit = record.and_then(|record| record.last_exit.as_ref()).map(|(_, exit)| exit);
     let exit_text = exit.map_or(String::new(), |exit| format!("exit {}: {}", exit.code, exit.reason));
     let prepare_error = record.and_then(|record| record.prepare_error.clone()).unwrap_or_default();
+    let progress = record.map(|record| &record.progress).filter(|progress| progress.is_under_way());
+    let pulling = progress.map(|progress| format!("pulling {progress}"));
     let stopped = || if exit_text.is_empty() { "stopped".into() } else { exit_text.clone() };
     match &module.state {
-        ModuleState::Preparing => ("preparing", "fetching and compiling".into()),
+        ModuleState::Preparing => ("preparing", pulling.unwrap_or_else(|| "fetching and compiling".into())),
         // It was wanted running when this began; nothing follows now.
         ModuleState::Prepared | ModuleState::PrepareFailed { .. } | ModuleState::Exited { .. }
             if spec.desired_status == DesiredStatus::Stopped =>
@@ -232,7 +238,10 @@ fn describe(
         ModuleState::Prepared | ModuleState::Starting => ("starting", "starting".into()),
         ModuleState::Running { since } => {
             let mut text = format!("up {}", duration(now.since(*since).as_secs()));
-            if module.next.is_some() && !prepare_error.is_empty() {
+            let next_under_way = module.next.as_ref().is_some_and(|next| next.state == NextState::Preparing);
+            if let (true, Some(pulling)) = (next_under_way, pulling) {
+                text = format!("{text}; its update: {pulling}");
+            } else if module.next.is_some() && !prepare_error.is_empty() {
                 text = format!("{text}; its update cannot be prepared: {prepare_error}");
             } else if let Some(error) = record.and_then(|record| record.update_error.as_ref())
                 && module.next.is_some()

@@ -1,26 +1,22 @@
-//! What the integration tests share: components written as text, requests, and a small HTTP server that misbehaves.
+//! What the integration tests share: components written as text, devices, requests, and what a hand-written server offers.
 
 // Each test file uses a part of it.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, unused_imports)]
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
-    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
+    sync::Arc,
     time::Duration,
 };
 
 use marram_core::{
     deployment::{PullPolicy, RegistryCredential},
     ports::{Artifact, FetchError, FetchRequest, Images},
+    retry::Policy,
 };
 use marram_registry::{Digest, Registry, Settings, Timeouts};
+pub use marram_tests::server::{Reply, Seen, Server};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -55,6 +51,8 @@ impl Device {
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings {
             timeouts: Timeouts { connect: Duration::from_secs(10), idle: Duration::from_secs(10) },
+            // As often as on a device, without its waits.
+            retry: Policy { first: Duration::from_millis(1), ..Policy::default() },
             ..Settings::new(folder.path().join("cache"))
         };
         Self { folder, settings }
@@ -77,6 +75,11 @@ impl Device {
         self.settings.cache.join("blobs/sha256").join(digest.trim_start_matches("sha256:"))
     }
 
+    /// The cache's file of what has arrived of a blob.
+    pub fn partial(&self, digest: &str) -> PathBuf {
+        self.settings.cache.join("partial").join(digest.trim_start_matches("sha256:"))
+    }
+
     /// The names of all files in the cache.
     pub fn cache_files(&self) -> Vec<PathBuf> {
         files_below(&self.settings.cache)
@@ -94,6 +97,7 @@ pub fn request(image: &str) -> FetchRequest {
         policy: PullPolicy::OnCreate,
         prefer_cached: false,
         credentials: Vec::new(),
+        progress: Arc::default(),
     }
 }
 
@@ -128,105 +132,6 @@ pub fn descriptor(media_type: &str, bytes: &[u8]) -> serde_json::Value {
 pub fn manifest(config: serde_json::Value, layers: &[serde_json::Value]) -> Vec<u8> {
     let media_type = "application/vnd.oci.image.manifest.v1+json";
     json!({"schemaVersion": 2, "mediaType": media_type, "config": config, "layers": layers}).to_string().into_bytes()
-}
-
-/// What a hand-written server sends after it has read a request; it closes the connection then.
-pub enum Reply {
-    /// Status, further header lines, body; with its length.
-    Send(u16, Vec<String>, Vec<u8>),
-    /// These bytes, as they are.
-    Raw(Vec<u8>),
-    /// These bytes, and then nothing: the connection stays open until the client goes.
-    Stall(Vec<u8>),
-    /// Nothing: the connection stays open until the client goes.
-    Silence,
-}
-
-impl Reply {
-    pub fn ok(body: &[u8]) -> Self {
-        Self::Send(200, Vec::new(), body.to_vec())
-    }
-
-    pub fn status(status: u16) -> Self {
-        Self::Send(status, Vec::new(), Vec::new())
-    }
-}
-
-/// A request as the server saw it.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    pub method: String,
-    /// With its query.
-    pub path: String,
-    pub authorization: Option<String>,
-}
-
-/// An HTTP server on a free port that does what a closure says. Its threads end with the process.
-pub struct Server {
-    pub address: String,
-    pub requests: Arc<AtomicUsize>,
-    pub seen: Arc<Mutex<Vec<Seen>>>,
-}
-
-impl Server {
-    pub fn start(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let (requests, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
-        let answer = Arc::new(answer);
-        let (counter, log) = (requests.clone(), seen.clone());
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (answer, counter, log) = (answer.clone(), counter.clone(), log.clone());
-                thread::spawn(move || serve(stream, &*answer, &counter, &log));
-            }
-        });
-        Self { address, requests, seen }
-    }
-
-    /// Requests whose path contains `part`.
-    pub fn count(&self, part: &str) -> usize {
-        self.seen.lock().unwrap().iter().filter(|seen| seen.path.contains(part)).count()
-    }
-}
-
-fn serve(stream: TcpStream, answer: &dyn Fn(&Seen) -> Reply, counter: &AtomicUsize, log: &Mutex<Vec<Seen>>) {
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    let Some(seen) = read_request(&mut reader) else { return };
-    counter.fetch_add(1, Ordering::SeqCst);
-    log.lock().unwrap().push(seen.clone());
-    let mut stream = stream;
-    // The client may be gone before all is written; that is its right.
-    let _ = match answer(&seen) {
-        Reply::Send(status, headers, body) => {
-            let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
-            let head =
-                format!("HTTP/1.1 {status} X\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-            stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body))
-        }
-        Reply::Raw(bytes) => stream.write_all(&bytes),
-        Reply::Stall(bytes) => stream.write_all(&bytes).and_then(|()| reader.read_line(&mut String::new()).map(|_| ())),
-        Reply::Silence => reader.read_line(&mut String::new()).map(|_| ()),
-    };
-}
-
-fn read_request(reader: &mut impl BufRead) -> Option<Seen> {
-    let mut line = String::new();
-    reader.read_line(&mut line).ok()?;
-    let mut words = line.split(' ');
-    let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
-    let mut authorization = None;
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line).ok()? <= 2 {
-            return Some(Seen { method, path, authorization });
-        }
-        if let Some((name, value)) = line.split_once(':').filter(|(name, _)| name.eq_ignore_ascii_case("authorization"))
-        {
-            debug_assert!(!name.is_empty());
-            authorization = Some(value.trim().to_owned());
-        }
-    }
 }
 
 /// An artifact that a hand-written server offers as `test:1`.
