@@ -67,7 +67,8 @@ fn beside_this_test() -> PathBuf {
     test.ancestors().nth(2).expect("a target folder").join("marram")
 }
 
-/// A `marram` command that sees nothing of the settings of the machine's user.
+/// A `marram` command that sees nothing of the settings of the machine's user: not his configuration, not his logins, not
+/// his proxy.
 #[must_use]
 pub fn command() -> Command {
     command_of(&marram())
@@ -78,6 +79,10 @@ pub fn command() -> Command {
 pub fn command_of(binary: &Path) -> Command {
     let mut command = Command::new(binary);
     command.env("MARRAM_CONFIG", "/dev/null").env_remove("MARRAM_DATA").env_remove("MARRAM_LOG").stdin(Stdio::null());
+    command.env("DOCKER_CONFIG", "/nonexistent");
+    for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"] {
+        command.env_remove(name);
+    }
     command
 }
 

@@ -65,6 +65,8 @@ pub struct Seen {
     pub authorization: Option<String>,
     /// `Range`, as in `bytes=5-`.
     pub range: Option<String>,
+    /// As long as `Content-Length` says, and text.
+    pub body: String,
 }
 
 impl Seen {
@@ -135,15 +137,19 @@ fn read_request(reader: &mut impl BufRead) -> Option<Seen> {
     reader.read_line(&mut line).ok()?;
     let mut words = line.split(' ');
     let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
-    let (mut authorization, mut range) = (None, None);
+    let (mut authorization, mut range, mut length) = (None, None, 0);
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line).ok()? <= 2 {
-            return Some(Seen { method, path, authorization, range });
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).ok()?;
+            let body = String::from_utf8_lossy(&body).into_owned();
+            return Some(Seen { method, path, authorization, range, body });
         }
         let Some((name, value)) = line.split_once(':') else { continue };
         match name.to_ascii_lowercase().as_str() {
             "authorization" => authorization = Some(value.trim().to_owned()),
+            "content-length" => length = value.trim().parse().ok()?,
             "range" => range = Some(value.trim().to_owned()),
             _ => {}
         }

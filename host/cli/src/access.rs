@@ -101,9 +101,12 @@ fn client(config: &Config, access: &Access, image: &Image, cache: &Path) -> Resu
     if let (true, Some(registry)) = (access.plain_http, &target) {
         settings.plain_http.push(registry.clone());
     }
+    // An author's own login; a host has only what its owner names.
+    settings.docker_config = settings.docker_config.or_else(config::docker_config_of_user);
     if let Some(username) = &access.username {
         let address = target.ok_or_else(|| not_in_a_registry(&image.to_string()))?;
-        // Those of marram.toml would come first.
+        // Those of marram.toml and of Docker would come first.
+        settings.docker_config = None;
         settings.credentials = vec![RegistryCredential { address, username: username.clone(), password: password()? }];
     }
     Registry::new(settings).map_err(|error| Failure::failed(&error))

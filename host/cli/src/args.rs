@@ -256,7 +256,7 @@ pub(crate) enum Module {
 /// As whom and how a registry is asked.
 #[derive(Debug, Args)]
 pub(crate) struct Access {
-    /// User at the registry [default: the credentials of marram.toml]
+    /// User at the registry [default: the credentials of marram.toml, then of Docker]
     #[arg(long, value_name = "USER", requires = "password_stdin")]
     pub(crate) username: Option<String>,
     /// Read the password from standard input

@@ -3,15 +3,17 @@
 
 mod file;
 mod place;
+mod proxy;
 mod reader;
 
 use std::path::{Path, PathBuf};
 
 use marram_core::{deployment::RegistryCredential, manifest::Finding};
+use marram_registry::{Mirror, Proxy};
 
 use crate::failure::{Code, Failure};
 
-pub(crate) use place::{data_folder, load};
+pub(crate) use place::{data_folder, docker_config_of_user, load};
 
 /// Smallest file of the journal. Below it, more time goes into files than into messages.
 pub(crate) const MIN_JOURNAL_FILE_BYTES: u64 = 64 << 10;
@@ -62,6 +64,25 @@ pub(crate) struct Registries {
     pub(crate) certificate_authorities: Vec<PathBuf>,
     /// `[[registries.credentials]]`.
     pub(crate) credentials: Vec<Credential>,
+    /// `docker-config`.
+    pub(crate) docker_config: Option<PathBuf>,
+    /// `[[registries.mirrors]]`.
+    pub(crate) mirrors: Vec<Mirror>,
+    /// `proxy`; none = the environment's.
+    pub(crate) proxy: Option<Way>,
+    /// `no-proxy`.
+    pub(crate) no_proxy: Vec<String>,
+    /// `concurrent-downloads`; none = the registry client's default.
+    pub(crate) concurrent_downloads: Option<usize>,
+}
+
+/// How HTTPS registries are reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// `"direct"`: whatever the environment says.
+    Direct,
+    /// Through a proxy.
+    Through(Proxy),
 }
 
 /// One of `[[registries.credentials]]`.
@@ -127,7 +148,27 @@ impl Config {
             self.registries.credentials.iter().map(Credential::resolve).collect::<Result<_, Failure>>()?;
         settings.extra_roots =
             self.registries.certificate_authorities.iter().map(|path| read(path)).collect::<Result<_, Failure>>()?;
+        settings.mirrors = self.registries.mirrors.clone();
+        settings.docker_config = self.registries.docker_config.clone();
+        if let Some(path) = &settings.docker_config {
+            let bad =
+                |why| Failure::new(Code::BadConfig, why).hint("`registries.docker-config` in marram.toml names it");
+            marram_registry::check_docker_config(path).map_err(bad)?;
+        }
+        settings.proxy = self.proxy()?.map(|proxy| proxy.except(self.registries.no_proxy.iter().cloned()));
+        settings.concurrent_downloads = self.registries.concurrent_downloads.unwrap_or(settings.concurrent_downloads);
         Ok(settings)
+    }
+
+    fn proxy(&self) -> Result<Option<Proxy>, Failure> {
+        match &self.registries.proxy {
+            Some(Way::Direct) => Ok(None),
+            Some(Way::Through(proxy)) => Ok(Some(proxy.clone())),
+            None => proxy::of_environment(|name| std::env::var(name).ok()).map_err(|why| {
+                Failure::new(Code::BadConfig, format!("the environment variable {why}"))
+                    .hint("unset it, or set `registries.proxy` in marram.toml; `\"direct\"` means none")
+            }),
+        }
     }
 
     /// The device's id: as set, else the host name.

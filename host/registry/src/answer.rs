@@ -27,8 +27,8 @@ const MAX_ERROR_CHARS: usize = 200;
 pub(crate) struct Asker<'a> {
     pub(crate) registry: &'a Authority,
     pub(crate) repository: &'a str,
-    /// None: anonymous.
-    pub(crate) user: Option<&'a str>,
+    /// User, and where its password was found. None: anonymous.
+    pub(crate) user: Option<(&'a str, &'a str)>,
 }
 
 /// The head of an answer, as far as it says why there is no content.
@@ -115,9 +115,8 @@ impl Asker<'_> {
                 "{host} does not give {what} without credentials ({detail}); add an entry with the address `{registry}` \
                  to registryCredentials"
             )),
-            (Verdict::NoAccess, Some(user)) => Failure::refused(format!(
-                "{host} does not give {what} to the user `{user}` ({detail}); check the entry with the address \
-                 `{registry}` in registryCredentials"
+            (Verdict::NoAccess, Some((user, place))) => Failure::refused(format!(
+                "{host} does not give {what} to the user `{user}` ({detail}); check the entry for `{registry}` in {place}"
             )),
             (Verdict::Absent, _) => Failure::refused(format!(
                 "{host} does not have {what} in the repository `{}` ({detail}); check the name, or push it",
@@ -189,6 +188,15 @@ pub(crate) fn unreachable(err: &reqwest::Error, host: &str) -> Failure {
         return Failure::refused(format!("{host}: {cause}"));
     }
     let texts = chain(err);
+    if texts.iter().any(|text| text.contains("proxy authorization required")) {
+        return Failure::refused(format!(
+            "the proxy on the way to {host} wants to know who asks; write `http://USER:PASSWORD@HOST:PORT` as `registries.proxy`"
+        ));
+    }
+    // Any other answer of a proxy than "yes"; not that it is down itself.
+    if texts.iter().any(|text| text.contains("tunnel error") && !text.contains("underlying connection")) {
+        return Failure::unreachable(Fault::Lasting, format!("the proxy does not connect us to {host} ({cause})"));
+    }
     // rustls' word for an answer that is no TLS at all.
     if texts.iter().any(|text| text.contains("InvalidContentType")) {
         return Failure::refused(format!(
@@ -227,7 +235,7 @@ pub(crate) fn innermost(err: &dyn Error) -> String {
 mod tests {
     use super::*;
 
-    fn said(err: &OciDistributionError, user: Option<&str>) -> (String, bool) {
+    fn said(err: &OciDistributionError, user: Option<(&str, &str)>) -> (String, bool) {
         let registry = Authority::parse("r.example").unwrap();
         let failure = Asker { registry: &registry, repository: "edge/temp", user }.fault(err, "the blob");
         (failure.to_string(), failure.is_transient())
@@ -250,7 +258,8 @@ mod tests {
             assert!(text.contains(says), "{text}");
             assert_eq!(comes_back, transient, "{text}");
         }
-        assert!(said(&server_error(403, ""), Some("device")).0.contains("to the user `device`"));
+        let (text, _) = said(&server_error(403, ""), Some(("device", "/root/.docker/config.json")));
+        assert!(text.contains("to the user `device`") && text.contains("in /root/.docker/config.json"), "{text}");
     }
 
     #[test]

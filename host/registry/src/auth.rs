@@ -1,21 +1,78 @@
-//! Who we are to a registry: which credential belongs to it, and which token server its `WWW-Authenticate` names, and
-//! the token in that server's answer.
+//! Who we are to a registry: which login belongs to it, and which token server its `WWW-Authenticate` names, and the token
+//! in that server's answer.
 //!
 //! Sends nothing, and decides nothing about who is told a password; `session` does.
+
+use std::path::Path;
 
 use http_auth::parser::ChallengeParser;
 use marram_core::deployment::RegistryCredential;
 use serde::Deserialize;
 
-use crate::image::Authority;
+use crate::{docker_config, failure::Failure, image::Authority};
+
+/// Who we are to one registry. Not shown by `Debug`: it is a secret.
+#[derive(Clone)]
+pub(crate) struct Login {
+    pub(crate) username: String,
+    pub(crate) secret: Secret,
+    /// Where it was found, for people who look for a fault.
+    pub(crate) place: String,
+}
+
+/// What proves it.
+#[derive(Clone)]
+pub(crate) enum Secret {
+    /// For the registry, or for the token server that it names.
+    Password(String),
+    /// An OAuth 2 refresh token, for a token server alone.
+    IdentityToken(String),
+}
+
+/// All that may hold a login, in their order.
+#[derive(Clone, Copy)]
+pub(crate) struct Logins<'a> {
+    /// The owner's, of `marram.toml` or of the command line.
+    pub(crate) owner: &'a [RegistryCredential],
+    /// Docker's configuration file.
+    pub(crate) docker: Option<&'a Path>,
+    /// The deployment manifest's.
+    pub(crate) deployment: &'a [RegistryCredential],
+}
+
+impl Logins<'_> {
+    /// The login for a repository of this registry. A missing port is `default_port`.
+    pub(crate) async fn find(
+        &self,
+        registry: &Authority,
+        default_port: u16,
+        repository: &str,
+    ) -> Result<Option<Login>, Failure> {
+        let of = |credentials, place| credential_for(registry, default_port, credentials).map(|c| login(c, place));
+        if let Some(own) = of(self.owner, "registries.credentials") {
+            return Ok(Some(own));
+        }
+        if let Some(path) = self.docker
+            && let Some(login) = docker_config::login(path, registry, default_port, repository).await?
+        {
+            return Ok(Some(login));
+        }
+        Ok(of(self.deployment, "registryCredentials"))
+    }
+}
+
+fn login(credential: &RegistryCredential, place: &str) -> Login {
+    let secret = Secret::Password(credential.password.clone());
+    Login { username: credential.username.clone(), secret, place: place.to_owned() }
+}
 
 /// The first credential for this registry: same host, same port (the scheme's when one is missing).
-pub(crate) fn credential_for<'a>(
+fn credential_for<'a>(
     registry: &Authority,
     default_port: u16,
-    mut credentials: impl Iterator<Item = &'a RegistryCredential>,
+    credentials: &'a [RegistryCredential],
 ) -> Option<&'a RegistryCredential> {
-    credentials.find(|c| Authority::of_address(&c.address).is_some_and(|a| a.same(registry, default_port)))
+    credentials.iter().find(|c| Authority::of_address(&c.address).is_some_and(|a| a.same(registry, default_port)))
 }
 
 /// Where a registry sends us for a token.
@@ -104,7 +161,7 @@ mod tests {
         };
         let all = [credential("a.example:5000"), credential("https://a.example/"), credential("b.example")];
         let found = |registry: &str| {
-            credential_for(&Authority::parse(registry).unwrap(), 443, all.iter()).map(|c| c.username.clone())
+            credential_for(&Authority::parse(registry).unwrap(), 443, &all).map(|c| c.username.clone())
         };
         assert_eq!(found("a.example").as_deref(), Some("https://a.example/"));
         assert_eq!(found("a.example:5000").as_deref(), Some("a.example:5000"));

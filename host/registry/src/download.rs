@@ -45,7 +45,7 @@ pub(crate) enum Finished {
     /// The component's file.
     Kept(PathBuf),
     /// What one of several transfers brought is wrong, and nobody knows which: it has been emptied, to begin anew.
-    Emptied(Download),
+    Emptied(Box<Download>),
 }
 
 impl Download {
@@ -155,7 +155,7 @@ impl Download {
             Ok(()) => {}
             Err(failure) if done.mixed => {
                 tracing::warn!(reason = %failure, "a download in parts went wrong; it begins anew");
-                return done.empty().await.map(Finished::Emptied);
+                return done.empty().await.map(|empty| Finished::Emptied(Box::new(empty)));
             }
             Err(failure) => {
                 done.part.discard();

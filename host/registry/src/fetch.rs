@@ -15,6 +15,7 @@ use oci_client::RegistryOperation;
 use tokio::sync::Semaphore;
 
 use crate::{
+    auth::Logins,
     cache::Cache,
     digest::Digest,
     download::{Download, Finished},
@@ -140,11 +141,35 @@ impl Registry {
         .await
     }
 
-    /// Asks the source.
+    /// Asks the mirrors, and then the image's own registry or layout. Whatever a mirror does, short of what is this device's
+    /// own fault, the next one is asked: it is a convenience, and its word on what is not there is not the last one.
     async fn obtain(&self, image: &Image, request: &FetchRequest, standby: Standby) -> Result<Artifact, Failure> {
-        let source = self.source(image, &request.credentials, standby)?;
+        if let Image::Remote(remote) = image {
+            for mirrored in self.settings.mirrors.iter().filter_map(|mirror| mirror.place_of(remote)) {
+                let mirrored = Image::Remote(mirrored);
+                match self.obtain_from(&mirrored, image, request, Standby::Source).await {
+                    Err(failure @ Failure::Disk { .. }) => return Err(failure),
+                    Err(failure) => {
+                        tracing::warn!(%image, mirror = %mirrored, reason = %failure, "a mirror is passed over")
+                    }
+                    Ok(artifact) => return Ok(artifact),
+                }
+            }
+        }
+        self.obtain_from(image, image, request, standby).await
+    }
+
+    /// Fetches from `place` what is to be known as `image`.
+    async fn obtain_from(
+        &self,
+        place: &Image,
+        image: &Image,
+        request: &FetchRequest,
+        standby: Standby,
+    ) -> Result<Artifact, Failure> {
+        let source = self.source(place, &request.credentials, standby)?;
         let limit = self.settings.max_manifest_bytes;
-        let bytes = source.named_manifest(image, limit).await?;
+        let bytes = source.named_manifest(place, limit).await?;
         expect_digest("the manifest", image.digest(), Digest::of(&bytes))?;
         let (named, (bytes, manifest)) = (bytes.clone(), self.image_manifest(&source, bytes).await?);
         let config = self.config(&source, &manifest).await?;
@@ -167,7 +192,7 @@ impl Registry {
     fn source<'a>(
         &'a self,
         image: &'a Image,
-        credentials: &[RegistryCredential],
+        credentials: &'a [RegistryCredential],
         standby: Standby,
     ) -> Result<Source<'a>, Failure> {
         match image {
@@ -178,19 +203,23 @@ impl Registry {
         }
     }
 
-    /// A session with the registry of a completed reference; the owner's credentials come first.
+    /// A session with the registry of a completed reference.
     pub(crate) fn session<'a>(
         &'a self,
         image: &'a Image,
-        credentials: &[RegistryCredential],
+        credentials: &'a [RegistryCredential],
         operation: RegistryOperation,
         standby: Standby,
     ) -> Result<Session<'a>, Failure> {
         let Image::Remote(remote) = image else { return Err(Failure::refused("it is not in a registry")) };
         let Some(registry) = &remote.registry else { return Err(Failure::refused("it names no registry")) };
-        let credentials = self.settings.credentials.iter().chain(credentials);
+        let logins = Logins {
+            owner: &self.settings.credentials,
+            docker: self.settings.docker_config.as_deref(),
+            deployment: credentials,
+        };
         let retries = Retries::new(self.settings.retry, standby);
-        Session::new(&self.transport, registry, remote, credentials, operation, retries)
+        Session::new(&self.transport, registry, remote, logins, operation, retries)
     }
 
     /// Follows an index to the manifest for wasm.
@@ -248,7 +277,7 @@ impl Registry {
                 Finished::Emptied(_) if begun_anew => {
                     return Err(Failure::refused(format!("{} arrives damaged, part by part", layer.digest)));
                 }
-                Finished::Emptied(empty) => (download, begun_anew) = (empty, true),
+                Finished::Emptied(empty) => (download, begun_anew) = (*empty, true),
             }
         }
     }

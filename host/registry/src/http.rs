@@ -25,6 +25,7 @@ use crate::{
     answer::{innermost, unreachable},
     failure::Failure,
     image::Authority,
+    proxy::{self, Proxy},
     settings::{Settings, SettingsError, Timeouts, hosts},
 };
 
@@ -38,11 +39,11 @@ const MIN_RATE: u64 = 2 << 10;
 /// Most of an error page that is read.
 const MAX_ERROR_BYTES: usize = 8 << 10;
 
-/// What the settings say about connections, and our own clients, made when first needed: reading the system's
+/// What the settings say about connections, and our own client, made when first needed: reading the system's
 /// certificates takes time.
 pub(crate) struct Transport {
-    plain: OnceLock<Client>,
-    secure: OnceLock<Client>,
+    client: OnceLock<Client>,
+    proxy: Option<Proxy>,
     plain_http: Vec<Authority>,
     /// PEM.
     extra_roots: Vec<Vec<u8>>,
@@ -62,8 +63,8 @@ impl Transport {
             roots.extend(found);
         }
         Ok(Self {
-            plain: OnceLock::new(),
-            secure: OnceLock::new(),
+            client: OnceLock::new(),
+            proxy: settings.proxy.clone(),
             plain_http: hosts("plain-http", &settings.plain_http)?,
             extra_roots: settings.extra_roots.clone(),
             roots,
@@ -81,27 +82,46 @@ impl Transport {
         self.plain_http.iter().any(|listed| listed.same(host, 80))
     }
 
-    /// Our own client for `http` (`plain`) or `https`.
-    pub(crate) fn client(&self, plain: bool) -> Result<Client, Failure> {
-        let slot = if plain { &self.plain } else { &self.secure };
-        if let Some(client) = slot.get() {
+    /// Our own client.
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        if let Some(client) = self.client.get() {
             return Ok(client.clone());
         }
-        let builder = Client::builder()
+        let mut builder = Client::builder()
             .user_agent(USER_AGENT)
             .connect_timeout(self.timeouts.connect)
             .redirect(redirect::Policy::custom(follow))
-            .tls_certs_merge(self.roots.iter().cloned());
-        // Plain registries are on this device or in its network.
-        let client =
-            if plain { builder.no_proxy() } else { builder }.build().map_err(|err| no_https(&innermost(&err)))?;
-        Ok(slot.get_or_init(|| client).clone())
+            .tls_certs_merge(self.roots.iter().cloned())
+            // What the environment says has been read by our caller, or is none of our business.
+            .no_proxy();
+        if let Some(proxy) = &self.proxy {
+            let rule = proxy::rule(proxy).map_err(|err| Failure::refused(innermost(&err)))?;
+            builder = builder.proxy(rule);
+        }
+        let client = builder.build().map_err(|err| no_https(&innermost(&err)))?;
+        Ok(self.client.get_or_init(|| client).clone())
+    }
+
+    /// Sends a request of our own and waits for the head of the answer, at most `limit`.
+    pub(crate) async fn send(&self, request: RequestBuilder, limit: Duration, host: &str) -> Result<Response, Failure> {
+        let failure = match timeout(limit, request.send()).await {
+            Ok(Ok(response)) => return Ok(response),
+            Ok(Err(err)) => unreachable(&err, host),
+            Err(_) => silent(host, limit),
+        };
+        Err(match (failure, &self.proxy) {
+            (Failure::Unreachable { message, fault }, Some(proxy)) => {
+                Failure::unreachable(fault, format!("{message}; the proxy {} is set", proxy.name()))
+            }
+            (failure, _) => failure,
+        })
     }
 
     /// How oci-client is to ask this registry.
     pub(crate) fn config(&self, registry: &Authority, plain: bool) -> ClientConfig {
         let certificate =
             |pem: &Vec<u8>| oci_client::client::Certificate { encoding: CertificateEncoding::Pem, data: pem.clone() };
+        let (proxy, except) = proxy::words(self.proxy.as_ref());
         ClientConfig {
             protocol: ClientProtocol::HttpsExcept(plain.then(|| registry.to_string()).into_iter().collect()),
             extra_root_certificates: self.extra_roots.iter().map(certificate).collect(),
@@ -111,9 +131,8 @@ impl Transport {
             connect_timeout: Some(self.timeouts.connect),
             // It would count while a body is sent, and end slow uploads; each call is bounded by its caller instead.
             read_timeout: None,
-            // The one way to say "no proxy": one that is used for no host.
-            http_proxy: plain.then(|| "http://proxy.invalid".to_owned()),
-            no_proxy: plain.then(|| "*,0.0.0.0/0,::/0".to_owned()),
+            https_proxy: Some(proxy),
+            no_proxy: Some(except),
             ..ClientConfig::default()
         }
     }
@@ -142,15 +161,6 @@ fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
 /// Longest time for the whole transfer of `bytes`, beside the idle time-out.
 pub(crate) fn transfer_time(bytes: u64) -> Duration {
     Duration::from_secs(60 + bytes / MIN_RATE)
-}
-
-/// Sends a request of our own and waits for the head of the answer, at most `limit`.
-pub(crate) async fn send(request: RequestBuilder, limit: Duration, host: &str) -> Result<Response, Failure> {
-    match timeout(limit, request.send()).await {
-        Ok(Ok(response)) => Ok(response),
-        Ok(Err(err)) => Err(unreachable(&err, host)),
-        Err(_) => Err(silent(host, limit)),
-    }
 }
 
 pub(crate) fn silent(host: &str, limit: Duration) -> Failure {

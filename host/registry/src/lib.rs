@@ -10,7 +10,9 @@
 mod answer;
 mod auth;
 mod cache;
+mod credential_helper;
 mod digest;
+mod docker_config;
 mod download;
 mod failure;
 mod fetch;
@@ -19,7 +21,9 @@ mod image;
 mod inspect;
 mod layout;
 mod manifest;
+mod mirror;
 mod partial;
+mod proxy;
 #[cfg(feature = "push")]
 mod push;
 mod range;
@@ -29,9 +33,12 @@ mod settings;
 mod source;
 
 pub use digest::{BadDigest, Digest};
+pub use docker_config::check_docker_config;
 pub use fetch::Registry;
 pub use image::{Authority, BadImage, Image, LayoutImage, RemoteImage};
 pub use inspect::{Inspection, Kind, inspect};
+pub use mirror::Mirror;
+pub use proxy::Proxy;
 #[cfg(feature = "push")]
 pub use push::{PushError, PushResult};
 pub use settings::{

@@ -63,7 +63,7 @@ fn remove(path: &Path, folder: bool) -> io::Result<()> {
     }
 }
 
-/// What has arrived of a blob. Stays when dropped.
+/// What has arrived of a blob. Stays when dropped, unless it is nothing.
 pub(crate) struct Part {
     pub(crate) path: PathBuf,
     file: File,
@@ -132,6 +132,14 @@ impl Part {
     /// Not worth keeping.
     pub(crate) fn discard(&self) {
         let _ = fs::remove_file(&self.path); // what stays is found wrong the next time
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if self.file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+            self.discard();
+        }
     }
 }
 

@@ -4,7 +4,11 @@ use std::{path::PathBuf, time::Duration};
 
 use marram_core::{deployment::RegistryCredential, retry::Policy};
 
-use crate::image::{Authority, BadImage};
+use crate::{
+    image::{Authority, BadImage},
+    mirror::Mirror,
+    proxy::Proxy,
+};
 
 /// Largest component that is fetched or pushed unless the owner says otherwise. A Python component has 40 MiB; 128 MiB
 /// leaves room and still fits the memory of a small device while it is compiled.
@@ -30,8 +34,15 @@ pub struct Settings {
     pub max_component_bytes: u64,
     /// Largest manifest, config or index in bytes.
     pub max_manifest_bytes: u64,
-    /// The owner's credentials; they come before those of the deployment manifest.
+    /// The owner's credentials; they come first.
     pub credentials: Vec<RegistryCredential>,
+    /// Docker's configuration file, read whenever a registry asks who we are, with the programs that it names: their
+    /// logins come second, before those of the deployment manifest. None: no such file is looked for.
+    pub docker_config: Option<PathBuf>,
+    /// Where images are looked for before their registry is asked, in order. Only pulls.
+    pub mirrors: Vec<Mirror>,
+    /// The way to HTTPS hosts. None: directly, whatever the environment says.
+    pub proxy: Option<Proxy>,
     /// Certificate authorities beside the system's, each a PEM text with one or more certificates.
     pub extra_roots: Vec<Vec<u8>>,
     /// How long to wait.
@@ -53,6 +64,9 @@ impl Settings {
             max_component_bytes: DEFAULT_MAX_COMPONENT_BYTES,
             max_manifest_bytes: DEFAULT_MAX_MANIFEST_BYTES,
             credentials: Vec::new(),
+            docker_config: None,
+            mirrors: Vec::new(),
+            proxy: None,
             extra_roots: Vec::new(),
             timeouts: Timeouts::default(),
             retry: Policy::default(),

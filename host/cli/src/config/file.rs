@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use marram_core::manifest::Finding;
 use marram_engine::Profile;
-use marram_registry::Authority;
+use marram_registry::{Authority, Mirror, Proxy};
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    Config, Credential, Engine, MIN_JOURNAL_FILE_BYTES, Password, Registries, Upstream, check_device_id,
+    Config, Credential, Engine, MIN_JOURNAL_FILE_BYTES, Password, Registries, Upstream, Way, check_device_id,
     reader::{Entry, Reader, entries},
 };
 
@@ -16,10 +16,23 @@ type Value<'t> = Spanned<DeValue<'t>>;
 
 const ROOT: [&str; 5] = ["device-id", "data", "engine", "registries", "upstream"];
 const ENGINE: [&str; 2] = ["profile", "precompiled"];
-const REGISTRIES: [&str; 4] = ["default", "plain-http", "certificate-authorities", "credentials"];
+const REGISTRIES: [&str; 9] = [
+    "default",
+    "plain-http",
+    "certificate-authorities",
+    "credentials",
+    "docker-config",
+    "mirrors",
+    "proxy",
+    "no-proxy",
+    "concurrent-downloads",
+];
+const MIRRORS: [&str; 2] = ["prefix", "location"];
 const CREDENTIALS: [&str; 4] = ["address", "username", "password", "password-file"];
 const UPSTREAM: [&str; 2] = ["journal-max-bytes", "journal-files"];
 
+/// Most components that are downloaded at once: as many as the host fetches images at once.
+const MAX_CONCURRENT_DOWNLOADS: u64 = 8;
 /// Most files of the journal: each start looks at all of them.
 const MAX_JOURNAL_FILES: u64 = 10_000;
 
@@ -83,6 +96,11 @@ fn registries(reader: &mut Reader<'_>, value: &Value<'_>, folder: &Path) -> Regi
                 registries.certificate_authorities = files.into_iter().map(|file| folder.join(file)).collect();
             }
             "credentials" => registries.credentials = credentials(reader, value, folder),
+            "docker-config" => registries.docker_config = path(reader, "registries.docker-config", value, folder),
+            "mirrors" => registries.mirrors = mirrors(reader, value),
+            "proxy" => registries.proxy = proxy(reader, value),
+            "no-proxy" => registries.no_proxy = reader.strings("registries.no-proxy", value),
+            "concurrent-downloads" => registries.concurrent_downloads = concurrent_downloads(reader, value),
             _ => reader.unknown("registries", key, &REGISTRIES),
         }
     }
@@ -103,6 +121,52 @@ fn authority(reader: &mut Reader<'_>, at: &str, value: &Value<'_>) -> Option<Str
 
 fn check_authority(text: &str) -> Result<(), String> {
     Authority::parse(text).map(drop).map_err(|error| error.to_string())
+}
+
+fn proxy(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Way> {
+    let at = "registries.proxy";
+    let text = reader.string(at, value)?;
+    if text == "direct" {
+        return Some(Way::Direct);
+    }
+    reader.checked(at, value.span(), Proxy::new(&text, [])).map(Way::Through)
+}
+
+fn concurrent_downloads(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<usize> {
+    let at = "registries.concurrent-downloads";
+    let number = reader.number(at, value)?;
+    let result = match usize::try_from(number) {
+        Ok(small @ 1..) if number <= MAX_CONCURRENT_DOWNLOADS => Ok(small),
+        _ => Err(format!("{number}: expected 1 to {MAX_CONCURRENT_DOWNLOADS}")),
+    };
+    reader.checked(at, value.span(), result)
+}
+
+fn mirrors(reader: &mut Reader<'_>, value: &Value<'_>) -> Vec<Mirror> {
+    let Some(array) = value.get_ref().as_array() else {
+        reader.fault(value.span(), "registries.mirrors", "expected `[[registries.mirrors]]`".into());
+        return Vec::new();
+    };
+    array.iter().filter_map(|value| mirror(reader, value)).collect()
+}
+
+fn mirror(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Mirror> {
+    const AT: &str = "registries.mirrors";
+    let entries = reader.table(AT, value);
+    let (mut prefix, mut location) = (None, None);
+    for (key, value) in entries.iter().copied() {
+        let at = format!("{AT}.{}", key.get_ref());
+        match key.get_ref().as_ref() {
+            "prefix" => prefix = reader.string(&at, value),
+            "location" => location = reader.string(&at, value),
+            _ => reader.unknown(AT, key, &MIRRORS),
+        }
+    }
+    for key in MIRRORS {
+        require_one(reader, AT, value, &entries, &[key]);
+    }
+    let made = Mirror::new(&prefix?, &location?).map_err(|(part, error)| format!("{part}: {error}"));
+    reader.checked(AT, value.span(), made)
 }
 
 fn credentials(reader: &mut Reader<'_>, value: &Value<'_>, folder: &Path) -> Vec<Credential> {
@@ -128,19 +192,19 @@ fn credential(reader: &mut Reader<'_>, value: &Value<'_>, folder: &Path) -> Opti
         }
     }
     for keys in [&["address"][..], &["username"], &["password", "password-file"]] {
-        require_one(reader, value, &entries, keys);
+        require_one(reader, AT, value, &entries, keys);
     }
     Some(Credential { address: address?, username: username?, password: password.or(file)? })
 }
 
 /// Exactly one of the keys must stand there.
-fn require_one(reader: &mut Reader<'_>, table: &Value<'_>, entries: &[Entry<'_, '_>], keys: &[&str]) {
+fn require_one(reader: &mut Reader<'_>, at: &str, table: &Value<'_>, entries: &[Entry<'_, '_>], keys: &[&str]) {
     let written = entries.iter().filter(|(key, _)| keys.contains(&key.get_ref().as_ref())).count();
     let names = keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(" or ");
     match written {
-        0 => reader.fault(table.span(), "registries.credentials", format!("{names} is missing")),
+        0 => reader.fault(table.span(), at, format!("{names} is missing")),
         1 => {}
-        _ => reader.fault(table.span(), "registries.credentials", format!("only one of {names} may stand there")),
+        _ => reader.fault(table.span(), at, format!("only one of {names} may stand there")),
     }
 }
 

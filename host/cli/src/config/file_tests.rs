@@ -20,6 +20,13 @@ precompiled = ["code", "/usr/lib/marram/precompiled"]
 default = "registry.example:5000"
 plain-http = ["registry.example:5000"]
 certificate-authorities = ["ca.pem"]
+docker-config = "docker/config.json"
+proxy = "http://user:word@proxy.example:3128"
+no-proxy = ["plant.example", "10.0.0.0/8"]
+concurrent-downloads = 2
+[[registries.mirrors]]
+prefix = "registry.example:5000/team"
+location = "mirror.example/team"
 [[registries.credentials]]
 address = "registry.example:5000"
 username = "pump"
@@ -50,6 +57,13 @@ fn every_key_is_read() {
     assert_eq!(config.registries.default.as_deref(), Some("registry.example:5000"));
     assert_eq!(config.registries.plain_http, ["registry.example:5000"]);
     assert_eq!(config.registries.certificate_authorities, [PathBuf::from("/etc/marram/ca.pem")]);
+    assert_eq!(config.registries.docker_config, Some("/etc/marram/docker/config.json".into()));
+    let proxy = Proxy::new("http://user:word@proxy.example:3128", []).unwrap();
+    assert_eq!(config.registries.proxy, Some(Way::Through(proxy)));
+    assert_eq!(config.registries.no_proxy, ["plant.example", "10.0.0.0/8"]);
+    assert_eq!(config.registries.concurrent_downloads, Some(2));
+    let mirror = Mirror::new("registry.example:5000/team", "mirror.example/team").unwrap();
+    assert_eq!(config.registries.mirrors, [mirror]);
     let passwords: Vec<_> = config.registries.credentials.iter().map(|c| c.password.clone()).collect();
     assert_eq!(passwords, [Password::File("/etc/marram/pump.password".into()), Password::Text("secret".into())]);
     assert_eq!(config.upstream.journal("/j".into()).max_file_bytes, 262_144);
@@ -92,6 +106,36 @@ fn a_credential_needs_its_parts_and_one_password() {
         "line 1, column 1: registries.credentials: only one of `password` or `password-file` may stand there",
     ];
     assert_eq!(found, expected);
+}
+
+#[test]
+fn a_proxy_a_mirror_and_a_number_that_cannot_be_used_are_faults() {
+    let found = faults(
+        "[registries]\nproxy = 'socks5://u:secret@h:1'\nconcurrent-downloads = 9\n[[registries.mirrors]]\nprefix = 'r.example'\n\
+         [[registries.mirrors]]\nprefix = 'https://r.example'\nlocation = 'm'\n",
+    );
+    assert!(
+        found[0].starts_with("line 2, column 9: registries.proxy: proxies by `socks5` are not supported"),
+        "{found:?}"
+    );
+    assert_eq!(found[1], "line 3, column 24: registries.concurrent-downloads: 9: expected 1 to 8");
+    assert_eq!(found[2], "line 4, column 1: registries.mirrors: `location` is missing");
+    assert!(found[3].starts_with("line 6, column 1: registries.mirrors: prefix: "), "{found:?}");
+    assert!(!found.concat().contains("secret"));
+}
+
+#[test]
+fn direct_means_no_proxy_whatever_the_environment_says() {
+    let config = check("[registries]\nproxy = 'direct'\n").unwrap();
+    assert_eq!(config.registries.proxy, Some(Way::Direct));
+    assert_eq!(config.registry(Path::new("/cache")).unwrap().proxy, None);
+}
+
+#[test]
+fn a_docker_configuration_that_cannot_be_read_is_a_fault_at_once() {
+    let config = check("[registries]\ndocker-config = '/nonexistent/config.json'\n").unwrap();
+    let failure = config.registry(Path::new("/cache")).unwrap_err();
+    assert!(failure.message.contains("/nonexistent/config.json"), "{}", failure.message);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use marram_core::manifest::Finding;
 
-use super::{Config, Password, file};
+use super::{Config, Password, Way, file};
 use crate::{
     args::Place,
     failure::{Code, Failure, count},
@@ -95,7 +95,12 @@ fn open_secrets(config: &Config, own: &Path) -> Vec<Finding> {
         Password::Text(_) => own,
         Password::File(path) => path,
     });
-    let mut files: Vec<&Path> = passwords.filter(|path| !private_to_owner(path)).collect();
+    let through = match &config.registries.proxy {
+        Some(Way::Through(proxy)) if proxy.has_password() => Some(own),
+        _ => None,
+    };
+    let others = config.registries.docker_config.as_deref().into_iter().chain(through);
+    let mut files: Vec<&Path> = passwords.chain(others).filter(|path| !private_to_owner(path)).collect();
     files.sort_unstable();
     files.dedup();
     let warn = |path: &Path| Finding {
@@ -116,6 +121,13 @@ fn private_to_owner(path: &Path) -> bool {
             mode => mode == 0o040 && own_group,
         }
     })
+}
+
+/// Docker's configuration file of this user, as Docker's command line finds it; none when there is no such file.
+pub(crate) fn docker_config_of_user() -> Option<PathBuf> {
+    let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let folder = folder("DOCKER_CONFIG").or_else(|| Some(folder("HOME")?.join(".docker")))?;
+    Some(folder.join("config.json")).filter(|file| file.exists())
 }
 
 /// The data folder, absolute. Without `config`, the settings are read if the arguments do not name the folder.
