@@ -26,10 +26,18 @@ const FILES: [(&str, &str); 3] = [
     ("~/.local/state/marram", "data folder of other users"),
 ];
 
-const ENVIRONMENT: [(&str, &str); 6] = [
+const ENVIRONMENT: [(&str, &str); 8] = [
     ("MARRAM_CONFIG", "as --config"),
     ("MARRAM_DATA", "as --data"),
     ("MARRAM_LOG", "filter of the log lines of marram run, e.g. info,marram_registry=debug,module=off"),
+    (
+        "HTTPS_PROXY, ALL_PROXY, NO_PROXY",
+        "the proxy for HTTPS registries, unless marram.toml names one, and its exceptions",
+    ),
+    (
+        "DOCKER_CONFIG",
+        "folder of Docker's config.json, whose logins module push, pull and inspect use [default: ~/.docker]",
+    ),
     ("NO_COLOR", "no colours, whatever its value, unless empty"),
     ("CLICOLOR_FORCE", "colours also where there is no terminal, unless empty or 0"),
     ("TMPDIR", "where module inspect keeps what it fetches meanwhile"),
