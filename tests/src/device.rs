@@ -77,6 +77,14 @@ impl Device {
         self.path().join("marram.toml")
     }
 
+    /// Sets `cache.max-bytes`, for hosts and commands that start from now on.
+    ///
+    /// # Panics
+    /// The settings cannot be written.
+    pub fn set_cache_cap(&self, bytes: u64) {
+        fs::write(self.config_file(), format!("{CONFIG}[cache]\nmax-bytes = {bytes}\n")).expect("write the settings");
+    }
+
     /// A `marram` command with this device's settings.
     fn command(&self) -> Command {
         let mut command = command_of(&self.binary);

@@ -14,4 +14,5 @@ pub mod memory;
 pub mod program;
 pub mod registry;
 pub mod server;
+pub mod skopeo;
 pub mod wait;

@@ -22,11 +22,11 @@ use crate::{
 /// The compiler, the sources of its standard library, and the C library.
 const PACKAGES: [&str; 3] = ["rustc-web", "rust-web-src", "wasi-libc"];
 
-/// rustc beside its own libraries. Made relative to the script, so that the folder can be moved.
+/// A program beside its own libraries. Made relative to the script, so that the folder can be moved.
 const WRAPPER: &str = r#"#!/bin/sh
 here=$(dirname "$(dirname "$(readlink -f "$0")")")
 libs=$(echo "$here"/usr/lib/*-linux-gnu*)
-LD_LIBRARY_PATH="$libs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" exec "$here/usr/bin/rustc" "$@"
+LD_LIBRARY_PATH="$libs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" exec "$here/usr/bin/PROGRAM" "$@"
 "#;
 
 /// Longest run of apt-get, in seconds: the compiler's packages take that long at 250 KiB/s.
@@ -37,7 +37,7 @@ const STUBS: &str = include_str!("../debian/stubs.rs");
 /// The compiler to name in `RUSTC`; makes everything ready on the first call.
 pub(crate) fn toolchain() -> Result<PathBuf> {
     let folder = tools().join("debian-rust");
-    let rustc = folder.join("bin/rustc");
+    let rustc = script(&folder, "rustc");
     let ready = folder.join(".ready-for-both-targets");
     if ready.is_file() {
         return Ok(rustc);
@@ -45,8 +45,7 @@ pub(crate) fn toolchain() -> Result<PathBuf> {
     say("setup: fallback toolchain 1/4: downloading Debian's compiler (130 MiB)");
     remove_folder(&folder)?;
     download(&PACKAGES, &folder)?;
-    write(&rustc, WRAPPER)?;
-    run_quietly(command("chmod").arg("755").arg(&rustc))?;
+    wrapper(&folder, "rustc")?;
     say("setup: fallback toolchain 2/4: linkers and C library");
     borrow_linkers(&folder)?;
     place_libc(&folder)?;
@@ -59,6 +58,18 @@ pub(crate) fn toolchain() -> Result<PathBuf> {
     }
     write(&ready, "")?;
     Ok(rustc)
+}
+
+/// Writes the script that runs an unpacked program with the libraries that were unpacked beside it; returns its path.
+pub(crate) fn wrapper(folder: &Path, program: &str) -> Result<PathBuf> {
+    let script = script(folder, program);
+    write(&script, &WRAPPER.replace("PROGRAM", program))?;
+    run_quietly(command("chmod").arg("755").arg(&script))?;
+    Ok(script)
+}
+
+fn script(folder: &Path, program: &str) -> PathBuf {
+    folder.join("bin").join(program)
 }
 
 /// Downloads Debian packages with those they need and the machine lacks, and unpacks them into `folder`.

@@ -55,6 +55,7 @@ pub(crate) fn for_tests(choice: guests::Choice) -> Result<()> {
     compiler()?;
     guests::toolchain(choice)?;
     registry()?;
+    skopeo()?;
     tool(&NEXTEST)
 }
 
@@ -119,6 +120,23 @@ pub(crate) fn registry() -> Result<()> {
     remove_folder(&folder)?;
     crate::debian::download(&[PACKAGE], &folder).map_err(|err| format!("{err}\nhint: {hint}"))?;
     link(&folder.join("usr/bin").join(PACKAGE), PACKAGE)?;
+    run_quietly(command(PACKAGE).arg("--version")).map_err(|err| format!("{err}\nhint: {hint}"))
+}
+
+/// A stock tool that copies images, for tests of artifacts that went through other hands. It brings libraries that a machine
+/// without it lacks, so it runs through a script that finds them.
+fn skopeo() -> Result<()> {
+    const PACKAGE: &str = "skopeo";
+    if works(PACKAGE) {
+        return Ok(());
+    }
+    let hint = format!("install `{PACKAGE}`, e.g. `sudo apt-get install {PACKAGE}`");
+    let folder = tools().join(PACKAGE);
+    say(format!("setup: downloading Debian's {PACKAGE}"));
+    remove_folder(&folder)?;
+    crate::debian::download(&[PACKAGE], &folder).map_err(|err| format!("{err}\nhint: {hint}"))?;
+    let script = crate::debian::wrapper(&folder, PACKAGE)?;
+    link(&script, PACKAGE)?;
     run_quietly(command(PACKAGE).arg("--version")).map_err(|err| format!("{err}\nhint: {hint}"))
 }
 

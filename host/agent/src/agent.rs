@@ -13,15 +13,16 @@ use marram_core::{
     manifest::{self, Faults, Finding},
     message::Message,
     name::ModuleName,
-    ports::{DocumentError, Documents, Engine, Images, SendError, States, Upstream},
+    ports::{CacheError, DocumentError, Documents, Engine, Images, Room, SendError, States, Upstream},
     time::UtcMillis,
     twin::{Origin, Twin},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
+    cache::{CacheStatus, Caches, Collector, PruneRequest, Pruned},
     clock::Clock,
     logs::{LogLine, LogQuery},
     router::Router,
@@ -51,6 +52,8 @@ pub struct Config {
     pub states: Arc<dyn States>,
     /// Checks an image reference while a manifest is read.
     pub check_image: fn(&str) -> Result<(), String>,
+    /// What is cleaned up once a deployment has settled and before a download; none = nothing is.
+    pub caches: Option<Caches>,
     /// A manifest to begin with, instead of the deployment that is stored. If it is bad, the stored one is resumed.
     pub initial: Option<String>,
 }
@@ -63,6 +66,7 @@ pub struct Agent {
     documents: Arc<dyn Documents>,
     check_image: fn(&str) -> Result<(), String>,
     events: mpsc::Sender<Event>,
+    collector: Option<Arc<Collector>>,
     /// One deployment at a time, from its text to the supervisor.
     in_force: tokio::sync::Mutex<InForce>,
     deployment_version: AtomicU64,
@@ -95,6 +99,42 @@ struct Stored {
 }
 
 const FORMAT: u32 = 1;
+
+impl Stored {
+    fn read(bytes: &[u8]) -> Result<Self, String> {
+        match serde_json::from_slice::<Self>(bytes) {
+            Ok(stored) if stored.format == FORMAT => Ok(stored),
+            Ok(stored) => Err(format!("was written by a newer version of Marram (format {})", stored.format)),
+            Err(error) => Err(format!("cannot be read: {error}")),
+        }
+    }
+}
+
+/// The stored deployment cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the stored deployment {0}")]
+pub struct ReadError(String);
+
+/// The deployment that a host on these documents would begin with; none = none is stored.
+pub(crate) fn read_stored(
+    documents: &dyn Documents,
+    check_image: fn(&str) -> Result<(), String>,
+) -> Result<Option<Deployment>, ReadError> {
+    let document = documents.read(DEPLOYMENT).map_err(|error| ReadError(format!("cannot be read: {error}")))?;
+    let Some(document) = document else { return Ok(None) };
+    let stored = Stored::read(&document.bytes).map_err(ReadError)?;
+    let context = manifest::Context { check_image: &check_image };
+    let reading = manifest::read(stored.manifest.get(), &context);
+    reading.map(|reading| Some(reading.deployment)).map_err(|faults| ReadError(format!("is not valid here: {faults}")))
+}
+
+/// Each time all modules have come to rest.
+async fn clean_up(collector: Arc<Collector>, settled: Arc<Notify>) {
+    loop {
+        settled.notified().await;
+        collector.collect(0).await;
+    }
+}
 
 /// Bits of a sequence for the messages of one run: 68 billion of each module, and 131,072 starts before a reader that takes
 /// JSON numbers for doubles loses the last bit.
@@ -179,6 +219,9 @@ pub enum ModuleError {
     /// Its twin cannot be read or written.
     #[error(transparent)]
     Twin(#[from] TwinError),
+    /// A cache cannot be read or changed.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// The host is ending.
     #[error("the host is stopping")]
     Stopping,
@@ -220,6 +263,11 @@ impl Agent {
         let (events, receiver) = mpsc::channel(EVENTS);
         let (upstream_closing, closing) = watch::channel(false);
         let upstream = UpstreamTask { clock, router: router.clone(), upstream: config.upstream, closing };
+        let collector = config.caches.map(|caches| Arc::new(Collector::new(caches)));
+        let settled = Arc::new(Notify::new());
+        if let Some(collector) = &collector {
+            tokio::spawn(clean_up(collector.clone(), settled.clone()));
+        }
         let worlds = Worlds {
             clock,
             device_id: config.device_id,
@@ -228,6 +276,8 @@ impl Agent {
             states: StateCells::new(config.states),
             engine: config.engine,
             images: config.images,
+            room: collector.clone().map(|collector| collector as Arc<dyn Room>),
+            settled,
             upstream_closing,
             first_sequence,
         };
@@ -238,6 +288,7 @@ impl Agent {
             documents: config.documents,
             check_image: config.check_image,
             events: events.clone(),
+            collector,
             in_force: tokio::sync::Mutex::default(),
             deployment_version: AtomicU64::new(0),
             upstream_task: tokio::sync::Mutex::new(Some(tokio::spawn(upstream.run()))),
@@ -309,18 +360,10 @@ impl Agent {
         if let Some(reason) = document.recovered {
             tracing::warn!(reason, "the stored deployment was damaged; going on with the one before");
         }
-        match serde_json::from_slice::<Stored>(&document.bytes) {
-            Ok(stored) if stored.format == FORMAT => Ok(Some(stored)),
-            Ok(stored) => {
-                let format = stored.format;
-                tracing::error!(
-                    format,
-                    "the stored deployment was written by a newer version of Marram; apply a manifest to replace it"
-                );
-                Ok(None)
-            }
-            Err(error) => {
-                tracing::error!(%error, "the stored deployment cannot be read; apply a manifest to replace it");
+        match Stored::read(&document.bytes) {
+            Ok(stored) => Ok(Some(stored)),
+            Err(why) => {
+                tracing::error!("the stored deployment {why}; apply a manifest to replace it");
                 Ok(None)
             }
         }
@@ -406,6 +449,10 @@ impl Agent {
     ) -> Result<(), ApplyError> {
         let sections = self.apply_sections(&deployment, version).await;
         self.router.apply(deployment.clone());
+        if let Some(collector) = &self.collector {
+            // Before anything of it is asked for.
+            collector.want(deployment.clone()).await;
+        }
         let deployed = Deployed { deployment, version, prefer_cached };
         self.events.send(Event::Deployed(deployed)).await.map_err(|_| ApplyError::Stopping)?;
         sections
@@ -550,6 +597,24 @@ impl Agent {
         answer.await.map_err(|_| ModuleError::Stopping)
     }
 
+    /// What the caches hold.
+    ///
+    /// # Errors
+    /// There are none, they cannot be read, or the host is ending.
+    pub async fn cache(&self) -> Result<CacheStatus, ModuleError> {
+        let collector = self.collector.as_ref().ok_or_else(no_caches)?;
+        Ok(collector.status(&self.ask(|reply| Event::Components { reply }).await?).await?)
+    }
+
+    /// Removes from the caches what nobody needs.
+    ///
+    /// # Errors
+    /// There are none, they cannot be read or changed, or the host is ending.
+    pub async fn prune(&self, request: PruneRequest) -> Result<Pruned, ModuleError> {
+        let collector = self.collector.as_ref().ok_or_else(no_caches)?;
+        Ok(collector.prune(request, &self.ask(|reply| Event::Components { reply }).await?).await?)
+    }
+
     /// Stops the modules in order, hands what is accepted for upstream over, and ends. Takes `grace` for the modules and
     /// some seconds more for upstream at the most. What was accepted for upstream but not taken in that time is counted in
     /// the log.
@@ -609,6 +674,10 @@ async fn starts_so_far(documents: Arc<dyn Documents>) -> Result<u64, String> {
     }
     // The generation before the damaged one does not know of the last start.
     Ok(host.starts + u64::from(stored.recovered.is_some()))
+}
+
+fn no_caches() -> ModuleError {
+    ModuleError::Refused("this host keeps no cache".into())
 }
 
 fn known_name(module: &str) -> Result<ModuleName, ModuleError> {

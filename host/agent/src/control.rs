@@ -158,6 +158,13 @@ async fn route(agent: &Agent, waiting: &Semaphore, request: Request<Incoming>) -
             let body = body(request).await?;
             ok(&json!({ "version": agent.set_twin(module, &body).await? }))
         }
+        (&Method::GET, ["v1", "cache"]) => ok(&agent.cache().await?),
+        (&Method::POST, ["v1", "cache", "prune"]) => {
+            let body = body(request).await?;
+            let request = serde_json::from_str(if body.is_empty() { "{}" } else { &body })
+                .map_err(|error| Failure::new(StatusCode::BAD_REQUEST, "bad-request", error.to_string()))?;
+            ok(&agent.prune(request).await?)
+        }
         (&Method::PUT, ["v1", "deployment"]) => {
             let body = body(request).await?;
             ok(&agent.apply(&body).await?)
@@ -283,6 +290,7 @@ impl From<ModuleError> for Failure {
             ModuleError::Refused(_) => (StatusCode::CONFLICT, "refused"),
             ModuleError::Twin(crate::twins::TwinError::Store(_)) => (StatusCode::INTERNAL_SERVER_ERROR, "store"),
             ModuleError::Twin(_) => (StatusCode::BAD_REQUEST, "bad-patch"),
+            ModuleError::Cache(_) => (StatusCode::INTERNAL_SERVER_ERROR, "cache"),
             ModuleError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
         };
         Self::new(status, code, error.to_string())

@@ -4,6 +4,7 @@
 //! cloud only through [`marram_core::ports`].
 
 mod agent;
+mod cache;
 mod clock;
 pub mod control;
 mod delivery;
@@ -19,7 +20,8 @@ mod supervisor;
 mod twins;
 mod upstream;
 
-pub use agent::{Agent, Applied, ApplyError, Config, ModuleError, StartError, TwinView};
+pub use agent::{Agent, Applied, ApplyError, Config, ModuleError, ReadError, StartError, TwinView};
+pub use cache::{CacheStatus, Caches, Collector, PruneRequest, Pruned};
 pub use control::{SocketError, serve};
 pub use logs::{LogLine, LogQuery};
 pub use status::{ModuleStatus, QueueStatus, Status};

@@ -13,9 +13,9 @@ use marram_core::{
     deployment::{Deployment, ModuleSpec},
     name::ModuleName,
     planner::{self, ModuleState, Observed, Step, needs_new_instance, plan},
-    ports::{Artifact, Component, Engine, Exit, FetchRequest, Images, ModuleInfo},
+    ports::{Artifact, Component, Engine, Exit, FetchRequest, Images, ModuleInfo, Room},
 };
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 use self::record::{Prepared, Record, Running, Update};
 use crate::{
@@ -48,6 +48,10 @@ pub(crate) struct Worlds {
     pub(crate) states: StateCells,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) images: Arc<dyn Images>,
+    /// Asked before a component is downloaded.
+    pub(crate) room: Option<Arc<dyn Room>>,
+    /// Told when all modules have come to rest after a change.
+    pub(crate) settled: Arc<Notify>,
     pub(crate) upstream_closing: watch::Sender<bool>,
     /// The number before the first sequence of each module in this run.
     pub(crate) first_sequence: u64,
@@ -69,6 +73,8 @@ pub(crate) enum Event {
     Status { reply: oneshot::Sender<Status> },
     /// Somebody wants to know whether there is such a module. Asked before most questions, so it does not cost a status.
     IsDeployed { name: ModuleName, reply: oneshot::Sender<bool> },
+    /// Somebody wants to know which components the modules run or are about to.
+    Components { reply: oneshot::Sender<Vec<(ModuleName, String)>> },
     /// Somebody wants to read a module's log.
     Logs { name: ModuleName, reply: oneshot::Sender<Option<Arc<LogBuffer>>> },
     /// The host ends.
@@ -98,6 +104,8 @@ pub(crate) struct Supervisor {
     prefer_cached: bool,
     observed: Observed,
     records: BTreeMap<ModuleName, Record>,
+    /// Something has changed since the modules were at rest last.
+    unsettled: bool,
     /// Kept also of modules that were removed: one that comes back goes on counting.
     sequences: BTreeMap<ModuleName, Arc<AtomicU64>>,
     runs: u64,
@@ -115,6 +123,7 @@ impl Supervisor {
             prefer_cached: false,
             observed: Observed::default(),
             records: BTreeMap::new(),
+            unsettled: false,
             sequences: BTreeMap::new(),
             runs: 0,
             fetches: Arc::new(Semaphore::new(FETCHES)),
@@ -125,6 +134,10 @@ impl Supervisor {
     pub(crate) async fn run(mut self) {
         loop {
             let wake_at = self.carry_out_plan();
+            if self.unsettled && self.observed.is_settled() {
+                self.unsettled = false;
+                self.worlds.settled.notify_one();
+            }
             let mut event = tokio::select! {
                 event = self.events.recv() => event,
                 // Never in the past: a plan that asks again at once without a step must not spin.
@@ -211,6 +224,7 @@ impl Supervisor {
             prefer_cached: self.prefer_cached,
             credentials: self.desired.registry_credentials.clone(),
             progress: record.progress.clone(),
+            room: self.worlds.room.clone(),
         };
         tracing::info!(module = %spec.name, image = %spec.image, "preparing");
         let (images, engine) = (self.worlds.images.clone(), self.worlds.engine.clone());
@@ -341,6 +355,7 @@ impl Supervisor {
                 if deployed.deployment.registry_credentials != self.desired.registry_credentials {
                     self.forget_refusals();
                 }
+                self.unsettled = true;
                 self.desired = deployed.deployment;
                 self.version = deployed.version;
                 self.prefer_cached = deployed.prefer_cached;
@@ -361,6 +376,12 @@ impl Supervisor {
             Event::IsDeployed { name, reply } => {
                 let known = self.desired.modules.contains_key(&name) || self.observed.modules.contains_key(&name);
                 let _ = reply.send(known);
+            }
+            Event::Components { reply } => {
+                let components = self.records.iter().flat_map(|(name, record)| {
+                    record.components().map(|component| (name.clone(), component.to_owned()))
+                });
+                let _ = reply.send(components.collect());
             }
             Event::Logs { name, reply } => {
                 let _ = reply.send(self.records.get(&name).map(|record| record.logs.clone()));
@@ -418,6 +439,7 @@ impl Supervisor {
                 }
                 tracing::info!(module = %name, digest = %artifact.manifest_digest, "prepared");
                 record.prepared(Prepared { artifact, component });
+                self.unsettled = true;
                 let record = &self.records[name];
                 self.warn_of_dead_end(name, record);
                 planner::Event::Prepared

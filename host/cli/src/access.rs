@@ -13,7 +13,7 @@ use std::{
 
 use marram_core::{
     deployment::{PullPolicy, RegistryCredential},
-    ports::{Artifact, FetchRequest, Images as _},
+    ports::{Artifact, FetchError, FetchRequest, Images as _},
 };
 use marram_registry::{Image, Registry};
 use tokio::signal::unix::{SignalKind, signal};
@@ -46,6 +46,16 @@ pub(crate) fn open(access: &Access, reference: &str, cache: &Path) -> Result<Reg
 
 /// Fetches a component, every digest checked, into a new folder in `folder`.
 pub(crate) fn fetch(access: &Access, reference: &str, folder: &Path) -> Result<Fetched, Failure> {
+    fetch_and(access, reference, folder, async |_| Ok(())).map(|(fetched, ())| fetched)
+}
+
+/// [`fetch`], and asks the same source for more.
+pub(crate) fn fetch_and<T>(
+    access: &Access,
+    reference: &str,
+    folder: &Path,
+    more: impl AsyncFnOnce(&Registry) -> Result<T, FetchError>,
+) -> Result<(Fetched, T), Failure> {
     let (image, config) = (parse(reference)?, settings(access)?);
     let folder = Scratch::new(folder)?;
     let registry = client(&config, access, &image, &folder.path().join("cache"))?;
@@ -55,14 +65,16 @@ pub(crate) fn fetch(access: &Access, reference: &str, folder: &Path) -> Result<F
         prefer_cached: false,
         credentials: Vec::new(),
         progress: Arc::default(),
+        room: None,
     };
     let progress = request.progress.clone();
-    let artifact = wait(async {
-        let fetched = progress::shown("pulling", &progress, registry.fetch(request)).await;
-        fetched.map_err(|error| Failure::new(Code::Failed, error.message))
+    let failed = |error: FetchError| Failure::new(Code::Failed, error.message);
+    let (artifact, more) = wait(async {
+        let artifact = progress::shown("pulling", &progress, registry.fetch(request)).await.map_err(failed)?;
+        Ok((artifact, more(&registry).await.map_err(failed)?))
     })?;
     let reference = pinned(&image, config.registries.default.as_deref(), &artifact.manifest_digest);
-    Ok(Fetched { artifact, reference, folder })
+    Ok((Fetched { artifact, reference, folder }, more))
 }
 
 /// Runs to the end, or until Ctrl-C or SIGTERM: then folders of this process go away too.

@@ -45,6 +45,9 @@ pub(crate) enum Command {
     /// Work with modules in registries
     #[command(subcommand)]
     Module(Module),
+    /// Look at what is kept of images on this device, and make room
+    #[command(subcommand)]
+    Cache(Cache),
     /// Write a completion script for a shell
     #[cfg(feature = "author")]
     Completions(Completions),
@@ -253,6 +256,32 @@ pub(crate) enum Module {
     Componentize(Componentize),
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cache {
+    /// List the components that are kept, with their machine code
+    List(Ask),
+    /// Remove what no module needs, those used longest ago first, until the rest fits `cache.max-bytes`
+    Prune(Prune),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Prune {
+    /// Remove everything that no module needs
+    #[arg(long, group = "goal")]
+    pub(crate) all: bool,
+    /// Remove what was used last longer ago than this: `30d`, `12h`
+    #[arg(long, value_name = "AGE", group = "goal", value_parser = humantime::parse_duration)]
+    pub(crate) older_than: Option<Duration>,
+    /// Remove until the rest has at most so many bytes: `500000`, `64KiB`, `100MiB`, `1GiB`
+    #[arg(long, value_name = "BYTES", group = "goal", value_parser = byte_count)]
+    pub(crate) to: Option<u64>,
+    /// Only tell what would be removed
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+}
+
 /// As whom and how a registry is asked.
 #[derive(Debug, Args)]
 pub(crate) struct Access {
@@ -306,6 +335,9 @@ pub(crate) struct Inspect {
     /// A file, or a reference as `pull` takes it; what ends in .wasm, or starts with / or ., is a file
     #[arg(value_name = "FILE|REFERENCE")]
     pub(crate) subject: String,
+    /// Write its imports and exports with all their types, as WIT
+    #[arg(long)]
+    pub(crate) wit: bool,
     #[command(flatten)]
     pub(crate) access: Access,
     #[arg(long, value_enum, default_value_t)]
@@ -425,6 +457,17 @@ pub(crate) struct Man {
     pub(crate) output: Option<PathBuf>,
 }
 
+/// A number of bytes, with or without a binary unit.
+fn byte_count(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u32); 4] = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("B", 0)];
+    let unit = UNITS.into_iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)));
+    let (digits, shift) = unit.unwrap_or((text, 0));
+    let number = digits.trim_end().parse::<u64>().ok();
+    number
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or_else(|| "expected a number of bytes as `500000` or `64MiB`".to_owned())
+}
+
 /// An age before now, or a time.
 fn since(text: &str) -> Result<SystemTime, String> {
     if let Ok(time) = humantime::parse_rfc3339_weak(text) {
@@ -450,7 +493,7 @@ impl Command {
             Self::Compile(Compile { format, .. }) => *format,
             Self::Check(Check { format, .. }) | Self::Version(Version { format }) => *format,
             Self::Route(Route::Explain(Explain { format, .. })) => *format,
-            Self::List(ask) => ask.format,
+            Self::List(ask) | Self::Cache(Cache::List(ask) | Cache::Prune(Prune { ask, .. })) => ask.format,
             Self::Apply(Apply { ask, .. }) | Self::Logs(Logs { ask, .. }) | Self::Restart(Restart { ask, .. }) => {
                 ask.format
             }
@@ -468,6 +511,20 @@ impl Command {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_may_have_a_unit() {
+        for (text, bytes) in
+            [("0", 0), ("500000", 500_000), ("3B", 3), ("64KiB", 64 << 10), ("2 MiB", 2 << 20), ("1GiB", 1 << 30)]
+        {
+            assert_eq!(byte_count(text), Ok(bytes));
+        }
+        for bad in ["", "MiB", "-1", "1.5MiB", "1MB", "99999999999GiB"] {
+            assert!(byte_count(bad).is_err(), "{bad}");
+        }
+    }
+
     #[test]
     fn the_command_line_is_consistent() {
         crate::help::command().debug_assert();

@@ -60,6 +60,10 @@ impl Call {
         Self { method: Method::POST, ..Self::get(path) }
     }
 
+    pub(crate) fn post_with(path: impl Into<String>, body: String) -> Self {
+        Self { body, ..Self::post(path) }
+    }
+
     pub(crate) fn put(path: impl Into<String>, body: String) -> Self {
         Self { method: Method::PUT, body, ..Self::get(path) }
     }

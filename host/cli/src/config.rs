@@ -1,4 +1,4 @@
-//! What `marram.toml` means: identity, data folder, engine, registries, upstream. Plain data; `config::file` reads it, and
+//! What `marram.toml` means: identity, data folder, engine, registries, upstream, cache. Plain data; `config::file` reads it, and
 //! `docs/configuration.md` describes it for people. Nothing here opens a socket or makes a folder.
 
 mod file;
@@ -33,6 +33,8 @@ pub(crate) struct Config {
     pub(crate) registries: Registries,
     /// `[upstream]`.
     pub(crate) upstream: Upstream,
+    /// `[cache]`.
+    pub(crate) cache: Cache,
     /// What is allowed and yet not well.
     pub(crate) warnings: Vec<Finding>,
 }
@@ -124,6 +126,19 @@ impl Default for Upstream {
     /// As [`marram_upstream::Settings::new`].
     fn default() -> Self {
         Self { journal_max_bytes: 64 << 20, journal_files: 8 }
+    }
+}
+
+/// `[cache]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cache {
+    /// `max-bytes`: over components and machine code.
+    pub(crate) max_bytes: u64,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { max_bytes: marram_core::cache::DEFAULT_MAX_BYTES }
     }
 }
 

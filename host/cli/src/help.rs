@@ -126,6 +126,19 @@ const MORE: &[More] = &[
         )],
     },
     More {
+        command: "cache list",
+        text: "Works with and without a running host.",
+        examples: &[("marram cache list", "what is kept, how large, and for whom")],
+    },
+    More {
+        command: "cache prune",
+        text: "What the deployment names, and what runs, stays whatever is asked. Works with and without a running host.",
+        examples: &[
+            ("marram cache prune --older-than 30d --dry-run", "see what was not used for a month"),
+            ("marram cache prune --to 64MiB", "make room"),
+        ],
+    },
+    More {
         command: "module push",
         text: "Credentials come from marram.toml or from standard input, never from the command line, which others can see. The \
                answer is the reference that pins what was pushed.",
@@ -144,6 +157,7 @@ const MORE: &[More] = &[
         text: "",
         examples: &[
             ("marram module inspect filter.wasm", "a file"),
+            ("marram module inspect filter.wasm --wit", "its types"),
             ("marram module inspect registry.example.com/filter:1.2 --format json", "an image, for a script"),
         ],
     },

@@ -1,14 +1,14 @@
 //! `marram module inspect`: what a component is, asks for and offers, and whether this host could run it. Compiles
-//! nothing: that the types fit too is seen when a host loads it.
+//! nothing: that the types fit too is seen when a host loads it. Verifies no signature: it tells which are attached.
 
 use std::{collections::BTreeSet, path::Path};
 
 use marram_engine::{ComponentKind, Refusal, Surface, survey};
-use marram_registry::{DEFAULT_MAX_COMPONENT_BYTES, Digest, Kind};
+use marram_registry::{DEFAULT_MAX_COMPONENT_BYTES, Description, Digest, Kind, Part, Registry, Signature};
 use serde_json::{Value, json};
 
 use crate::{
-    access,
+    access::{self, Fetched},
     args::{Format, Inspect},
     failure::{Code, Failure},
     input,
@@ -22,17 +22,51 @@ pub(crate) fn inspect(args: Inspect) -> Result<(), Failure> {
         }
         (read(Path::new(&args.subject), &args.subject)?, None)
     } else {
-        let fetched = access::fetch(&args.access, &args.subject, &std::env::temp_dir())?;
+        let describe = async |registry: &Registry| registry.describe(&args.subject, &[]).await;
+        let (fetched, description) = access::fetch_and(&args.access, &args.subject, &std::env::temp_dir(), describe)?;
         let bytes = read(&fetched.artifact.path, &args.subject)?;
-        (bytes, Some(Origin { reference: fetched.reference, manifest: fetched.artifact.manifest_digest }))
+        (bytes, Some(origin(fetched, description, &args.subject)?))
     };
-    let mut report =
-        Report::of(&bytes).map_err(|why| Failure::new(Code::Failed, format!("{}: {why}", args.subject)))?;
+    let failed = |why: String| Failure::new(Code::Failed, format!("{}: {why}", args.subject));
+    let mut report = Report::of(&bytes).map_err(failed)?;
     report.origin = origin;
-    output::data(&match args.format {
-        Format::Text => report.to_text(),
-        Format::Json => format!("{}\n", report.to_json()),
+    if args.wit {
+        report.wit = Some(
+            wit(&bytes)
+                .map_err(|failure| Failure { message: format!("{}: {}", args.subject, failure.message), ..failure })?,
+        );
+    }
+    output::data(&match (args.format, &report.wit) {
+        (Format::Text, Some(wit)) => text_of(wit),
+        (Format::Text, None) => report.to_text(),
+        (Format::Json, _) => format!("{}\n", report.to_json()),
     })
+}
+
+/// A tag may move between two questions: what is told belongs together, or nothing is told.
+fn origin(fetched: Fetched, description: Description, subject: &str) -> Result<Origin, Failure> {
+    let manifest = fetched.artifact.manifest_digest;
+    if description.documents.last().is_none_or(|document| document.digest != manifest) {
+        let message = format!("{subject}: it was changed at its source while it was read");
+        return Err(Failure::new(Code::Failed, message).hint("run the command again"));
+    }
+    Ok(Origin { reference: fetched.reference, manifest, description })
+}
+
+/// WIT holds names and comments of strangers; its line ends are its own.
+fn text_of(wit: &str) -> String {
+    wit.lines().map(|line| format!("{}\n", plain(line))).collect()
+}
+
+#[cfg(feature = "author")]
+fn wit(bytes: &[u8]) -> Result<String, Failure> {
+    crate::wit::text(bytes).map_err(|why| Failure::new(Code::Failed, why))
+}
+
+#[cfg(not(feature = "author"))]
+fn wit(_: &[u8]) -> Result<String, Failure> {
+    Err(Failure::new(Code::Usage, "this build of marram has no `--wit`: it was made without the feature `author`")
+        .hint("use the full build of marram on another machine; `marram version` lists what this one has"))
 }
 
 fn read(path: &Path, name: &str) -> Result<Vec<u8>, Failure> {
@@ -44,6 +78,7 @@ fn read(path: &Path, name: &str) -> Result<Vec<u8>, Failure> {
 struct Origin {
     reference: String,
     manifest: String,
+    description: Description,
 }
 
 /// What is told of a binary.
@@ -58,6 +93,8 @@ struct Report {
     /// Why the host would not even compile it.
     refusal: Option<Refusal>,
     origin: Option<Origin>,
+    /// If it was asked for.
+    wit: Option<String>,
 }
 
 impl Report {
@@ -71,12 +108,13 @@ impl Report {
             exports: found.exports,
             refusal: survey(bytes).and_then(|surface| surface.check()).err(),
             origin: None,
+            wit: None,
         })
     }
 
     fn to_json(&self) -> Value {
         let imports: Vec<_> = self.imports.iter().map(|(name, met)| json!({ "name": name, "met": met })).collect();
-        json!({
+        let mut report = json!({
             "kind": self.kind,
             "size": self.size,
             "componentDigest": self.digest.to_string(),
@@ -85,14 +123,19 @@ impl Report {
             "exports": self.exports,
             "imports": imports,
             "refusal": self.refusal.as_ref().map(ToString::to_string),
-        })
+            "artifact": self.origin.as_ref().map(|origin| &origin.description),
+        });
+        if let Some(wit) = &self.wit {
+            report["wit"] = wit.as_str().into();
+        }
+        report
     }
 
     fn to_text(&self) -> String {
         let mut lines = Lines::default();
         if let Some(origin) = &self.origin {
             lines.add("reference", [origin.reference.clone()]);
-            lines.add("manifest", [origin.manifest.clone()]);
+            origin.add_to(&mut lines);
         }
         lines.add("component", [self.digest.to_string()]);
         lines.add("size", [format!("{} ({} bytes)", output::bytes(self.size as u64), self.size)]);
@@ -111,6 +154,36 @@ impl Report {
     }
 }
 
+impl Origin {
+    fn add_to(&self, lines: &mut Lines) {
+        let Description { documents, config, layers, signatures } = &self.description;
+        let part = |part: &Part| format!("{}  {} bytes  {}", part.digest, part.size, part.media_type);
+        if let Some((manifest, indexes)) = documents.split_last() {
+            if !indexes.is_empty() {
+                lines.add("index", indexes.iter().map(part));
+            }
+            lines.add("manifest", [part(manifest)]);
+        }
+        lines.add("config", [part(config)]);
+        lines.add("layers", layers.iter().map(part));
+        let annotated = documents.iter().chain(layers).flat_map(|part| &part.annotations);
+        lines.add("annotations", annotated.map(|(name, value)| format!("{name}={value}")));
+        lines.add("signatures", signatures.iter().map(signature));
+    }
+}
+
+/// One line that claims no more than is known.
+fn signature(signature: &Signature) -> String {
+    let by = signature.key.as_ref().map_or_else(|| "a key that it does not name".to_owned(), Clone::clone);
+    let about = match &signature.signs {
+        Some(digest) if *digest == signature.subject => String::new(),
+        Some(digest) => format!(", but for {digest}, which is something else"),
+        None => ", for what cannot be read".to_owned(),
+    };
+    let statement = signature.statement.as_ref().map_or_else(String::new, |kind| format!(", {kind}"));
+    format!("{}, not verified, by {by}{about}{statement}  {}", signature.kind.as_str(), signature.digest)
+}
+
 /// Names on the left, their values in one column.
 #[derive(Default)]
 struct Lines(String);
@@ -122,7 +195,7 @@ impl Lines {
         let none = values.peek().is_none().then(|| "none".to_owned());
         for (number, value) in values.chain(none).enumerate() {
             let name = if number == 0 { name } else { "" };
-            self.0.push_str(&format!("{name:<9}  {}\n", plain(&value)));
+            self.0.push_str(&format!("{name:<11}  {}\n", plain(&value)));
         }
     }
 }
@@ -195,9 +268,9 @@ mod tests {
     fn text_stands_in_two_columns() {
         let text = report(r#"(component (import "a:b/c" (instance)) (import "a:b/long-name" (instance)))"#).to_text();
         let lines: Vec<_> = text.lines().collect();
-        assert!(lines[2].starts_with("kind       other"), "{text}");
-        assert_eq!(lines[4], "exports    none");
-        assert_eq!(lines[5], "imports    a:b/c          not offered by this host");
-        assert_eq!(lines[6], "           a:b/long-name  not offered by this host");
+        assert!(lines[2].starts_with("kind         other"), "{text}");
+        assert_eq!(lines[4], "exports      none");
+        assert_eq!(lines[5], "imports      a:b/c          not offered by this host");
+        assert_eq!(lines[6], "             a:b/long-name  not offered by this host");
     }
 }

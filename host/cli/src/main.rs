@@ -5,6 +5,7 @@ mod absent;
 mod access;
 mod args;
 mod ask;
+mod cache;
 mod check;
 mod client;
 mod colour;
@@ -34,6 +35,8 @@ mod run;
 mod twin_watch;
 mod usage;
 mod version;
+#[cfg(feature = "author")]
+mod wit;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -85,6 +88,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Module(Module::Push(args)) => push::push(args),
         Command::Module(Module::Pull(args)) => pull::pull(args),
         Command::Module(Module::Inspect(args)) => inspect::inspect(args),
+        Command::Cache(args) => cache::cache(args),
         #[cfg(feature = "author")]
         Command::Module(Module::Componentize(args)) => componentize::componentize(args),
         #[cfg(feature = "author")]

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use marram_agent::Agent;
+use marram_agent::{Agent, Caches};
 use marram_engine::{CompileLimits, HelperCommand, WasmEngine};
 use marram_registry::Registry;
 use marram_store::{Folder, LockError, StateFolder, lock_data_dir};
@@ -73,18 +73,14 @@ fn open(config: &Config, data: &Path) -> Result<marram_agent::Config, Failure> {
     let journal = Journal::open(config.upstream.journal(data.join("upstream"))).map_err(|error| failed(&error))?;
     let registry = Registry::new(config.registry(&data.join("cache"))?)
         .map_err(|error| Failure::new(Code::BadConfig, chain(&error)))?;
-    let engine = WasmEngine::new(marram_engine::Settings {
-        profile: config.engine.profile,
-        cache: data.join("compiled"),
-        precompiled: config.engine.precompiled.clone(),
-        helper: compiler()?,
-        limits: CompileLimits::default(),
-    })
-    .map_err(|error| failed(&error))?;
+    let engine = WasmEngine::new(engine_settings(config, data)?).map_err(|error| failed(&error))?;
+    let (engine, registry) = (Arc::new(engine), Arc::new(registry));
+    let caches = Caches { components: registry.clone(), code: engine.clone(), max_bytes: config.cache.max_bytes };
     Ok(marram_agent::Config {
         device_id: config.device_id()?,
-        engine: Arc::new(engine),
-        images: Arc::new(registry),
+        engine,
+        images: registry,
+        caches: Some(caches),
         upstream: Arc::new(journal),
         documents: Arc::new(documents),
         states: Arc::new(states),
@@ -102,6 +98,16 @@ pub(crate) fn compiler() -> Result<HelperCommand, Failure> {
 #[cfg(not(feature = "compiler"))]
 fn compiler() -> Result<HelperCommand, Failure> {
     Ok(HelperCommand::Nobody)
+}
+
+pub(crate) fn engine_settings(config: &Config, data: &Path) -> Result<marram_engine::Settings, Failure> {
+    Ok(marram_engine::Settings {
+        profile: config.engine.profile,
+        cache: data.join("compiled"),
+        precompiled: config.engine.precompiled.clone(),
+        helper: compiler()?,
+        limits: CompileLimits::default(),
+    })
 }
 
 /// The running binary, even after an update has put another one in its place: code of one version only loads in it.

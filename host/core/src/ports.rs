@@ -4,6 +4,7 @@
 //! guest inside the engine calls back. Both sides depend on this page and on nothing of each other.
 
 use std::{
+    any::Any,
     fmt,
     future::Future,
     path::PathBuf,
@@ -22,6 +23,7 @@ use crate::{
     message::{Accepted, Message},
     name::ModuleName,
     state::{StateError, Write},
+    time::UtcMillis,
 };
 
 /// A future that a port returns; boxed once a batch or once a step, never once a message.
@@ -49,6 +51,8 @@ pub struct FetchRequest {
     pub credentials: Vec<RegistryCredential>,
     /// Written while the component is downloaded; for people.
     pub progress: Arc<Progress>,
+    /// Asked for room before a component is downloaded; none = nobody minds.
+    pub room: Option<Arc<dyn Room>>,
 }
 
 /// How far a transfer is, told by the one who transfers. Shows as `3.1 of 17.5 MiB`.
@@ -81,6 +85,13 @@ impl fmt::Display for Progress {
     }
 }
 
+/// Makes room on the device.
+pub trait Room: Send + Sync + std::fmt::Debug {
+    /// Removes what nobody needs, until a component of so many bytes fits. Where that is not possible the component is
+    /// fetched all the same: what is deployed comes before the cap.
+    fn make(&self, bytes: u64) -> BoxFuture<'_, ()>;
+}
+
 /// A verified component on this device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Artifact {
@@ -92,7 +103,35 @@ pub struct Artifact {
     pub path: PathBuf,
     /// True: the source was out of reach, and this is the copy of an earlier fetch.
     pub stale: bool,
+    /// The file stays as long as this or a copy of it lives.
+    pub lease: Lease,
 }
+
+/// Keeps something in a cache as long as it or a copy of it lives. Says nothing about what: all are equal.
+#[derive(Clone, Default)]
+pub struct Lease(Option<Arc<dyn Any + Send + Sync>>);
+
+impl Lease {
+    /// `hold` gives up what it keeps when it is dropped.
+    #[must_use]
+    pub fn new(hold: impl Any + Send + Sync) -> Self {
+        Self(Some(Arc::new(hold)))
+    }
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Lease" } else { "no Lease" })
+    }
+}
+
+impl PartialEq for Lease {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Lease {}
 
 /// Why a component could not be had. `message` is one line that says what, where and what to try.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -103,6 +142,73 @@ pub struct FetchError {
     /// True: trying again later may help (network, 5xx). False: only a change will (unknown image, digest mismatch).
     pub transient: bool,
 }
+
+// ---- what is kept on the device ----
+
+/// Keeps fetched components.
+pub trait ComponentCache: Send + Sync {
+    /// All that is kept. `images`, as in [`ModuleSpec::image`]: each is named by the component that it leads to.
+    fn components(&self, images: Vec<String>) -> BoxFuture<'_, Result<KeptComponents, CacheError>>;
+
+    /// Removes these components (digests) with the images that lead to them, and whatever nothing leads to; but nothing that
+    /// is held. A crash in the middle leaves no image that leads to something that is gone.
+    fn remove_components(&self, digests: Vec<String>) -> BoxFuture<'_, Result<(), CacheError>>;
+}
+
+/// All that is kept of images.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeptComponents {
+    /// The components.
+    pub components: Vec<KeptComponent>,
+    /// Bytes of all else: unfinished downloads, and what nothing leads to.
+    pub other_bytes: u64,
+}
+
+/// A component that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptComponent {
+    /// `sha256:…` of its bytes.
+    pub digest: String,
+    /// The images that lead to it, in full.
+    pub images: Vec<String>,
+    /// Those of the images that were asked about.
+    pub named: Vec<String>,
+    /// Its bytes, and those of the documents that lead to it.
+    pub bytes: u64,
+    /// When it was fetched, started or stopped last; at most a day too early.
+    pub last_use: UtcMillis,
+    /// Being fetched, or an [`Artifact`] of it lives.
+    pub held: bool,
+}
+
+/// Keeps machine code.
+pub trait CodeCache: Send + Sync {
+    /// All that is kept.
+    fn code(&self) -> BoxFuture<'_, Result<Vec<KeptCode>, CacheError>>;
+
+    /// Removes these ([`KeptCode::name`]), but none that is loaded or being made.
+    fn remove_code(&self, names: Vec<String>) -> BoxFuture<'_, Result<(), CacheError>>;
+}
+
+/// Machine code that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptCode {
+    /// Its name in the cache.
+    pub name: String,
+    /// `sha256:…` of the component that it was made of.
+    pub component: String,
+    /// In bytes.
+    pub bytes: u64,
+    /// Whether this engine could load it: one of another version or with other settings could not.
+    pub usable: bool,
+    /// Loaded, or being made.
+    pub held: bool,
+}
+
+/// What failed with a cache, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct CacheError(pub String);
 
 // ---- the engine, called by the agent ----
 

@@ -24,9 +24,9 @@ pub(crate) const REVISION: u32 = 2;
 /// The folder.
 #[derive(Debug)]
 pub(crate) struct Cache {
-    folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// Short digest of all that an entry depends on besides the component.
-    suffix: String,
+    pub(crate) suffix: String,
     temporaries: AtomicU64,
 }
 

@@ -30,18 +30,18 @@ use crate::{
 };
 
 /// Runs components on wasmtime. One for each host process.
-pub struct WasmEngine(Arc<Shared>);
+pub struct WasmEngine(pub(crate) Arc<Shared>);
 
-struct Shared {
+pub(crate) struct Shared {
     settings: Settings,
     engine: Engine,
     linker: Linker<GuestState>,
     ticker: Arc<Ticker>,
-    cache: Cache,
+    pub(crate) cache: Cache,
     /// Of code that was made ahead.
     key: Key,
     /// One slot for each component digest; whoever holds its lock is the one who loads.
-    slots: Mutex<HashMap<String, Slot>>,
+    pub(crate) slots: Mutex<HashMap<String, Slot>>,
     /// See [`READS`] and [`COMPILES`].
     reads: Semaphore,
     compiles: Semaphore,
@@ -62,7 +62,7 @@ const READS: usize = 4;
 /// cores than this. What is compiled already does not wait behind them.
 const COMPILES: usize = 2;
 
-type Slot = Arc<tokio::sync::Mutex<Weak<WasmComponent>>>;
+pub(crate) type Slot = Arc<tokio::sync::Mutex<Weak<WasmComponent>>>;
 
 /// Why there is no engine.
 #[derive(Debug, thiserror::Error)]
@@ -202,7 +202,7 @@ impl Shared {
         WasmComponent::link(&self.linker, component, cost, self.ticker.clone()).map(Arc::new)
     }
 
-    fn slot(&self, digest: &str) -> Slot {
+    pub(crate) fn slot(&self, digest: &str) -> Slot {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that nobody uses and nobody waits for are dropped, or a long-lived host would keep all it ever ran.
         slots

@@ -14,6 +14,7 @@ mod deadline;
 mod engine;
 mod exit;
 mod instance;
+mod keep;
 mod limits;
 mod link;
 mod log;

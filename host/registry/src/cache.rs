@@ -10,7 +10,7 @@
 //! nobody else may change it afterwards, and nobody else may say what a tag means.
 //!
 //! A name in `blobs` or `refs` appears by rename after fsync: a crash leaves the old file, the new one or none. Nothing is
-//! removed here except what is damaged; it does not know which modules exist.
+//! removed here except what is damaged (`keep` removes more); it does not know which modules exist.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -30,11 +30,12 @@ use crate::{
     digest::{Digest, Hasher},
     failure::Failure,
     image::Image,
+    inspect::{PREAMBLE_BYTES, is_component},
     partial::{self, Part},
 };
 
 /// Largest reference record; ours have some hundred bytes.
-const MAX_RECORD_BYTES: u64 = 64 << 10;
+pub(crate) const MAX_RECORD_BYTES: u64 = 64 << 10;
 /// Most bytes of downloads that broke off and that nobody goes on with now: one component of the largest size. More would
 /// be flash that no module uses.
 const MAX_PARTIAL_BYTES: u64 = 128 << 20;
@@ -43,18 +44,20 @@ const READ_BYTES: usize = 256 << 10;
 
 /// A cache folder, used by one process. Its methods block on the disk.
 pub(crate) struct Cache {
-    root: PathBuf,
+    pub(crate) root: PathBuf,
     /// Set once the folders stand and the leftovers of a crash are gone.
     prepared: Mutex<bool>,
     /// Files that this process has verified, as they were then.
-    verified: Mutex<HashMap<Digest, Stamp>>,
+    pub(crate) verified: Mutex<HashMap<Digest, Stamp>>,
+    /// Blobs that are in use, with how often. Its lock is also held by whoever adds or removes records.
+    pub(crate) held: Mutex<HashMap<Digest, usize>>,
     downloads: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
     serial: AtomicU64,
 }
 
 /// Tells a file from a changed one without reading it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+pub(crate) struct Stamp {
     inode: u64,
     bytes: u64,
     changed: (i64, i64),
@@ -82,6 +85,7 @@ impl Cache {
             root,
             prepared: Mutex::default(),
             verified: Mutex::default(),
+            held: Mutex::default(),
             downloads: Mutex::default(),
             serial: AtomicU64::new(0),
         }
@@ -103,7 +107,7 @@ impl Cache {
             Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(Failure::disk("clear", &temporary)(err)),
             _ => {}
         }
-        for folder in [self.blobs(), self.root.join("refs"), temporary, self.partial()] {
+        for folder in [self.blobs(), self.refs(), temporary, self.partial()] {
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
             made.map_err(Failure::disk("create the folder", &folder))?;
         }
@@ -120,7 +124,7 @@ impl Cache {
 
     /// The file of a blob that is here and intact; a damaged one is deleted.
     pub(crate) fn blob(&self, digest: &Digest) -> Result<Option<PathBuf>, Failure> {
-        let path = self.blobs().join(digest.hex());
+        let path = self.blob_path(digest);
         let metadata = match fs::symlink_metadata(&path) {
             Ok(metadata) => metadata,
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -152,7 +156,7 @@ impl Cache {
         if self.blob(&digest)?.is_some() {
             return Ok(());
         }
-        let path = self.blobs().join(digest.hex());
+        let path = self.blob_path(&digest);
         self.put(&path, bytes)?;
         self.mark_verified(&digest, &path)
     }
@@ -174,6 +178,8 @@ impl Cache {
 
     /// Remembers what the image was resolved to.
     pub(crate) fn put_record(&self, image: &Image, manifest: Digest) -> Result<(), Failure> {
+        // Not between a sweep's look at the records and its look at the blobs.
+        let _held = lock(&self.held);
         if self.record(image)?.is_some_and(|record| record.manifest == manifest) {
             return Ok(());
         }
@@ -208,11 +214,28 @@ impl Cache {
 
     /// Puts a finished download in its place. Its content has been verified by the caller.
     pub(crate) fn keep(&self, part: &Part, digest: &Digest) -> Result<PathBuf, Failure> {
-        let path = self.blobs().join(digest.hex());
+        let path = self.blob_path(digest);
         part.sync()?;
         rename(&part.path, &path).map_err(Failure::disk("write", &path))?;
         self.mark_verified(digest, &path)?;
         Ok(path)
+    }
+
+    /// Does something to the blob that changes its time, but not its content: what was verified stays so.
+    pub(crate) fn with_same_content(&self, digest: &Digest, change: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let path = self.blob_path(digest);
+        let mut verified = lock(&self.verified);
+        let before = Stamp::of(&fs::symlink_metadata(&path)?);
+        change()?;
+        if verified.get(digest) == Some(&before) {
+            verified.insert(*digest, Stamp::of(&fs::symlink_metadata(&path)?));
+        }
+        Ok(())
+    }
+
+    /// Whether a blob is here and starts as a component does. Not verified.
+    pub(crate) fn is_component(&self, digest: &Digest) -> bool {
+        head_of(&self.blob_path(digest)).is_ok_and(|(head, _)| is_component(&head))
     }
 
     fn mark_verified(&self, digest: &Digest, path: &Path) -> Result<(), Failure> {
@@ -232,12 +255,20 @@ impl Cache {
         self.root.join("partial")
     }
 
-    fn blobs(&self) -> PathBuf {
+    pub(crate) fn blobs(&self) -> PathBuf {
         self.root.join("blobs/sha256")
     }
 
+    pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.blobs().join(digest.hex())
+    }
+
+    pub(crate) fn refs(&self) -> PathBuf {
+        self.root.join("refs")
+    }
+
     fn record_path(&self, image: &Image) -> PathBuf {
-        self.root.join("refs").join(format!("{}.json", Digest::of(image.to_string().as_bytes()).hex()))
+        self.refs().join(format!("{}.json", Digest::of(image.to_string().as_bytes()).hex()))
     }
 }
 
@@ -275,6 +306,14 @@ pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>
     Ok((bytes.len() as u64 <= limit).then_some(bytes))
 }
 
+/// The first bytes of a file, and how many it has.
+pub(crate) fn head_of(path: &Path) -> io::Result<(Vec<u8>, u64)> {
+    let (mut head, file) = (Vec::new(), File::open(path)?);
+    let bytes = file.metadata()?.len();
+    file.take(PREAMBLE_BYTES as u64).read_to_end(&mut head)?;
+    Ok((head, bytes))
+}
+
 /// The rule of the engine's folder of compiled code.
 fn check_private(metadata: &Metadata) -> io::Result<()> {
     let problem = if !metadata.is_dir() {
@@ -303,7 +342,7 @@ fn digest_of_file(path: &Path) -> io::Result<Digest> {
 }
 
 /// The data behind these locks is whole after a panic: each change is one insertion.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

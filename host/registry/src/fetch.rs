@@ -4,11 +4,11 @@
 //! never under `imagePullPolicy: never`. A copy stands in (`stale`) only for a source that cannot be reached; a refusal
 //! or a mismatch is an error even when an older copy exists.
 
-use std::{fs::File, io::Read, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use marram_core::{
     deployment::{PullPolicy, RegistryCredential},
-    ports::{Artifact, BoxFuture, FetchError, FetchRequest, Images, Progress},
+    ports::{Artifact, BoxFuture, FetchError, FetchRequest, Images, Lease, Progress, Room},
     retry::{Fault, Standby},
 };
 use oci_client::RegistryOperation;
@@ -16,15 +16,15 @@ use tokio::sync::Semaphore;
 
 use crate::{
     auth::Logins,
-    cache::Cache,
+    cache::{Cache, head_of},
     digest::Digest,
     download::{Download, Finished},
     failure::{Failure, blocking},
     http::Transport,
     image::{Authority, Image},
-    inspect::{PREAMBLE_BYTES, check_preamble},
+    inspect::{PREAMBLE_BYTES, check_preamble, is_component},
     layout::Layout,
-    manifest::{self, Descriptor, Document, Manifest},
+    manifest::{self, Choice, Descriptor, Document, Manifest},
     retry::{Retries, pause},
     session::Session,
     settings::{Settings, SettingsError, hosts},
@@ -34,13 +34,15 @@ use crate::{
 /// A transfer that brought this much before it broke off is getting somewhere, however slowly: an hour of GPRS has some
 /// hundred of them.
 const PROGRESS_BYTES: u64 = 64 << 10;
+/// Most indexes between a reference and its manifest. One is usual, two are seen; more is a mistake or malice.
+const MAX_INDEXES: usize = 4;
 
 /// Fetches components into one cache folder and pushes them to registries and layouts. Make one for a process.
 pub struct Registry {
     pub(crate) settings: Settings,
     pub(crate) transport: Transport,
     default_registry: Option<Authority>,
-    cache: Arc<Cache>,
+    pub(crate) cache: Arc<Cache>,
     /// Places of downloads.
     downloads: Semaphore,
 }
@@ -133,10 +135,18 @@ impl Registry {
                 None => cache.record(&image)?.map(|record| record.manifest),
             };
             let Some(named) = named else { return Ok(None) };
-            let Some((digest, manifest)) = cached_manifest(&cache, named, max_manifest)? else { return Ok(None) };
-            let layer = manifest.component(max_component)?;
-            let Some(path) = cache.blob(&layer.digest)? else { return Ok(None) };
-            Ok(Some(artifact(digest, layer, path)))
+            let Some((documents, manifest)) = cached_manifest(&cache, named, max_manifest)? else { return Ok(None) };
+            let Some(layer) = cached_layer(&cache, &manifest)? else { return Ok(None) };
+            // Before the look: what is found there stays.
+            let digest = *documents.last().unwrap_or(&named);
+            let lease = cache.hold(layer.digest, documents.into_iter().chain([manifest.config.digest]));
+            let Some(path) = cache.blob(&layer.within(max_component)?.digest)? else { return Ok(None) };
+            if pinned.is_some() {
+                // Others may have brought it, under another name.
+                cache.put_record(&image, named)?;
+            }
+            cache.used(&layer.digest);
+            Ok(Some(artifact(digest, layer, path, lease)))
         })
         .await
     }
@@ -171,25 +181,29 @@ impl Registry {
         let limit = self.settings.max_manifest_bytes;
         let bytes = source.named_manifest(place, limit).await?;
         expect_digest("the manifest", image.digest(), Digest::of(&bytes))?;
-        let (named, (bytes, manifest)) = (bytes.clone(), self.image_manifest(&source, bytes).await?);
+        let (documents, manifest) = self.image_manifest(&source, bytes).await?;
         let config = self.config(&source, &manifest).await?;
         manifest.refuse_container(&config)?;
-        let layer = manifest.component(self.settings.max_component_bytes)?;
-        let path = self.component(&source, layer, &request.progress).await?;
-        let digest = Digest::of(&bytes);
+        let layer = self.component_layer(&source, &manifest).await?;
+        let digests: Vec<Digest> = documents.iter().map(|bytes| Digest::of(bytes)).collect();
+        let named = digests.first().copied().unwrap_or(layer.digest);
+        let manifest_digest = digests.last().copied().unwrap_or(layer.digest);
+        let (cache, component, others) = (self.cache.clone(), layer.digest, [manifest.config.digest]);
+        // From now on a sweep leaves alone what is put there.
+        let lease = blocking(move || Ok(cache.hold(component, digests.into_iter().chain(others)))).await?;
+        let path = self.component(&source, layer, request).await?;
         let (cache, image) = (self.cache.clone(), image.clone());
         // Only now: a record never names what is not here.
         blocking(move || {
             cache.put_small_blob(&config)?;
-            cache.put_small_blob(&bytes)?;
-            cache.put_small_blob(&named)?;
-            cache.put_record(&image, Digest::of(&named))
+            documents.iter().rev().try_for_each(|bytes| cache.put_small_blob(bytes))?;
+            cache.put_record(&image, named)
         })
         .await?;
-        Ok(artifact(digest, layer, path))
+        Ok(artifact(manifest_digest, layer, path, lease))
     }
 
-    fn source<'a>(
+    pub(crate) fn source<'a>(
         &'a self,
         image: &'a Image,
         credentials: &'a [RegistryCredential],
@@ -222,19 +236,43 @@ impl Registry {
         Session::new(&self.transport, registry, remote, logins, operation, retries)
     }
 
-    /// Follows an index to the manifest for wasm.
-    async fn image_manifest(&self, source: &Source<'_>, bytes: Vec<u8>) -> Result<(Vec<u8>, Manifest), Failure> {
-        let entries = match manifest::read(&bytes)? {
-            Document::Manifest(manifest) => return Ok((bytes, manifest)),
-            Document::Index(entries) => entries,
-        };
-        let chosen = manifest::choose(&entries)?;
-        let bytes = source.manifest(chosen, self.settings.max_manifest_bytes).await?;
-        expect_digest("the manifest", Some(chosen.digest), Digest::of(&bytes))?;
-        match manifest::read(&bytes)? {
-            Document::Manifest(manifest) => Ok((bytes, manifest)),
-            Document::Index(_) => Err(Failure::refused("it is an index of indexes, which is not supported")),
+    /// Follows indexes to the manifest for wasm. Returns all documents from the named one to the manifest.
+    pub(crate) async fn image_manifest(
+        &self,
+        source: &Source<'_>,
+        named: Vec<u8>,
+    ) -> Result<(Vec<Vec<u8>>, Manifest), Failure> {
+        let mut documents = vec![named];
+        for _ in 0..=MAX_INDEXES {
+            let entries = match manifest::read(documents.last().map_or(&[], Vec::as_slice))? {
+                Document::Manifest(manifest) => return Ok((documents, manifest)),
+                Document::Index(entries) => entries,
+            };
+            let chosen = manifest::choose(&entries)?;
+            let bytes = source.manifest(chosen, self.settings.max_manifest_bytes).await?;
+            expect_digest("the manifest", Some(chosen.digest), Digest::of(&bytes))?;
+            documents.push(bytes);
         }
+        Err(Failure::refused(format!("it is an index of indexes, more than {MAX_INDEXES} deep")))
+    }
+
+    /// The layer to fetch. Where the manifest does not tell, the beginnings of its layers do.
+    async fn component_layer<'m>(
+        &self,
+        source: &Source<'_>,
+        manifest: &'m Manifest,
+    ) -> Result<&'m Descriptor, Failure> {
+        let layer = match manifest.component()? {
+            Choice::Layer(layer) => layer,
+            Choice::Look(layers) => {
+                let mut found = Vec::new();
+                for layer in layers {
+                    found.push(is_component(&source.beginning(layer, PREAMBLE_BYTES).await?));
+                }
+                manifest.component_among(&found)?
+            }
+        };
+        layer.within(self.settings.max_component_bytes)
     }
 
     async fn config(&self, source: &Source<'_>, manifest: &Manifest) -> Result<Vec<u8>, Failure> {
@@ -250,7 +288,7 @@ impl Registry {
         &self,
         source: &Source<'_>,
         layer: &Descriptor,
-        progress: &Arc<Progress>,
+        request: &FetchRequest,
     ) -> Result<PathBuf, Failure> {
         let lock = self.cache.download_lock(&layer.digest);
         let _held = lock.lock().await;
@@ -258,7 +296,10 @@ impl Registry {
         if let Some(path) = blocking(move || present(&cache, &expected)).await? {
             return Ok(path);
         }
-        let mut download = Download::start(self.cache.clone(), layer.clone(), progress.clone()).await?;
+        if let Some(room) = request.room.as_deref() {
+            room.make(layer.size).await;
+        }
+        let mut download = Download::start(self.cache.clone(), layer.clone(), request.progress.clone()).await?;
         let (mut tries, mut begun_anew) = (source.tries(), false);
         loop {
             let before = download.received();
@@ -323,22 +364,38 @@ impl Images for Registry {
     }
 }
 
-/// The manifest that a cached manifest or index leads to, with its digest; each is checked against the digest that names it.
-fn cached_manifest(cache: &Cache, named: Digest, limit: u64) -> Result<Option<(Digest, Manifest)>, Failure> {
-    let Some(bytes) = cache.small_blob(&named, limit)? else { return Ok(None) };
-    let chosen = match manifest::read(&bytes)? {
-        Document::Manifest(manifest) => return Ok(Some((named, manifest))),
-        Document::Index(entries) => manifest::choose(&entries)?.digest,
-    };
-    let Some(bytes) = cache.small_blob(&chosen, limit)? else { return Ok(None) };
-    match manifest::read(&bytes)? {
-        Document::Manifest(manifest) => Ok(Some((chosen, manifest))),
-        Document::Index(_) => Ok(None),
+/// The manifest that a cached manifest or index leads to, with the digests of all documents from the named one to it; each
+/// is checked against the digest that names it.
+pub(crate) fn cached_manifest(
+    cache: &Cache,
+    named: Digest,
+    limit: u64,
+) -> Result<Option<(Vec<Digest>, Manifest)>, Failure> {
+    let mut documents = vec![named];
+    for _ in 0..=MAX_INDEXES {
+        let Some(bytes) = cache.small_blob(documents.last().unwrap_or(&named), limit)? else { return Ok(None) };
+        match manifest::read(&bytes)? {
+            Document::Manifest(manifest) => return Ok(Some((documents, manifest))),
+            Document::Index(entries) => documents.push(manifest::choose(&entries)?.digest),
+        }
     }
+    Ok(None)
 }
 
-fn artifact(manifest: Digest, layer: &Descriptor, path: PathBuf) -> Artifact {
-    Artifact { manifest_digest: manifest.to_string(), component_digest: layer.digest.to_string(), path, stale: false }
+/// The layer of a cached manifest that was found to be the component: no other is kept.
+pub(crate) fn cached_layer<'m>(cache: &Cache, manifest: &'m Manifest) -> Result<Option<&'m Descriptor>, Failure> {
+    let layers = match manifest.component()? {
+        Choice::Layer(layer) => return Ok(Some(layer)),
+        Choice::Look(layers) => layers,
+    };
+    let found: Vec<bool> = layers.iter().map(|layer| cache.is_component(&layer.digest)).collect();
+    // None is here, or also a component of another artifact: the source tells.
+    Ok(manifest.component_among(&found).ok())
+}
+
+fn artifact(manifest: Digest, layer: &Descriptor, path: PathBuf, lease: Lease) -> Artifact {
+    let (manifest_digest, component_digest) = (manifest.to_string(), layer.digest.to_string());
+    Artifact { manifest_digest, component_digest, path, stale: false, lease }
 }
 
 pub(crate) fn expect_digest(what: &str, expected: Option<Digest>, computed: Digest) -> Result<(), Failure> {
@@ -354,13 +411,10 @@ pub(crate) fn expect_digest(what: &str, expected: Option<Digest>, computed: Dige
 /// A component that is in the cache already, perhaps under another image's name.
 fn present(cache: &Cache, layer: &Descriptor) -> Result<Option<PathBuf>, Failure> {
     let Some(path) = cache.blob(&layer.digest)? else { return Ok(None) };
-    let mut head = Vec::new();
-    let file = File::open(&path).map_err(Failure::disk("read", &path))?;
-    let bytes = file.metadata().map_err(Failure::disk("read", &path))?.len();
+    let (head, bytes) = head_of(&path).map_err(Failure::disk("read", &path))?;
     if bytes != layer.size {
         return Err(wrong_size(layer, bytes));
     }
-    file.take(PREAMBLE_BYTES as u64).read_to_end(&mut head).map_err(Failure::disk("read", &path))?;
     check_preamble(&head)?;
     Ok(Some(path))
 }

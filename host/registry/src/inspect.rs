@@ -91,9 +91,14 @@ fn read_names(bytes: &[u8]) -> wasmparser::Result<Inspection> {
     Ok(Inspection { kind, imports, exports })
 }
 
+/// Whether something starts as a component does.
+pub(crate) fn is_component(head: &[u8]) -> bool {
+    head == COMPONENT
+}
+
 /// Refuses what does not start as a component does.
 pub(crate) fn check_preamble(head: &[u8]) -> Result<(), Failure> {
-    if head == COMPONENT {
+    if is_component(head) {
         return Ok(());
     }
     Err(Failure::refused(if head == CORE_MODULE { BUILD_A_COMPONENT.to_owned() } else { not_wasm(head) }))

@@ -25,6 +25,8 @@ const MARKER: &str = "oci-layout";
 const INDEX: &str = "index.json";
 /// A file in the making. One name is enough, for pushes hold a lock, and lets the next push replace what a killed one left.
 const TEMPORARY: &str = ".push.tmp";
+/// Most entries whose manifests are read to find out what they refer to.
+const MAX_SEARCHED: usize = 1024;
 /// Most names that an error lists.
 const MAX_LISTED: usize = 8;
 
@@ -62,6 +64,28 @@ impl Layout {
             ))),
             (_, Some(tag)) => Err(Failure::refused(format!("the layout has the tag `{tag}` more than once"))),
         }
+    }
+
+    /// The manifest or index under a tag, if it is there once.
+    pub(crate) fn tagged(&self, tag: &str) -> Result<Option<Digest>, Failure> {
+        let index = self.read_index()?;
+        match entries_of(&index).iter().filter(|entry| name_of(entry) == Some(tag)).collect::<Vec<_>>()[..] {
+            [only] => digest_of(only).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// An index of the entries whose manifest names this one as its subject; none when there is no such entry.
+    pub(crate) fn referrers(&self, subject: &Digest, limit: u64) -> Result<Option<Vec<u8>>, Failure> {
+        let (index, subject) = (self.read_index()?, subject.to_string());
+        let refers = |entry: &&Value| {
+            let Ok(digest) = digest_of(entry) else { return false };
+            let bytes = read_bounded(&self.blob_path(&digest), limit).ok().flatten().unwrap_or_default();
+            serde_json::from_slice::<Value>(&bytes).is_ok_and(|manifest| manifest["subject"]["digest"] == subject)
+        };
+        let found: Vec<&Value> = entries_of(&index).iter().take(MAX_SEARCHED).filter(refers).collect();
+        let list = json!({"schemaVersion": 2, "mediaType": MEDIA_TYPE_INDEX, "manifests": found});
+        Ok((!found.is_empty()).then(|| list.to_string().into_bytes()))
     }
 
     /// Opens a blob. Its size and content are for the caller to check.

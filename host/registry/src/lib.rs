@@ -11,6 +11,7 @@ mod answer;
 mod auth;
 mod cache;
 mod credential_helper;
+mod describe;
 mod digest;
 mod docker_config;
 mod download;
@@ -19,6 +20,7 @@ mod fetch;
 mod http;
 mod image;
 mod inspect;
+mod keep;
 mod layout;
 mod manifest;
 mod mirror;
@@ -30,8 +32,10 @@ mod range;
 mod retry;
 mod session;
 mod settings;
+mod signatures;
 mod source;
 
+pub use describe::{Description, Part};
 pub use digest::{BadDigest, Digest};
 pub use docker_config::check_docker_config;
 pub use fetch::Registry;
@@ -45,3 +49,4 @@ pub use settings::{
     DEFAULT_CONCURRENT_DOWNLOADS, DEFAULT_MAX_COMPONENT_BYTES, DEFAULT_MAX_MANIFEST_BYTES, Settings, SettingsError,
     Timeouts,
 };
+pub use signatures::{Signature, SignatureKind};

@@ -149,6 +149,35 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Reads a manifest by tag; none when the registry has no such tag.
+    pub(crate) async fn manifest_if_there(&self, tag: &str, limit: u64) -> Result<Option<Vec<u8>>, Failure> {
+        self.retries.run(|| self.read_if_there("manifests", tag, limit)).await
+    }
+
+    /// Reads the index of what refers to a manifest; none when the registry keeps no such list.
+    pub(crate) async fn referrers(&self, subject: &Digest, limit: u64) -> Result<Option<Vec<u8>>, Failure> {
+        let subject = subject.to_string();
+        self.retries.run(|| self.read_if_there("referrers", &subject, limit)).await
+    }
+
+    async fn read_if_there(&self, kind: &str, reference: &str, limit: u64) -> Result<Option<Vec<u8>>, Failure> {
+        let url = self.url(kind, reference)?;
+        let request = || self.transport.client().map(|c| c.get(url.clone()).header(ACCEPT, ACCEPTED_MANIFESTS));
+        let response = self.ask(request).await?;
+        // What old registries answer to a call that they do not know.
+        if matches!(
+            response.status(),
+            StatusCode::NOT_FOUND
+                | StatusCode::METHOD_NOT_ALLOWED
+                | StatusCode::NOT_IMPLEMENTED
+                | StatusCode::BAD_REQUEST
+        ) {
+            return Ok(None);
+        }
+        let body = self.body(response, &format!("`{kind}/{reference}`"), limit).await?;
+        body.read("the answer", limit).await.map(Some)
+    }
+
     fn url(&self, kind: &str, reference: &str) -> Result<Url, Failure> {
         let path = format!("{}/{kind}/{reference}", self.image.repository());
         self.base.join(&path).map_err(|err| Failure::refused(format!("{}{path}: {err}", self.base)))

@@ -51,6 +51,32 @@ impl Source<'_> {
         }
     }
 
+    /// An index of what refers to this manifest; none where the source keeps no such list.
+    pub(crate) async fn referrers(&self, subject: &Digest, limit: u64) -> Result<Option<Vec<u8>>, Failure> {
+        match self {
+            Self::Registry(session) => session.referrers(subject, limit).await,
+            Self::Layout(layout) => {
+                let (layout, subject) = (layout.clone(), *subject);
+                blocking(move || layout.referrers(&subject, limit)).await
+            }
+        }
+    }
+
+    /// The manifest or index under a tag of the same repository; none when there is no such tag.
+    pub(crate) async fn tagged(&self, tag: &str, limit: u64) -> Result<Option<Vec<u8>>, Failure> {
+        match self {
+            Self::Registry(session) => session.manifest_if_there(tag, limit).await,
+            Self::Layout(layout) => {
+                let (layout, tag) = (layout.clone(), tag.to_owned());
+                let digest = blocking(move || layout.tagged(&tag)).await?;
+                match digest {
+                    Some(digest) => self.layout_manifest(&digest, limit).await.map(Some),
+                    None => Ok(None),
+                }
+            }
+        }
+    }
+
     async fn layout_manifest(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, Failure> {
         let entry = Descriptor { media_type: String::new(), digest: *digest, size: limit };
         let (mut pieces, _) = self.open(&entry, 0).await?;
@@ -84,6 +110,17 @@ impl Source<'_> {
         }
         expect_digest("the config", Some(blob.digest), Digest::of(&bytes))?;
         Ok(bytes)
+    }
+
+    /// The first bytes of a blob, as many as there are. Not verified.
+    pub(crate) async fn beginning(&self, blob: &Descriptor, bytes: usize) -> Result<Vec<u8>, Failure> {
+        let (mut pieces, _) = self.open(blob, 0).await?;
+        let mut beginning = Vec::new();
+        while beginning.len() < bytes {
+            let Some(piece) = pieces.next().await? else { break };
+            beginning.extend_from_slice(&piece[..piece.len().min(bytes - beginning.len())]);
+        }
+        Ok(beginning)
     }
 
     /// Opens a blob at byte `offset`, or at its start; says which.

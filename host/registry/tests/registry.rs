@@ -297,6 +297,30 @@ async fn artifacts_of_other_tools_are_taken() {
 }
 
 #[tokio::test]
+async fn of_several_layers_the_component_is_found_and_none_is_guessed() {
+    let (upstream, device) = (DockerRegistry::start(), Device::new());
+    let (wasm, other, readme, config) = (component("one"), component("two"), &b"read me"[..], b"{}");
+    let layer = "application/octet-stream";
+    let texts = [descriptor(layer, readme), descriptor(layer, &wasm), descriptor(layer, config)];
+    let blobs: [&[u8]; 4] = [&wasm, &other, readme, config];
+    let push = async |tag: &str, layers: &[serde_json::Value]| {
+        let described = manifest(descriptor("application/vnd.oci.empty.v1+json", config), layers);
+        push_raw(&upstream, "several", tag, &blobs, &described, MANIFEST).await;
+        upstream.image(&format!("several:{tag}"))
+    };
+    let image = push("found", &texts).await;
+    assert_eq!(fs::read(fetch(&device.boot(), &image).await.unwrap().path).unwrap(), wasm);
+    let again = FetchRequest { policy: PullPolicy::Never, ..request(&image) };
+    assert_eq!(fs::read(device.boot().fetch(again).await.unwrap().path).unwrap(), wasm, "the copy is found too");
+
+    let two = [texts[1].clone(), descriptor(layer, &other)];
+    let err = fault(&device.boot(), &push("two", &two).await).await;
+    assert_says(&err, &["2 layers", "several of these are"]);
+    let err = fault(&device.boot(), &push("none", &[texts[0].clone(), texts[2].clone()]).await).await;
+    assert_says(&err, &["2 layers", "none of these is"]);
+}
+
+#[tokio::test]
 async fn a_layer_that_is_no_component_is_named() {
     let (upstream, device) = (DockerRegistry::start(), Device::new());
     let config = b"{}";
@@ -333,6 +357,45 @@ async fn an_index_leads_to_its_entry_for_wasm() {
     assert_eq!(artifact.manifest_digest, Digest::of(&described).to_string());
     let pinned = upstream.image(&format!("x@{}", Digest::of(index.as_bytes())));
     assert_eq!(fetch(&device.boot(), &pinned).await.unwrap(), artifact);
+}
+
+#[tokio::test]
+async fn an_index_of_indexes_is_followed_beside_what_buildx_attests() {
+    let (upstream, device) = (DockerRegistry::start(), Device::new());
+    let (wasm, config) = (component("a"), b"{}");
+    let media_type = "application/vnd.oci.image.index.v1+json";
+    let described = manifest(descriptor("x/y", config), &[descriptor("application/wasm", &wasm)]);
+    push_raw(&upstream, "x", "single", &[&wasm, config], &described, MANIFEST).await;
+    let statement = br#"{"_type":"https://in-toto.io/Statement/v0.1"}"#;
+    let attestation = manifest(descriptor(CONTAINER, config), &[descriptor("application/vnd.in-toto+json", statement)]);
+    push_raw(&upstream, "x", "attestation", &[statement, config], &attestation, MANIFEST).await;
+    let mut attested = descriptor(MANIFEST, &attestation);
+    attested["platform"] = json!({"os": "unknown", "architecture": "unknown"});
+    attested["annotations"] = json!({
+        "vnd.docker.reference.type": "attestation-manifest",
+        "vnd.docker.reference.digest": Digest::of(&described),
+    });
+    let mut entry = descriptor(MANIFEST, &described);
+    let mut depth = 0;
+    let mut push_index = async |entry: serde_json::Value| {
+        let entries = [attested.clone(), entry];
+        let index = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": entries}).to_string();
+        depth += 1;
+        push_raw(&upstream, "x", &format!("depth-{depth}"), &[], index.as_bytes(), media_type).await;
+        (descriptor(media_type, index.as_bytes()), upstream.image(&format!("x:depth-{depth}")))
+    };
+    for depth in 1..=5 {
+        let (index, image) = push_index(entry).await;
+        entry = index;
+        let fetched = fetch(&device.boot(), &image).await;
+        if depth == 5 {
+            assert_says(&fetched.unwrap_err(), &["index of indexes", "more than 4 deep"]);
+            continue;
+        }
+        assert_eq!(fetched.unwrap().manifest_digest, Digest::of(&described).to_string(), "{depth}");
+        let again = FetchRequest { policy: PullPolicy::Never, ..request(&image) };
+        device.boot().fetch(again).await.unwrap();
+    }
 }
 
 #[tokio::test]

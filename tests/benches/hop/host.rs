@@ -7,7 +7,7 @@ use marram_core::{
     message::Message,
     name::ModuleName,
     ports::{
-        Artifact, BoxFuture, DocumentError, Documents, FetchError, FetchRequest, Images, Outgoing, State, States,
+        Artifact, BoxFuture, DocumentError, Documents, FetchError, FetchRequest, Images, Lease, Outgoing, State, States,
         StoredDocument, Upstream, UpstreamError,
     },
     state::StateError,
@@ -42,6 +42,7 @@ impl Hop {
             documents: Arc::new(Nowhere),
             states: Arc::new(Nowhere),
             check_image: |_| Ok(()),
+            caches: None,
             initial: None,
         };
         let agent = Agent::start(config).await.expect("an agent");
@@ -99,7 +100,13 @@ impl Images for Guests {
         let path: PathBuf = crate::report::guest(&request.image);
         let bytes = std::fs::read(&path).expect("a guest");
         let digest = format!("sha256:{}", hex(&Sha256::digest(&bytes)));
-        let artifact = Artifact { manifest_digest: digest.clone(), component_digest: digest, path, stale: false };
+        let artifact = Artifact {
+            manifest_digest: digest.clone(),
+            component_digest: digest,
+            path,
+            stale: false,
+            lease: Lease::default(),
+        };
         Box::pin(async move { Ok(artifact) })
     }
 }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use marram_core::ports::{Artifact, Engine as _};
+use marram_core::ports::{Artifact, Engine as _, Lease};
 use marram_engine::{CompileLimits, HelperCommand, Profile, Settings, WasmEngine};
 use marram_tests::{
     device::Device,
@@ -114,6 +114,7 @@ pub(crate) fn floor(data: &Path, component: &Path) {
         component_digest: digest,
         path: "/nowhere: it is compiled already".into(),
         stale: false,
+        lease: Lease::default(),
     };
     let engine = WasmEngine::new(settings).expect("an engine");
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");

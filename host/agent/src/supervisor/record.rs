@@ -146,6 +146,11 @@ impl Record {
         self.update_error = None;
     }
 
+    /// Digests of the components that run or are ready to.
+    pub(super) fn components(&self) -> impl Iterator<Item = &str> {
+        self.prepared.iter().chain(&self.next).map(|prepared| prepared.artifact.component_digest.as_str())
+    }
+
     pub(super) fn started(&mut self, at: UtcMillis) {
         if self.has_started {
             self.restart_count = self.restart_count.saturating_add(1);

@@ -13,14 +13,14 @@ use marram_core::{
     name::ModuleName,
     ports::{
         Artifact, BoxFuture, Component, Delivery, DocumentError, Documents, Engine, Exit, Exports, FetchError,
-        FetchRequest, Images, Inbox, Instance, LoadError, ModuleHost, Outgoing, Settlement, State, States,
+        FetchRequest, Images, Inbox, Instance, Lease, LoadError, ModuleHost, Outgoing, Settlement, State, States,
         StoredDocument, TwinAnswer, Upstream, UpstreamError,
     },
     state::StateError,
 };
 use tokio::sync::{Semaphore, watch};
 
-use crate::{Agent, Config};
+use crate::{Agent, Caches, Config};
 
 /// Longest wait for something that must happen.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
@@ -43,6 +43,7 @@ pub(super) struct World {
     pub(super) log: Log,
     pub(super) upstream: Arc<MemoryUpstream>,
     pub(super) disk: Arc<MemoryDisk>,
+    pub(super) caches: Option<Caches>,
 }
 
 /// What a made-up component is.
@@ -139,6 +140,7 @@ impl World {
             documents: self.disk.clone(),
             states: self.disk.clone(),
             check_image: |_| Ok(()),
+            caches: self.caches.clone(),
             initial,
         };
         Agent::start(config).await.unwrap()
@@ -153,6 +155,9 @@ impl Images for World {
             if let Some(fetched) = guest.as_ref().and_then(|guest| guest.fetched.clone()) {
                 fetched.acquire_owned().await.unwrap().forget();
             }
+            if let Some(room) = request.room {
+                room.make(10).await;
+            }
             if guest.is_none() {
                 return Err(FetchError { message: format!("no image {}", request.image), transient: false });
             }
@@ -161,6 +166,7 @@ impl Images for World {
                 component_digest: request.image.clone(),
                 path: "/".into(),
                 stale: false,
+                lease: Lease::default(),
             })
         })
     }

@@ -8,13 +8,13 @@ use marram_registry::{Authority, Mirror, Proxy};
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    Config, Credential, Engine, MIN_JOURNAL_FILE_BYTES, Password, Registries, Upstream, Way, check_device_id,
+    Cache, Config, Credential, Engine, MIN_JOURNAL_FILE_BYTES, Password, Registries, Upstream, Way, check_device_id,
     reader::{Entry, Reader, entries},
 };
 
 type Value<'t> = Spanned<DeValue<'t>>;
 
-const ROOT: [&str; 5] = ["device-id", "data", "engine", "registries", "upstream"];
+const ROOT: [&str; 6] = ["device-id", "data", "engine", "registries", "upstream", "cache"];
 const ENGINE: [&str; 2] = ["profile", "precompiled"];
 const REGISTRIES: [&str; 9] = [
     "default",
@@ -29,6 +29,7 @@ const REGISTRIES: [&str; 9] = [
 ];
 const MIRRORS: [&str; 2] = ["prefix", "location"];
 const CREDENTIALS: [&str; 4] = ["address", "username", "password", "password-file"];
+const CACHE: [&str; 1] = ["max-bytes"];
 const UPSTREAM: [&str; 2] = ["journal-max-bytes", "journal-files"];
 
 /// Most components that are downloaded at once: as many as the host fetches images at once.
@@ -48,6 +49,7 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Finding>> {
             "engine" => config.engine = engine(&mut reader, value, folder),
             "registries" => config.registries = registries(&mut reader, value, folder),
             "upstream" => config.upstream = upstream(&mut reader, value),
+            "cache" => config.cache = cache(&mut reader, value),
             _ => reader.unknown("", key, &ROOT),
         }
     }
@@ -228,6 +230,17 @@ fn upstream(reader: &mut Reader<'_>, value: &Value<'_>) -> Upstream {
         reader.fault(value.span(), "upstream", why);
     }
     upstream
+}
+
+fn cache(reader: &mut Reader<'_>, value: &Value<'_>) -> Cache {
+    let mut cache = Cache::default();
+    for (key, value) in reader.table("cache", value) {
+        match key.get_ref().as_ref() {
+            "max-bytes" => cache.max_bytes = reader.number("cache.max-bytes", value).unwrap_or(cache.max_bytes),
+            _ => reader.unknown("cache", key, &CACHE),
+        }
+    }
+    cache
 }
 
 fn journal_files(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<u64> {

@@ -130,6 +130,23 @@ impl NextState {
     }
 }
 
+impl Observed {
+    /// Nothing is under way: each module runs, is down, or waits for its back-off.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.modules.values().all(|module| {
+            let state = !matches!(
+                module.state,
+                ModuleState::Preparing | ModuleState::Prepared | ModuleState::Starting | ModuleState::Stopping
+            );
+            // It was wanted running when this began.
+            let waits = module.state == ModuleState::Prepared && module.spec.desired_status == DesiredStatus::Stopped;
+            let next = module.next.as_ref().is_none_or(|next| matches!(next.state, NextState::Failed { .. }));
+            (state || waits) && next
+        })
+    }
+}
+
 impl ModuleState {
     /// Whether an instance exists or is being made or ended.
     #[must_use]

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use marram_core::ports::{Engine as _, Exit};
+use marram_core::ports::{CodeCache as _, Engine as _, Exit};
 use marram_engine::{CompileLimits, EngineError, HelperCommand, Profile, Settings, WasmEngine};
 
 use crate::{
@@ -230,4 +230,34 @@ async fn a_compiler_cannot_fill_the_disk() {
     let script = "exec dd if=/dev/zero of=\"$1\" bs=1048576 count=200";
     let error = failure_of(script, CompileLimits::default()).await;
     assert!(error.contains("compiling took more than 64") && error.contains("of machine code"), "{error}");
+}
+
+#[tokio::test]
+async fn code_is_listed_and_removed_unless_it_is_loaded() {
+    let bench = Bench::new();
+    let artifact = bench.artifact(&binary(&program(GOOD)));
+    let loaded = bench.engine.load(&artifact).await.unwrap();
+    // Of another version of wasmtime, and a file of somebody else.
+    let old = format!("{}-0123456789abcdef", artifact.component_digest.trim_start_matches("sha256:"));
+    fs::write(bench.cache().join(format!("{old}.cwasm")), [0; 100]).unwrap();
+    fs::write(bench.cache().join("notes.txt"), "mine").unwrap();
+
+    let code = async || bench.engine.code().await.unwrap();
+    let listed = code().await;
+    let own = listed.iter().find(|code| code.usable).unwrap().clone();
+    let bytes: u64 = fs::read_dir(bench.cache()).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum();
+    assert_eq!((own.component.as_str(), own.held, own.bytes), (artifact.component_digest.as_str(), true, bytes - 104));
+    assert_eq!((listed.len(), listed.iter().filter(|code| code.name == old && code.bytes == 100).count()), (2, 1));
+
+    let remove = async |names: &[&str]| {
+        bench.engine.remove_code(names.iter().map(|&name| name.to_owned()).collect()).await.unwrap();
+    };
+    remove(&[&own.name, &old, "notes", "../x"]).await;
+    assert_eq!(code().await, [own.clone()], "it runs");
+    drop(loaded);
+    remove(&[&own.name]).await;
+    assert_eq!(code().await, []);
+    assert!(bench.cache().join("notes.txt").exists());
+    bench.engine.load(&artifact).await.map(drop).unwrap();
+    assert_eq!(code().await.len(), 1, "compiled again");
 }

@@ -49,7 +49,13 @@ impl Bench {
         let path = self.folder.path().join(&digest);
         std::fs::write(&path, bytes).unwrap();
         let digest = format!("sha256:{digest}");
-        Artifact { manifest_digest: digest.clone(), component_digest: digest, path, stale: false }
+        Artifact {
+            manifest_digest: digest.clone(),
+            component_digest: digest,
+            path,
+            stale: false,
+            lease: Lease::default(),
+        }
     }
 
     pub(crate) async fn load(&self, bytes: &[u8]) -> Result<Arc<dyn Component>, LoadError> {

@@ -98,6 +98,7 @@ pub fn request(image: &str) -> FetchRequest {
         prefer_cached: false,
         credentials: Vec::new(),
         progress: Arc::default(),
+        room: None,
     }
 }
 
