@@ -7,8 +7,8 @@ use marram_core::{
     message::Message,
     name::ModuleName,
     ports::{
-        Artifact, BoxFuture, DocumentError, Documents, FetchError, FetchRequest, Images, Lease, Outgoing, State, States,
-        StoredDocument, Upstream, UpstreamError,
+        Artifact, BoxFuture, DocumentError, Documents, FetchError, FetchRequest, Images, Lease, Outgoing, State,
+        States, StoredDocument, Upstream, UpstreamError,
     },
     state::StateError,
 };
