@@ -251,7 +251,7 @@ impl Cache {
         rename(&temporary.path, path).map_err(Failure::disk("write", path))
     }
 
-    fn partial(&self) -> PathBuf {
+    pub(crate) fn partial(&self) -> PathBuf {
         self.root.join("partial")
     }
 

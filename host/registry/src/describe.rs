@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use marram_core::{deployment::RegistryCredential, ports::FetchError};
+use marram_core::{deployment::RegistryCredential, ports::FetchError, retry::Standby};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -58,7 +58,7 @@ impl Registry {
     }
 
     async fn describe_image(&self, image: &Image, credentials: &[RegistryCredential]) -> Result<Description, Failure> {
-        let source = self.source(image, credentials)?;
+        let source = self.source(image, credentials, Standby::Nothing)?;
         let bytes = source.named_manifest(image, self.settings.max_manifest_bytes).await?;
         let (documents, _) = self.image_manifest(&source, bytes).await?;
         let subjects: Vec<Digest> = documents.iter().map(|bytes| Digest::of(bytes)).collect();

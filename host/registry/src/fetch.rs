@@ -8,7 +8,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use marram_core::{
     deployment::{PullPolicy, RegistryCredential},
-    ports::{Artifact, BoxFuture, FetchError, FetchRequest, Images, Lease, Progress, Room},
+    ports::{Artifact, BoxFuture, FetchError, FetchRequest, Images, Lease},
     retry::{Fault, Standby},
 };
 use oci_client::RegistryOperation;

@@ -196,9 +196,11 @@ impl Cache {
         Ok(files(&self.blobs())?.into_iter().filter_map(blob).collect())
     }
 
+    /// Of what is being written, and of downloads that broke off, which have a bound of their own.
     fn temporary_bytes(&self) -> u64 {
-        let files = files(&self.root.join("tmp")).unwrap_or_default();
-        files.iter().filter_map(|path| fs::symlink_metadata(path).ok()).map(|file| file.len()).sum()
+        let folders = [self.root.join("tmp"), self.partial()];
+        let files = folders.iter().flat_map(|folder| files(folder).unwrap_or_default());
+        files.filter_map(|path| fs::symlink_metadata(path).ok()).map(|file| file.len()).sum()
     }
 
     fn last_use(&self, component: &Digest) -> UtcMillis {

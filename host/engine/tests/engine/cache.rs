@@ -236,7 +236,7 @@ async fn a_compiler_cannot_fill_the_disk() {
 async fn code_is_listed_and_removed_unless_it_is_loaded() {
     let bench = Bench::new();
     let artifact = bench.artifact(&binary(&program(GOOD)));
-    let loaded = bench.engine.load(&artifact).await.unwrap();
+    let loaded = bench.engine.load(&artifact, "oci:guest").await.unwrap();
     // Of another version of wasmtime, and a file of somebody else.
     let old = format!("{}-0123456789abcdef", artifact.component_digest.trim_start_matches("sha256:"));
     fs::write(bench.cache().join(format!("{old}.cwasm")), [0; 100]).unwrap();
@@ -258,6 +258,6 @@ async fn code_is_listed_and_removed_unless_it_is_loaded() {
     remove(&[&own.name]).await;
     assert_eq!(code().await, []);
     assert!(bench.cache().join("notes.txt").exists());
-    bench.engine.load(&artifact).await.map(drop).unwrap();
+    bench.engine.load(&artifact, "oci:guest").await.map(drop).unwrap();
     assert_eq!(code().await.len(), 1, "compiled again");
 }
