@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -31,6 +34,8 @@ pub(crate) struct ProgramInbox {
     bell: Arc<Doorbell>,
     module: Arc<str>,
     stop: Arc<StopSignal>,
+    /// Deliveries that the module has settled, over all instances.
+    received: Arc<AtomicU64>,
     state: Mutex<State>,
 }
 
@@ -56,8 +61,9 @@ impl ProgramInbox {
         bell: Arc<Doorbell>,
         module: Arc<str>,
         stop: Arc<StopSignal>,
+        received: Arc<AtomicU64>,
     ) -> Self {
-        Self { clock, router, bell, module, stop, state: Mutex::default() }
+        Self { clock, router, bell, module, stop, received, state: Mutex::default() }
     }
 
     /// As [`marram_core::ports::ModuleHost::receive`].
@@ -117,6 +123,7 @@ impl ProgramInbox {
         let Some(Unsettled { endpoint, mut batch }) = self.state().unsettled.remove(&ticket) else { return false };
         let now = self.clock.uptime();
         batch.settle(settlement, now, jitter());
+        self.received.fetch_add(1, Relaxed);
         endpoint.finish(batch, now);
         true
     }

@@ -69,15 +69,17 @@ pub(crate) struct LinkParts {
     pub(crate) state: Arc<StateCell>,
     pub(crate) hears_timers: bool,
     pub(crate) stop: Arc<StopSignal>,
+    /// Deliveries that the module has settled.
+    pub(crate) received: Arc<AtomicU64>,
     pub(crate) logs: Arc<LogBuffer>,
 }
 
 impl ModuleLink {
     pub(crate) fn new(parts: LinkParts) -> Self {
-        let LinkParts { info, clock, router, sequence, twin, state, hears_timers, stop, logs } = parts;
+        let LinkParts { info, clock, router, sequence, twin, state, hears_timers, stop, received, logs } = parts;
         let bell = router.doorbell(info.module_id.as_str());
         let module = info.module_id.shared();
-        let inbox = Arc::new(ProgramInbox::new(clock, router.clone(), bell.clone(), module, stop));
+        let inbox = Arc::new(ProgramInbox::new(clock, router.clone(), bell.clone(), module, stop, received));
         let inner = Inner {
             info,
             clock,

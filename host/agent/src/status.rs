@@ -63,7 +63,7 @@ pub struct ModuleStatus {
     /// Messages that were accepted from it since the host started.
     #[serde(default)]
     pub sent: u64,
-    /// Deliveries that its handlers have settled since the host started, whatever the answer.
+    /// Deliveries that it has settled since the host started, whatever the answer.
     #[serde(default)]
     pub received: u64,
     /// Bytes that the instance holds now.

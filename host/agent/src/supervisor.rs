@@ -631,6 +631,7 @@ impl StartedModule {
             state: self.state,
             hears_timers: exports.timer,
             stop: self.stop.clone(),
+            received: self.received.clone(),
             logs: self.logs,
         }));
         let task = ModuleTask {

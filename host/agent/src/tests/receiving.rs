@@ -100,6 +100,7 @@ async fn what_a_program_has_not_settled_at_its_end_comes_again_and_the_rest_is_a
     }
     let queue = agent.status().await.unwrap().queues[0].clone();
     assert_eq!((queue.length, queue.delivered), (4, 1), "one is done, nothing is lost");
+    assert_eq!(agent.status().await.unwrap().modules[0].received, 1);
     agent.restart("p").await.unwrap();
     let lines = world.log.until("the second run", |lines| lines.contains(&"again".into())).await;
     let told: Vec<_> = lines.iter().filter(|line| line.contains("attempt")).collect();

@@ -45,6 +45,7 @@ async fn link(router: &Arc<Router>) -> ModuleLink {
         state: StateCells::new(Arc::new(MemoryDisk::default())).cell(&name),
         hears_timers: true,
         stop: Arc::default(),
+        received: Arc::default(),
         logs: Arc::new(LogBuffer::new(name, clock)),
     })
 }
