@@ -7,6 +7,10 @@ use std::{fs, time::Duration};
 pub struct Memory {
     /// Bytes of its proportional set: its own pages, and its share of those that others use too (`Pss`).
     pub pss: u64,
+    /// Bytes that are resident, shared ones counted whole (`Rss`).
+    pub rss: u64,
+    /// Bytes that only it uses (`Private_Clean` and `Private_Dirty`).
+    pub private: u64,
     /// Bytes that only it uses and that cannot be read again from a file (`Private_Dirty`).
     pub private_dirty: u64,
     /// Bytes of its page tables, which no set counts (`VmPTE`).
@@ -31,6 +35,8 @@ impl Memory {
         let (rollup, status) = (read("smaps_rollup"), read("status"));
         Self {
             pss: field(&rollup, "Pss:") * 1024,
+            rss: field(&rollup, "Rss:") * 1024,
+            private: (field(&rollup, "Private_Clean:") + field(&rollup, "Private_Dirty:")) * 1024,
             private_dirty: field(&rollup, "Private_Dirty:") * 1024,
             page_tables: field(&status, "VmPTE:") * 1024,
             mappings: read("maps").lines().count(),
@@ -56,4 +62,17 @@ pub fn cpu_time(pid: u32) -> Duration {
 fn field(text: &str, name: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name)).expect("a field of /proc");
     line.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_this_process_adds_up() {
+        let memory = Memory::of(std::process::id());
+        assert!(memory.rss >= memory.pss && memory.pss >= memory.private, "{memory:?}");
+        assert!(memory.private >= memory.private_dirty && memory.private_dirty > 0, "{memory:?}");
+        assert!(memory.threads > 0 && memory.mappings > 0 && memory.page_tables > 0, "{memory:?}");
+    }
 }

@@ -8,6 +8,7 @@ mod bench;
 mod checks;
 mod debian;
 mod demo;
+mod footprint;
 mod guests;
 mod package;
 mod registry;
@@ -31,6 +32,7 @@ usage: cargo xtask COMMAND
   soak [--json] [--release] [NAME...] runs the tests that take minutes; NAME picks those whose name contains it
   package [--profile P | --binary FILE]
                           makes a Debian package of the host (profile release), or of a built one, in target/package
+  footprint               builds both builds as devices get them, measures them, writes docs/footprint.md; takes long
   setup                   installs what is missing: guest toolchain, registry, test runner, checkers
   ci [SECTION...]         what .ci/run runs: format, licences, advisories, lints, device build, documentation, tests
 
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
             let (binary, profile) = (take_value(&mut args, "--binary"), take_value(&mut args, "--profile"));
             nothing_left(&args).and_then(|()| package::package(profile.as_deref(), binary.as_deref())).map(drop)
         }
+        "footprint" => nothing_left(&args).and_then(|()| footprint::footprint(guests)),
         "setup" => nothing_left(&args).and_then(|()| setup::setup(guests)),
         "ci" => checks::ci(guests, &args),
         "help" | "--help" | "-h" => {
