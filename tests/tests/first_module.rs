@@ -41,6 +41,6 @@ fn the_manifests_of_the_documentation_are_good() {
     for file in ["docs/examples/deployment.json", "guest-examples/hello-marram/deployment.json"] {
         let path = format!("{}/../{file}", env!("CARGO_MANIFEST_DIR"));
         let answer = Answer::of(command().args(["check", &path])).ok();
-        assert_eq!(answer.err, "", "{file}");
+        assert!(!answer.err.contains("warning"), "{file}: {}", answer.err);
     }
 }

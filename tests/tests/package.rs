@@ -80,7 +80,11 @@ fn data_and_settings_outlive_an_upgrade_and_a_removal_but_not_a_purge() {
     apply(&machine, "3600000");
     machine.wait_for_module("running");
     let settings = machine.file("/etc/marram/marram.toml");
-    assert_eq!(fs::metadata(machine.file("/etc/marram")).unwrap().permissions().mode() & 0o777, 0o750);
+    assert_eq!(
+        fs::metadata(machine.file("/etc/marram")).unwrap().permissions().mode() & 0o777,
+        0o755,
+        "authors read it too"
+    );
     let own = format!("device-id = \"mine\"\n{}", fs::read_to_string(&settings).unwrap());
     fs::write(&settings, &own).unwrap();
     let before = show(&machine, "MainPID");

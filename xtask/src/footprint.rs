@@ -1,11 +1,7 @@
 //! `cargo xtask footprint`: what the full build and the build for devices take of a machine, written into the table of
 //! `docs/footprint.md`. The text around the table stays as people wrote it.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use serde_json::Value;
 

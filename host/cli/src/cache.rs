@@ -2,6 +2,8 @@
 //! What may go is decided in `core::cache` either way.
 
 use std::{
+    fs,
+    os::unix::fs::MetadataExt,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -22,7 +24,7 @@ use crate::{
     args::{Ask, Cache, Format, Prune},
     ask::read,
     check::check_image,
-    client::Call,
+    client::{Call, socket_path},
     config,
     failure::{Code, Failure},
     output::{self, Table, bytes, plain},
@@ -74,6 +76,7 @@ fn answer<T: DeserializeOwned>(
         let message = format!("there is no data folder {}", data.display());
         return Err(Failure::new(Code::Failed, message).hint("name it with --data DIR"));
     }
+    refuse_anothers(&data)?;
     // Whoever has the lock is the one to ask.
     let _lock = match lock_data_dir(&data) {
         Ok(lock) => lock,
@@ -84,6 +87,18 @@ fn answer<T: DeserializeOwned>(
         let collector = open(&config, &data)?;
         alone(collector).await.map_err(|error| Failure::failed(&error))
     })
+}
+
+/// Root would leave files in the folder of a host of another user that this host cannot read.
+fn refuse_anothers(data: &Path) -> Result<(), Failure> {
+    let owner = fs::metadata(data).map_err(|error| Failure::failed(&error))?.uid();
+    let running = socket_path(data)?.exists();
+    if running || owner == rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    let message = format!("{} belongs to user {owner}, and no host runs there", data.display());
+    let hint = format!("run this as that user: `sudo -u '#{owner}' marram cache … --data {}`", data.display());
+    Err(Failure::new(Code::Failed, message).hint(hint))
 }
 
 /// The caches of a data folder that is ours.

@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn wrong_command_lines_are_told_like_other_errors() {
         let table = [
-            ("marram dance", "error: there is no command `dance`\nhint: `--help` lists the commands\n"),
+            ("marram xylophone", "error: there is no command `xylophone`\nhint: `--help` lists the commands\n"),
             ("marram lst", "error: there is no command `lst`\nhint: did you mean `list`?\n"),
             ("marram twin gett m", "error: there is no command `gett`\nhint: did you mean `get`?\n"),
             (

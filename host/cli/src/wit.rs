@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use marram_registry::Kind;
 use wit_component::{DecodedWasm, WitPrinter, decode};
 
 /// The WIT of a validated component: its world first, then the packages that it uses.
@@ -15,6 +16,10 @@ pub(crate) fn text(bytes: &[u8]) -> Result<String, String> {
 }
 
 fn print(bytes: &[u8]) -> Result<String, String> {
+    // The decoder takes a core module for a component without imports and exports.
+    if marram_registry::inspect(bytes)?.kind == Kind::CoreModule {
+        return Err("it is a core module; only components have types to tell of".to_owned());
+    }
     let decoded = decode(bytes).map_err(|error| format!("its types cannot be read: {error:#}"))?;
     if matches!(decoded, DecodedWasm::WitPackage(..)) {
         return Err("it is a package of WIT, not a component".to_owned());
@@ -37,14 +42,14 @@ mod tests {
     #[test]
     fn a_world_and_the_packages_that_it_uses_are_written() {
         let wit = of(r#"(component
-            (import "own:clock/time@1.2.0" (instance (export "now" (func (result u64)))))
+            (import "plant:clock/time@1.2.0" (instance (export "now" (func (result u64)))))
             (import "greet" (func $greet (param "name" string) (result string))))"#)
         .unwrap();
         for line in [
             "world root",
-            "import own:clock/time@1.2.0;",
+            "import plant:clock/time@1.2.0;",
             "import greet: func(name: string) -> string;",
-            "package own:clock@1.2.0 {",
+            "package plant:clock@1.2.0 {",
             "now: func() -> u64;",
         ] {
             assert!(wit.contains(line), "`{line}` is missing:\n{wit}");

@@ -80,7 +80,10 @@ fn inspect_tells_of_a_file_and_of_an_image_the_same() {
     let mut image = place.json(&["inspect", "oci:layout:a"]);
     assert_eq!(image["manifestDigest"], place.pushed["manifestDigest"]);
     assert_eq!(image["reference"], place.pushed["reference"]);
-    (image["manifestDigest"], image["reference"]) = (Value::Null, Value::Null);
+    assert_eq!(image["artifact"]["layers"][0]["digest"], place.pushed["componentDigest"]);
+    for of_images in ["manifestDigest", "reference", "artifact"] {
+        image[of_images] = Value::Null;
+    }
     assert_eq!(image, file);
     assert_eq!(place.names(), ["a.wasm", "layout"], "nothing is left behind");
 }

@@ -169,8 +169,9 @@ impl Entry {
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         // SAFETY: the file belongs to root or to this user, nobody else may write it or the folder that names it (checked
         // on the open descriptors), and it has the digest that its compiler recorded, for this component and this key.
-        // Who can forge all that has the rights of this process already. wasmtime itself checks version, target and
-        // settings.
+        // Who can forge all that has the rights of this process already. Who may write the file must not write into it
+        // while it is mapped; docs/device-builds.md says so, and `marram compile` renames. wasmtime itself checks version,
+        // target and settings.
         #[allow(unsafe_code)]
         let loaded = unsafe { Component::deserialize_file(engine, path) };
         match loaded {

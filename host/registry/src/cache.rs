@@ -192,17 +192,15 @@ impl Cache {
     /// What has arrived of a blob of `size` bytes, for the holder of its download lock: to be written on, with the digest's
     /// state and the number of its bytes. Others make room: all that nobody is downloading has at most `MAX_PARTIAL_BYTES`.
     pub(crate) fn part(&self, digest: &Digest, size: u64) -> Result<(Part, Hasher, u64), Failure> {
-        let mut busy = self.busy();
-        busy.insert(digest.hex());
         let folder = self.partial();
-        partial::tidy(&folder, MAX_PARTIAL_BYTES, &busy).map_err(Failure::disk("tidy", &folder))?;
+        {
+            // Held meanwhile: who begins a download later opens what is left then.
+            let downloads = lock(&self.downloads);
+            let busy = downloads.iter().filter(|(_, held)| Arc::strong_count(held) > 1).map(|(digest, _)| digest.hex());
+            let busy: HashSet<String> = busy.chain([digest.hex()]).collect();
+            partial::tidy(&folder, MAX_PARTIAL_BYTES, &busy).map_err(Failure::disk("tidy", &folder))?;
+        }
         Part::open(&folder, digest, size)
-    }
-
-    /// The blobs that are being downloaded.
-    fn busy(&self) -> HashSet<String> {
-        let downloads = lock(&self.downloads);
-        downloads.iter().filter(|(_, held)| Arc::strong_count(held) > 1).map(|(digest, _)| digest.hex()).collect()
     }
 
     /// An empty file for a small blob or a record.

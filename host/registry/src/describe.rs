@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{
     digest::Digest,
     failure::Failure,
-    fetch::Registry,
+    fetch::{Registry, expect_digest},
     image::Image,
     manifest::{self, Document},
     signatures::{Signature, signatures},
@@ -60,6 +60,7 @@ impl Registry {
     async fn describe_image(&self, image: &Image, credentials: &[RegistryCredential]) -> Result<Description, Failure> {
         let source = self.source(image, credentials, Standby::Nothing)?;
         let bytes = source.named_manifest(image, self.settings.max_manifest_bytes).await?;
+        expect_digest("the manifest", image.digest(), Digest::of(&bytes))?;
         let (documents, _) = self.image_manifest(&source, bytes).await?;
         let subjects: Vec<Digest> = documents.iter().map(|bytes| Digest::of(bytes)).collect();
         let manifest: Value = documents

@@ -87,10 +87,20 @@ impl Transport {
         if let Some(client) = self.client.get() {
             return Ok(client.clone());
         }
+        let client = self.make_client(redirect::Policy::custom(follow))?;
+        Ok(self.client.get_or_init(|| client).clone())
+    }
+
+    /// A client of our own that follows nothing: for requests whose body is a secret, which a redirect would hand on.
+    pub(crate) fn client_for_secrets(&self) -> Result<Client, Failure> {
+        self.make_client(redirect::Policy::none())
+    }
+
+    fn make_client(&self, redirects: redirect::Policy) -> Result<Client, Failure> {
         let mut builder = Client::builder()
             .user_agent(USER_AGENT)
             .connect_timeout(self.timeouts.connect)
-            .redirect(redirect::Policy::custom(follow))
+            .redirect(redirects)
             .tls_certs_merge(self.roots.iter().cloned())
             // What the environment says has been read by our caller, or is none of our business.
             .no_proxy();
@@ -98,8 +108,7 @@ impl Transport {
             let rule = proxy::rule(proxy).map_err(|err| Failure::refused(innermost(&err)))?;
             builder = builder.proxy(rule);
         }
-        let client = builder.build().map_err(|err| no_https(&innermost(&err)))?;
-        Ok(self.client.get_or_init(|| client).clone())
+        builder.build().map_err(|err| no_https(&innermost(&err)))
     }
 
     /// Sends a request of our own and waits for the head of the answer, at most `limit`.

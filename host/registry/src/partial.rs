@@ -30,10 +30,15 @@ pub(crate) fn tidy(folder: &Path, limit: u64, busy: &HashSet<String>) -> io::Res
     let mut parts = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        let metadata = entry.metadata()?;
         if busy.contains(&*entry.file_name().to_string_lossy()) {
             continue;
         }
+        let metadata = match entry.metadata() {
+            Ok(metadata) => metadata,
+            // Finished or given up meanwhile by the one who downloads it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
         let written = metadata.modified()?;
         // A clock that was set back makes no part stale.
         let stale = now.duration_since(written).is_ok_and(|age| age > STALE_AFTER);

@@ -138,7 +138,12 @@ impl<'a> Session<'a> {
             StatusCode::PARTIAL_CONTENT => {
                 let given = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
                 if !given.is_some_and(|given| range::is_rest(given, offset, blob.size)) {
-                    tracing::warn!(url = %response.url(), range, ?given, "the registry sent another part; the blob is fetched anew");
+                    tracing::warn!(
+                        host = host_of(response.url()),
+                        range,
+                        ?given,
+                        "the registry sent another part; the blob is fetched anew"
+                    );
                     return Ok(None);
                 }
                 let body = self.body(response, "the rest of a blob", blob.size - offset).await?;

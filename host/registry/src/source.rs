@@ -130,7 +130,9 @@ impl Source<'_> {
                 let (body, start) = session.blob(blob, offset).await?;
                 // Said before it is sent: not worth reading.
                 match body.announced() {
-                    Some(bytes) if start.saturating_add(bytes) != blob.size => Err(wrong_size(blob, start + bytes)),
+                    Some(bytes) if start.saturating_add(bytes) != blob.size => {
+                        Err(wrong_size(blob, start.saturating_add(bytes)))
+                    }
                     _ => Ok((Pieces::Http(body), start)),
                 }
             }

@@ -134,7 +134,12 @@ impl ModuleState {
     fn append(&mut self, writes: &[Write]) -> io::Result<()> {
         let due = self.log.as_ref().is_some_and(|log| log.end() > 2 * self.index.bytes() as u64 + SLACK_BYTES);
         if self.rewrite || due || self.log.is_none() {
-            match self.rewritten() {
+            let rewritten = self.rewritten();
+            if rewritten.is_err() {
+                // Half a file would only take room on a disk that may be full. Not there after the rename.
+                let _ = fs::remove_file(self.path.with_extension("log.tmp"));
+            }
+            match rewritten {
                 Ok(()) => {}
                 // It was for economy: the old file takes writes still.
                 Err(error) if due && !self.rewrite => {
@@ -167,10 +172,12 @@ impl ModuleState {
         }
         log.sync()?;
         fs::rename(&temporary, &self.path)?;
+        // From here on the old file has no name: whatever happens, nothing may be written to it any more.
+        (self.log, self.index, self.rewrite) = (Some(log), index, true);
         if let Some(folder) = self.path.parent() {
             RealDisk.sync_folder(folder)?;
         }
-        (self.log, self.index, self.rewrite) = (Some(log), index, false);
+        self.rewrite = false;
         Ok(())
     }
 }

@@ -145,13 +145,12 @@ impl Session<'_> {
     /// Asks a token server that was found fit. Its refusal is an answer, its trouble is none: a copy on this device may
     /// stand in then.
     async fn token(&self, request: &TokenRequest) -> Result<String, Failure> {
-        let client = self.transport.client()?;
         let sent = match self.login() {
             Some(Login { secret: Secret::IdentityToken(token), .. }) => {
-                let form = client.post(request.realm.clone()).body(request.form(token));
+                let form = self.transport.client_for_secrets()?.post(request.realm.clone()).body(request.form(token));
                 form.header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             }
-            _ => self.show(&Pass::Password, client.get(request.url())),
+            _ => self.show(&Pass::Password, self.transport.client()?.get(request.url())),
         };
         let response = self.transport.send(sent, self.transport.timeouts.idle, &host_of(&request.realm)).await?;
         let answer = self.body(response, "a token", 0).await?.read("the token", MAX_TOKEN_BYTES).await?;

@@ -105,6 +105,10 @@ pub(super) struct Found {
     pub(super) damage: Option<String>,
 }
 
+/// Most bytes that are hashed in search of the next record behind a damaged one. A module chooses what its values look
+/// like: without a bound, a damaged file of some megabytes could keep a device busy for minutes.
+const SEARCH_BYTES: usize = 64 << 20;
+
 /// Reads a file into the index.
 ///
 /// # Errors
@@ -113,6 +117,7 @@ pub(super) fn read(file: &[u8], index: &mut Index<Place>) -> io::Result<Found> {
     let mut damage = bad_header(file)?;
     let mut at = HEADER.len();
     let mut end = at;
+    let mut budget = SEARCH_BYTES;
     while at < file.len() {
         if let Some(payload) = payload_at(file, at) {
             apply(payload, (at + HEAD_BYTES) as u64, index)?;
@@ -120,7 +125,16 @@ pub(super) fn read(file: &[u8], index: &mut Index<Place>) -> io::Result<Found> {
             end = at;
             continue;
         }
-        let Some(next) = (at + 1..file.len()).find(|at| payload_at(file, *at).is_some()) else { break };
+        let next = (at + 1..file.len()).take_while(|at| {
+            budget = budget.saturating_sub(length_at(file, *at).unwrap_or(0));
+            budget > 0
+        });
+        let Some(next) = { next }.find(|at| payload_at(file, *at).is_some()) else {
+            if budget == 0 {
+                damage.get_or_insert_with(|| format!("bytes {at} to {} are not searched any further", file.len()));
+            }
+            break;
+        };
         damage.get_or_insert_with(|| format!("bytes {at} to {next} are no record"));
         at = next;
     }
@@ -141,13 +155,16 @@ fn bad_header(file: &[u8]) -> io::Result<Option<String>> {
     }
 }
 
-/// The payload of a record whose head is at `at`, if there is a whole one.
-fn payload_at(file: &[u8], at: usize) -> Option<&[u8]> {
+/// Bytes of the payload that the head at `at` announces, if it could be one and they are there.
+fn length_at(file: &[u8], at: usize) -> Option<usize> {
     let head = file.get(at..at + HEAD_BYTES)?;
     let len = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
-    if len == 0 || len > MAX_PAYLOAD_BYTES {
-        return None;
-    }
-    let payload = file.get(at + HEAD_BYTES..at + HEAD_BYTES + len)?;
+    (len > 0 && len <= MAX_PAYLOAD_BYTES && file.len() - at - HEAD_BYTES >= len).then_some(len)
+}
+
+/// The payload of a record whose head is at `at`, if there is a whole one.
+fn payload_at(file: &[u8], at: usize) -> Option<&[u8]> {
+    let len = length_at(file, at)?;
+    let (head, payload) = (&file[at..at + HEAD_BYTES], &file[at + HEAD_BYTES..at + HEAD_BYTES + len]);
     (head[4..] == checksum(at as u64, payload)).then_some(payload)
 }

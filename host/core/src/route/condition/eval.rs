@@ -69,6 +69,10 @@ pub enum Value<'v> {
     Text(Cow<'v, str>),
 }
 
+/// Most bytes of texts that one evaluation makes; what would go beyond is undefined. A condition of the largest size could
+/// otherwise join a message's properties to gigabytes, outside of every module's limit. Four of the largest messages.
+pub(super) const MAX_MADE_BYTES: usize = 1 << 20;
+
 impl Program {
     pub(super) fn evaluate<F: Facts + ?Sized>(&self, facts: &F) -> Truth {
         self.truth(&self.run_on_stack(facts, Skip::Settled))
@@ -105,7 +109,7 @@ impl Program {
         see: &mut impl FnMut(usize, &Value<'v>),
         skip: Skip,
     ) -> Value<'v> {
-        let (mut top, mut at) = (0, 0);
+        let (mut top, mut at, mut made) = (0, 0, 0);
         while let Some(op) = self.ops.get(at) {
             if let Op::Settled { and, skip: steps, needed } = *op {
                 let left = &stack[top - 1];
@@ -120,7 +124,13 @@ impl Program {
             }
             let operands = op.operands();
             let first = top - operands;
-            let value = self.step(*op, facts, &mut stack[first..top]);
+            let mut value = self.step(*op, facts, &mut stack[first..top]);
+            if let Value::Text(Cow::Owned(text)) = &value {
+                made += text.len();
+                if made > MAX_MADE_BYTES {
+                    value = Value::Undefined;
+                }
+            }
             see(at, &value);
             stack[first] = value;
             top = first + 1;
@@ -217,6 +227,10 @@ fn arithmetic<'v>(how: Arithmetic, operands: &[Value<'v>]) -> Value<'v> {
 }
 
 fn concat<'v>(operands: &[Value<'v>]) -> Value<'v> {
+    let bytes = |operand: &Value<'v>| if let Value::Text(text) = operand { text.len() } else { 0 };
+    if operands.iter().map(bytes).sum::<usize>() > MAX_MADE_BYTES {
+        return Value::Undefined;
+    }
     let mut whole = String::new();
     for operand in operands {
         match operand {

@@ -42,6 +42,21 @@ fn evaluate(sample: &Sample, condition: &str) -> Truth {
 }
 
 #[test]
+fn an_evaluation_makes_no_more_than_its_share_of_text() {
+    let long = "x".repeat(super::eval::MAX_MADE_BYTES / 4);
+    let defined = |count: usize| {
+        let joined = vec!["a"; count].join(" || ");
+        let called = format!("concat({})", vec!["a"; count].join(", "));
+        [joined, called].map(|text| {
+            let line = serde_json::json!({ "condition": format!("is_defined({text})"), "message": { "properties": { "a": long } } });
+            crate::route::trial::answer(&line.to_string())["result"].clone()
+        })
+    };
+    assert_eq!(defined(2), ["true", "true"]);
+    assert_eq!(defined(1_600), ["false", "false"]);
+}
+
+#[test]
 fn conditions_come_out_as_iot_edge_says() {
     let (sample, mut wrong) = (sample(), Vec::new());
     for (line, expected, condition) in cases(RESULTS) {
