@@ -1,6 +1,8 @@
 //! The built binary as people and scripts meet it: what it answers, where, and with which exit code. No guest runs here;
 //! the `marram-tests` package has those.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 mod host;
 
 use host::{Host, marram, scratch};
