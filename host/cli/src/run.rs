@@ -105,6 +105,7 @@ pub(crate) fn engine_settings(config: &Config, data: &Path) -> Result<marram_eng
         profile: config.engine.profile,
         cache: data.join("compiled"),
         precompiled: config.engine.precompiled.clone(),
+        private: ["store", "state", "upstream", "cache"].map(|folder| data.join(folder)).to_vec(),
         helper: compiler()?,
         limits: CompileLimits::default(),
     })

@@ -21,7 +21,7 @@ use crate::{
     log::LogPipe,
     state::GuestState,
     ticker::Ticker,
-    wasi,
+    wasi::{self, Walls},
 };
 
 /// A component, linked; shared by its instances.
@@ -32,6 +32,7 @@ pub(crate) struct WasmComponent {
     /// Of one instance; see [`crate::cost`].
     cost: u64,
     ticker: Arc<Ticker>,
+    walls: Arc<Walls>,
 }
 
 /// Where the functions are that the host calls.
@@ -54,6 +55,7 @@ impl WasmComponent {
         component: &Component,
         cost: u64,
         ticker: Arc<Ticker>,
+        walls: Arc<Walls>,
     ) -> Result<Self, LoadError> {
         let linked = linker
             .instantiate_pre(component)
@@ -71,7 +73,7 @@ impl WasmComponent {
             twin: entry::<ChangedParams, ChangedResults>(&linked, &surface, TWIN, "desired-changed")?,
             timer: entry::<FireParams, ()>(&linked, &surface, TIMER, "fire")?,
         };
-        Ok(Self { linked, entries, imports_inbox: surface.imports_inbox(), cost, ticker })
+        Ok(Self { linked, entries, imports_inbox: surface.imports_inbox(), cost, ticker, walls })
     }
 
     async fn instance(
@@ -82,7 +84,7 @@ impl WasmComponent {
     ) -> Result<GuestInstance, Exit> {
         let stdout = LogPipe::new(host.clone(), LogStream::Out);
         let stderr = LogPipe::new(host.clone(), LogStream::Err);
-        let wasi = wasi::context(spec, &stdout, &stderr)?;
+        let wasi = wasi::context(spec, &self.walls, &stdout, &stderr)?;
         let limits = CallLimits { running: spec.sandbox.handler_time, wall: spec.sandbox.handler_wall };
         let state = GuestState::new(host, wasi, spec.sandbox.memory_bytes, meter.clone());
         let mut live = Live::new(state.into_store(self.linked.engine()), stdout, stderr);

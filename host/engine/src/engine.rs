@@ -27,6 +27,7 @@ use crate::{
     state::GuestState,
     target,
     ticker::Ticker,
+    wasi::Walls,
 };
 
 /// Runs components on wasmtime. One for each host process.
@@ -40,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) cache: Cache,
     /// Of code that was made ahead.
     key: Key,
+    /// What no module is granted.
+    walls: Arc<Walls>,
     /// One slot for each component digest; whoever holds its lock is the one who loads.
     pub(crate) slots: Mutex<HashMap<String, Slot>>,
     /// See [`READS`] and [`COMPILES`].
@@ -92,6 +95,7 @@ impl WasmEngine {
         let linker = linker(&engine).map_err(wasmtime)?;
         let ticker = Arc::new(Ticker::start(&engine).map_err(EngineError::Thread)?);
         let key = Key { target: target::here(), profile: settings.profile };
+        let walls = Arc::new(Walls::of(&settings));
         Ok(Self(Arc::new(Shared {
             settings,
             engine,
@@ -99,6 +103,7 @@ impl WasmEngine {
             ticker,
             cache,
             key,
+            walls,
             slots: Mutex::default(),
             reads: Semaphore::new(READS),
             compiles: Semaphore::new(COMPILES),
@@ -199,7 +204,7 @@ impl Shared {
     }
 
     fn link(&self, component: &Component, cost: u64) -> Result<Arc<WasmComponent>, LoadError> {
-        WasmComponent::link(&self.linker, component, cost, self.ticker.clone()).map(Arc::new)
+        WasmComponent::link(&self.linker, component, cost, self.ticker.clone(), self.walls.clone()).map(Arc::new)
     }
 
     pub(crate) fn slot(&self, digest: &str) -> Slot {

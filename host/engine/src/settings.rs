@@ -21,6 +21,9 @@ pub struct Settings {
     pub cache: PathBuf,
     /// Folders of code that was made ahead, with `marram compile`; searched in this order, before the cache. Never written.
     pub precompiled: Vec<PathBuf>,
+    /// Folders of the host that no module may be granted, nor a folder that holds one of them: its state, other modules'
+    /// state, what it fetched. The cache and, for writing, `precompiled` are never granted either.
+    pub private: Vec<PathBuf>,
     /// Who compiles.
     pub helper: HelperCommand,
     /// Bounds of one compilation.

@@ -31,6 +31,7 @@ impl Hop {
             profile: Profile::Wide,
             cache: cache.path().join("compiled"),
             precompiled: Vec::new(),
+            private: Vec::new(),
             helper: HelperCommand::InProcess,
             limits: CompileLimits::default(),
         };

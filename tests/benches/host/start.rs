@@ -104,6 +104,7 @@ pub(crate) fn floor(data: &Path, component: &Path) {
         profile: Profile::Wide,
         cache: data.join("compiled"),
         precompiled: Vec::new(),
+        private: Vec::new(),
         helper: HelperCommand::InProcess,
         limits: CompileLimits::default(),
     };

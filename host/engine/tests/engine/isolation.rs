@@ -229,3 +229,22 @@ async fn the_narrow_profile_keeps_the_same_promises() {
     let exit = instance.start().await.unwrap_err();
     assert!(exit.reason.contains("out of bounds memory access"), "{}", exit.reason);
 }
+
+#[tokio::test]
+async fn no_module_is_granted_a_folder_of_the_host_nor_one_that_holds_it() {
+    let bench = Bench::new();
+    let wat = program("(func $run (result i32) (i32.const 0))");
+    let compiled = bench.folder.path().join("compiled");
+    let around = tempfile::tempdir().unwrap();
+    let link = around.path().join("link");
+    std::os::unix::fs::symlink(&compiled, &link).unwrap();
+    for host in [compiled.as_path(), bench.folder.path(), &link] {
+        for writable in [false, true] {
+            let mount = marram_core::deployment::Mount { host: host.into(), guest: "/data".into(), writable };
+            let spec = spec(|sandbox| sandbox.mounts.push(mount));
+            let exit = bench.start(&wat, &spec, &Recorder::new()).await.err().unwrap();
+            assert_eq!(exit.code, EXIT_CANNOT_START, "{exit:?}");
+            assert!(exit.reason.contains("the host's own"), "{exit:?}");
+        }
+    }
+}

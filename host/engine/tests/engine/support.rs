@@ -78,6 +78,7 @@ pub(crate) fn settings(folder: &TempDir, profile: Profile) -> Settings {
         profile,
         cache: folder.path().join("compiled"),
         precompiled: Vec::new(),
+        private: Vec::new(),
         helper: HelperCommand::InProcess,
         limits: CompileLimits::default(),
     }
