@@ -16,8 +16,8 @@ pub(crate) fn soak(choice: guests::Choice, names: &[String], json: bool, release
     // Figures of a host as devices have it; the tests themselves need no more than the tests' profile.
     let marram = if release { test::build_marram(true)? } else { marram };
     say("soak: cargo nextest run --run-ignored only");
-    let mut nextest = test::nextest();
-    nextest.args(["--profile", "soak", "--run-ignored", "only", "--no-capture", "-E", "package(marram-tests)"]);
+    let mut nextest = test::nextest(Some("soak"));
+    nextest.args(["--run-ignored", "only", "--no-capture", "-E", "package(marram-tests)"]);
     nextest.args(names).env("MARRAM_BIN", marram).env("MARRAM_GUESTS", guests).env_remove("CI").stdout(Stdio::piped());
     let mut child = nextest.spawn().map_err(|err| format!("cannot start cargo: {err}"))?;
     let mut table = bench::Table::new(json);

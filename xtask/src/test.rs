@@ -20,7 +20,7 @@ pub(crate) fn test(choice: guests::Choice, args: &[String]) -> Result<()> {
     if args.is_empty() {
         doc_tests()?;
     }
-    let mut nextest = nextest();
+    let mut nextest = nextest(None);
     if let Some(deb) = package()? {
         nextest.env("MARRAM_DEB", deb);
     }
@@ -57,16 +57,16 @@ pub(crate) fn run_by_fallback() -> Result<()> {
     let guests = guests::build_by_fallback("plain-program")?;
     let marram = build_with_tests()?;
     let one = ["-E", "package(marram-tests) and test(=what_a_program_prints_is_its_log)"];
-    run(nextest().args(one).env("MARRAM_BIN", marram).env("MARRAM_GUESTS", guests))
+    run(nextest(None).args(one).env("MARRAM_BIN", marram).env("MARRAM_GUESTS", guests))
 }
 
 /// The test runner over the whole workspace, which is built as one, see [`build_with_tests`].
-pub(crate) fn nextest() -> Command {
+pub(crate) fn nextest(profile: Option<&str>) -> Command {
     // cargo names the profile of its own output, nextest that of `.config/nextest.toml`.
     let mut nextest = cargo();
     nextest.args(["nextest", "run", "--workspace", "--cargo-profile", PROFILE]);
-    if is_ci() {
-        nextest.args(["--profile", "ci"]);
+    if let Some(profile) = profile.or_else(|| is_ci().then_some("ci")) {
+        nextest.args(["--profile", profile]);
     }
     nextest
 }

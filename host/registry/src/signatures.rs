@@ -100,7 +100,15 @@ async fn attached(source: &Source<'_>, subject: &Digest) -> Result<Vec<(Vec<u8>,
         // Not a list: that tag is free to hold something else.
         let Ok(Document::Index(entries)) = manifest::read(&list) else { continue };
         for entry in entries.iter().take(MAX_REFERRERS).filter(|entry| entry.descriptor.size <= MAX_BYTES) {
-            let bytes = source.manifest(&entry.descriptor, MAX_BYTES).await?;
+            let bytes = match source.manifest(&entry.descriptor, MAX_BYTES).await {
+                Ok(bytes) => bytes,
+                // The list outlives what it lists where old signatures are deleted.
+                Err(Failure::Refused(reason)) => {
+                    tracing::warn!(digest = %entry.descriptor.digest, reason, "a listed signature cannot be read");
+                    continue;
+                }
+                Err(failure) => return Err(failure),
+            };
             if Digest::of(&bytes) == entry.descriptor.digest {
                 manifests.push((bytes, place.to_owned()));
             }

@@ -50,7 +50,12 @@ impl StateFolder {
     /// The folder cannot be made, listed or cleaned.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, OpenError> {
         let path = path.into();
-        match create_private_folder(&path).and_then(|()| clean(&path)) {
+        // The folder's own name must be safe before the first write in it is said to be.
+        let named = || match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => RealDisk.sync_folder(parent),
+            _ => Ok(()),
+        };
+        match create_private_folder(&path).and_then(|()| named()).and_then(|()| clean(&path)) {
             Ok(()) => Ok(Self { path }),
             Err(source) => Err(OpenError::new(path, source)),
         }
