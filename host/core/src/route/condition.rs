@@ -103,7 +103,8 @@ impl Condition {
         !matches!(self.0.result, Type::Bool | Type::Body)
     }
 
-    /// Evaluates it for one message. Takes time in proportion to its text and the texts that it looks into.
+    /// Evaluates it for one message. Each step looks at most once through each of its texts, so the time is bounded by the
+    /// product of the two; the texts that it makes have at most 1 MiB together.
     #[must_use]
     pub fn evaluate<F: Facts + ?Sized>(&self, facts: &F) -> Truth {
         self.0.evaluate(facts)
