@@ -5,6 +5,7 @@
 
 pub mod cache;
 pub mod deployment;
+pub mod elapsed;
 pub mod manifest;
 pub mod message;
 pub mod name;

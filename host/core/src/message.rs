@@ -39,6 +39,12 @@ impl Message {
         Self { body, properties: Vec::new(), system: None }
     }
 
+    /// A message as it was stored: the properties are those of [`Message::properties`], so no name comes twice.
+    #[must_use]
+    pub fn restore(body: Bytes, properties: Vec<(Box<str>, Box<str>)>, system: Option<SystemProperties>) -> Self {
+        Self { body, properties, system: system.map(Box::new) }
+    }
+
     /// The value of an application property; names compare without regard to ASCII case (IoT Edge).
     #[must_use]
     pub fn property(&self, name: &str) -> Option<&str> {
