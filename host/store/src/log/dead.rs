@@ -1,0 +1,176 @@
+//! Dead letters: messages that nobody could handle, kept for a person. They are a queue of the same log, under a name that no
+//! endpoint has.
+
+use marram_core::time::UtcMillis;
+
+use super::{AppendError, Death, EndpointId, Entry, How, Log, Place, ReadError, Reference, Stored};
+
+/// The endpoint of dead letters.
+pub const DEAD_LETTERS: &str = "$dead-letters";
+/// Bytes that are moved at once when an endpoint goes.
+const STEP: usize = 64 << 10;
+
+/// What became of the messages of an endpoint that is gone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// They are dead letters now.
+    pub buried: u64,
+    /// The oldest, for which the dead letters have no room.
+    pub dropped: u64,
+}
+
+/// Why a dead letter could not be made or brought back.
+#[derive(Debug, thiserror::Error)]
+pub enum Replay {
+    /// There is none of this sequence.
+    #[error("there is no message {0} in this queue")]
+    Unknown(u64),
+    /// It cannot be stored.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// It cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl Log {
+    /// Makes a message a dead letter: it is done for its endpoint. The oldest dead letters go when there are too many.
+    ///
+    /// # Errors
+    /// It is not there (damaged or settled), or cannot be stored; then it stays where it is.
+    pub fn bury(&mut self, place: Place, reason: &str, at: UtcMillis) -> Result<u64, Replay> {
+        let stored = self.get(place)?.ok_or(Replay::Unknown(place.sequence))?;
+        let sequence = self.bury_stored(&stored, reason, at)?;
+        self.give_room_back();
+        Ok(sequence)
+    }
+
+    fn bury_stored(&mut self, stored: &Stored, reason: &str, at: UtcMillis) -> Result<u64, AppendError> {
+        let dead = self.endpoint(DEAD_LETTERS);
+        let endpoint = self.endpoints.names.get(&stored.place.endpoint.0).cloned().unwrap_or_default();
+        let death = Death { endpoint, reason: reason.into(), attempts: stored.attempts, at };
+        let reference = Reference { endpoint: dead, priority: 0, deadline: None, max_attempts: None };
+        let entry = Entry { message: &stored.accepted, references: &[reference] };
+        let mut done = self.next_sequence..self.next_sequence;
+        self.append_all(&[entry], Some(&death), &mut done)?;
+        self.settle_at(
+            stored.place.endpoint.key(stored.place.priority),
+            stored.place.sequence,
+            Some(How::DeadLettered),
+        );
+        self.bound_dead_letters(dead);
+        Ok(done.start)
+    }
+
+    fn bound_dead_letters(&mut self, dead: EndpointId) {
+        let key = dead.key(0);
+        while self.live_bytes(dead) > self.options.dead_letter_bytes && self.queues.get(&key).is_some_and(|q| q.len > 1)
+        {
+            let Some((_, oldest)) = self.next_live(key, None) else { break };
+            self.settle_at(key, oldest.sequence, Some(How::Dropped));
+        }
+    }
+
+    /// Bytes on disk of what waits for an endpoint.
+    fn live_bytes(&self, endpoint: EndpointId) -> u64 {
+        let queues = self.all_segments().flat_map(|segment| &segment.queues);
+        queues.filter(|queue| queue.key.0 == endpoint.0).map(super::segment::Queue::live_bytes).sum()
+    }
+
+    /// One message, if it is there and not settled.
+    ///
+    /// # Errors
+    /// The disk cannot be read now.
+    pub fn get(&mut self, place: Place) -> Result<Option<Stored>, ReadError> {
+        let key = place.endpoint.key(place.priority);
+        let before = place.sequence.checked_sub(1);
+        match self.next_live(key, before) {
+            Some((_, spot)) if spot.sequence == place.sequence => {}
+            _ => return Ok(None),
+        }
+        let mut found = Vec::new();
+        self.read(place.endpoint, place.priority, before, 1, &mut found)?;
+        // Damaged, it was passed over.
+        Ok(found.pop().filter(|stored| stored.place == place))
+    }
+
+    /// The dead letters behind `after`, oldest first; as [`Log::read`].
+    ///
+    /// # Errors
+    /// The disk cannot be read now.
+    pub fn dead_letters(&mut self, after: Option<u64>, max_bytes: usize) -> Result<Vec<Stored>, ReadError> {
+        let (dead, mut letters) = (self.endpoint(DEAD_LETTERS), Vec::new());
+        self.read(dead, 0, after, max_bytes, &mut letters)?;
+        Ok(letters)
+    }
+
+    /// Sends a dead letter again: it is a new message for these, and a dead letter no more.
+    ///
+    /// # Errors
+    /// There is none of this sequence, or it cannot be stored; then it stays a dead letter.
+    pub fn replay(&mut self, sequence: u64, to: &[Reference]) -> Result<u64, Replay> {
+        let place = Place { endpoint: self.endpoint(DEAD_LETTERS), priority: 0, sequence };
+        let letter = self.get(place)?.ok_or(Replay::Unknown(sequence))?;
+        let entry = Entry { message: &letter.accepted, references: to };
+        let mut done = self.next_sequence..self.next_sequence;
+        self.append_all(&[entry], None, &mut done)?;
+        self.settle(place, How::Delivered);
+        Ok(done.start)
+    }
+
+    /// Forgets a dead letter. False: there is none of this sequence.
+    pub fn purge(&mut self, sequence: u64) -> bool {
+        let place = Place { endpoint: self.endpoint(DEAD_LETTERS), priority: 0, sequence };
+        self.settle(place, How::Dropped)
+    }
+
+    /// Forgets all dead letters; returns how many.
+    pub fn purge_all(&mut self) -> u64 {
+        let dead = self.endpoint(DEAD_LETTERS);
+        let purged = self.drop_queue(dead.key(0));
+        self.give_room_back();
+        purged
+    }
+
+    fn drop_queue(&mut self, key: super::Key) -> u64 {
+        (0..=self.segments.len()).map(|place| self.settle_queue(place, key, How::Dropped)).sum()
+    }
+
+    /// Makes dead letters of all messages of an endpoint that is gone; of more than the dead letters take, the newest.
+    ///
+    /// # Errors
+    /// They cannot be stored or read; what is not a dead letter yet stays where it is, and the call may be made again.
+    pub fn remove_endpoint(&mut self, endpoint: EndpointId, reason: &str, at: UtcMillis) -> Result<Removed, Replay> {
+        let mut removed = Removed::default();
+        let keys: Vec<_> = self.queues.range((endpoint.0, 0)..=(endpoint.0, u8::MAX)).map(|(key, _)| *key).collect();
+        for key in keys {
+            let mut after = None;
+            for place in 0..=self.segments.len() {
+                let bytes =
+                    self.segment(place).and_then(|segment| segment.queue(key)).map_or(0, |queue| queue.live_bytes());
+                if bytes > 0 && self.live_bytes(endpoint) >= bytes + self.options.dead_letter_bytes {
+                    removed.dropped += self.settle_queue(place, key, How::Dropped);
+                }
+            }
+            while self.live_bytes(endpoint) > self.options.dead_letter_bytes
+                && let Some((_, oldest)) = self.next_live(key, after)
+            {
+                after = Some(oldest.sequence);
+                removed.dropped += u64::from(self.settle_at(key, oldest.sequence, Some(How::Dropped)));
+            }
+            loop {
+                let mut batch = Vec::new();
+                self.read(endpoint, key.1, after, STEP, &mut batch)?;
+                let Some(last) = batch.last() else { break };
+                after = Some(last.place.sequence);
+                for stored in &batch {
+                    self.bury_stored(stored, reason, at)?;
+                    removed.buried += 1;
+                }
+            }
+            self.give_room_back();
+        }
+        self.removed.push(endpoint.0);
+        Ok(removed)
+    }
+}

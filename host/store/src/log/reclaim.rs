@@ -1,0 +1,156 @@
+//! Room comes back: segments whose messages are settled or expired go, and few live messages are copied together.
+
+use std::ops::Range;
+
+use marram_core::elapsed::Elapsed;
+
+use super::{EndpointId, How, Log};
+
+/// Messages whose time to live was over, by queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expired {
+    /// Whose they were.
+    pub endpoint: EndpointId,
+    /// In which of its queues.
+    pub priority: u8,
+    /// How many.
+    pub messages: u64,
+}
+
+/// Segments are copied together when so many of a hundred bytes are live. Copying them costs at most a third of the room that it
+/// brings; at twice as much it would cost more wear than room.
+const WORTHWHILE: u64 = 25;
+/// The same when there is no other room: then a message is worth the wear.
+const IN_NEED: u64 = 75;
+
+impl Log {
+    /// Drops the messages of full segments in which nothing lives at `now`, unread. Single messages expire when they are read, which
+    /// is the caller's to judge. Segments with messages of an endpoint for which `keep` is true stay: their messages are wanted.
+    pub fn expire(&mut self, now: Elapsed, keep: impl Fn(EndpointId) -> bool) -> Vec<Expired> {
+        let mut expired: Vec<Expired> = Vec::new();
+        for place in 0..self.segments.len() {
+            let segment = &self.segments[place];
+            let over = segment.live > 0 && segment.deadline.is_some_and(|deadline| deadline <= now.0);
+            let live = || segment.queues.iter().filter(|queue| queue.live() > 0);
+            if !over || live().any(|queue| keep(EndpointId(queue.key.0))) {
+                continue;
+            }
+            let keys: Vec<_> = live().map(|queue| queue.key).collect();
+            for key in keys {
+                let messages = self.settle_queue(place, key, How::Expired);
+                let mut same = expired.iter_mut().filter(|e| (e.endpoint.0, e.priority) == key);
+                match same.next() {
+                    Some(same) => same.messages += messages,
+                    None => expired.push(Expired { endpoint: EndpointId(key.0), priority: key.1, messages }),
+                }
+            }
+        }
+        self.give_room_back();
+        expired
+    }
+
+    /// Settles all messages of a queue in one segment; returns how many were not.
+    pub(super) fn settle_queue(&mut self, place: usize, key: super::Key, how: How) -> u64 {
+        let Some(segment) = self.segment_mut(place) else { return 0 };
+        let settled = segment.settle_all(key);
+        let is_empty = segment.live == 0;
+        self.has_empty |= is_empty;
+        let Some((count, range)) = settled else { return 0 };
+        self.forget_attempts(range);
+        self.pending.settle_range(range);
+        self.count_settled(key, u64::from(count), Some(how));
+        u64::from(count)
+    }
+
+    /// Removes full segments without messages left. Their settlements are made safe before, so that an opening does not miss
+    /// what is gone on purpose; on a full disk they go all the same.
+    pub(super) fn give_room_back(&mut self) {
+        if !std::mem::take(&mut self.has_empty) {
+            return;
+        }
+        let empty: Vec<u64> =
+            self.segments.iter().filter(|segment| segment.live == 0).map(super::segment::Segment::generation).collect();
+        if empty.is_empty() {
+            return;
+        }
+        self.pending.freed(&empty);
+        if let Err(error) = self.sync() {
+            tracing::debug!(%error, "settlements are not on the disk; their messages may come again after a restart");
+        }
+        if self.active.is_none() {
+            self.has_empty = true; // one of them may have the last checkpoint
+            return;
+        }
+        self.remove_segments(&empty);
+    }
+
+    /// Takes segments off the list, and their files off the disk or aside.
+    pub(super) fn remove_segments(&mut self, generations: &[u64]) {
+        let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.segments)
+            .into_iter()
+            .partition(|segment| generations.contains(&segment.generation()));
+        self.segments = kept;
+        for segment in gone {
+            match self.files.file(&*self.folder, segment.generation()) {
+                Ok(file) => self.set_aside(&segment, file),
+                Err(_) => {
+                    self.files.forget(segment.generation());
+                    self.remove_file(&super::file_name(segment.generation()));
+                }
+            }
+        }
+    }
+
+    /// Does one piece of housekeeping that is worth its wear: copies what is left of nearly empty segments together. For quiet moments;
+    /// without it, it is done when room is needed. True: there may be more to do.
+    pub fn tidy(&mut self) -> bool {
+        self.copy_suspects();
+        match self.find_run(WORTHWHILE) {
+            Some(run) => self.copy_run(run),
+            None => false,
+        }
+    }
+
+    /// Makes room at any price but messages. False: there is nothing to gain.
+    pub(super) fn reclaim_for_room(&mut self) -> bool {
+        match self.find_run(IN_NEED) {
+            Some(run) => self.copy_run(run),
+            None => false,
+        }
+    }
+
+    fn copy_run(&mut self, run: Range<usize>) -> bool {
+        match self.copy_together(run.clone(), false) {
+            Ok(copied) => copied,
+            Err(error) => {
+                tracing::warn!(%error, "cannot copy what is left of old segments of the message log together");
+                for segment in &mut self.segments[run] {
+                    segment.full_at = segment.live;
+                }
+                false
+            }
+        }
+    }
+
+    /// Neighbours whose live messages fit into one segment, with the most room to gain.
+    fn find_run(&self, percent: u64) -> Option<Range<usize>> {
+        let mut best: Option<(u64, Range<usize>)> = None;
+        for start in 0..self.segments.len() {
+            let (mut len, mut live) = (0, 0);
+            for end in start..self.segments.len() {
+                let segment = &self.segments[end];
+                let tried_in_vain = segment.live > segment.full_at.saturating_mul(3) / 4;
+                len += segment.len;
+                live += segment.live_bytes();
+                if tried_in_vain || segment.suspect || live > self.options.segment_bytes * 3 / 4 {
+                    break;
+                }
+                let gain = len.saturating_sub(live);
+                if live * 100 <= len * percent && best.as_ref().is_none_or(|(most, _)| gain > *most) {
+                    best = Some((gain, start..end + 1));
+                }
+            }
+        }
+        best.map(|(_, run)| run)
+    }
+}

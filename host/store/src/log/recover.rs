@@ -1,0 +1,255 @@
+//! Opening: what the segments hold, what is settled of it, and where to write on.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{BuildHasher, RandomState},
+    io,
+    path::Path,
+};
+
+use marram_core::elapsed::{Clocks, Elapsed, Stamp};
+
+use super::{
+    Damage, Endpoints, Key, Log, Loss, OpenError, Options, QueueState, Recovery,
+    disk::SegmentFolder,
+    file_name,
+    files::Files,
+    format::{Header, Kind},
+    opening::{Candidate, Opening},
+    pending::Pending,
+    record::{Checkpoint, take_name, take_range, take_stamp, take_tried},
+    rotate::{SPARES, Spare},
+    scan::{Found, Scanner},
+    segment::Segment,
+    wire::Take,
+};
+
+/// What the stream says of segments.
+#[derive(Default)]
+struct Notes {
+    /// Gone on purpose.
+    freed: BTreeSet<u64>,
+    /// Made of others, and how many references are in them.
+    copied: Vec<(u64, u64)>,
+}
+
+impl Log {
+    pub(super) fn open_on(
+        path: &Path,
+        folder: Box<dyn SegmentFolder>,
+        options: Options,
+        clocks: &Clocks,
+    ) -> Result<(Self, Recovery), OpenError> {
+        let io = |source| OpenError::io(path, source);
+        let mut opening = Opening::list(path, &*folder)?;
+        opening.drop_replaced().map_err(io)?;
+        let checkpoint = opening.checkpoint().map_err(io)?;
+        opening.drop_freed(checkpoint.as_ref()).map_err(io)?;
+        let (segments, active) = opening.segments().map_err(io)?;
+        let streams = opening.streams(checkpoint.as_ref().map(|(generation, _)| *generation));
+        let is_whole = checkpoint.as_ref().is_some_and(|(generation, _)| streams.last() == Some(generation));
+        let Opening { candidates, spares, next_generation, torn, damage, headless, replaced, barren, .. } = opening;
+        let newest = candidates.values().map(|candidate| candidate.header).max_by_key(|header| header.generation);
+        let mut log = Self {
+            path: path.to_owned(),
+            folder,
+            options,
+            salt: newest.map_or_else(|| RandomState::new().hash_one(path), |header| header.salt),
+            next_generation,
+            next_sequence: 0,
+            segments,
+            active,
+            spares: Vec::new(),
+            names_dirty: true,
+            endpoints: Endpoints::default(),
+            removed: Vec::new(),
+            queues: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            pending: Pending::default(),
+            has_empty: false,
+            obsolete: Vec::new(),
+            files: Files::default(),
+            buffer: Vec::new(),
+            stamp: Stamp::default(),
+            damage,
+            settled: [0; super::How::COUNT],
+        };
+        log.count();
+        let notes = log.read_stream(&candidates, &streams).map_err(io)?;
+        log.miss(checkpoint, notes, &spares, &replaced, &headless);
+        log.name_the_nameless();
+        let elapsed = candidates.values().map(|candidate| candidate.header.base.elapsed).max().unwrap_or(0);
+        if let Some(active) = &mut log.active {
+            // After a loss of power, sectors behind the end may hold whole records of writes that are lost. They must not come to light
+            // when a later write there breaks off.
+            active.closed = log.stamp.clocks.boot != clocks.boot;
+        }
+        log.stamp = Stamp { elapsed: log.stamp.at(clocks).max(Elapsed(elapsed)), clocks: *clocks };
+        log.pending.stamp = true;
+        drop(candidates);
+        log.tidy_files(&spares, barren, is_whole);
+        let recovery = Recovery {
+            references: log.queues.values().map(|state| state.len).sum(),
+            torn,
+            damage: log.take_damage(),
+            elapsed: log.stamp.elapsed,
+        };
+        Ok((log, recovery))
+    }
+
+    /// Counts what the segments hold.
+    fn count(&mut self) {
+        let mut lens: BTreeMap<Key, u64> = BTreeMap::new();
+        for segment in self.all_segments() {
+            for queue in &segment.queues {
+                *lens.entry(queue.key).or_default() += u64::from(queue.count);
+            }
+        }
+        let next = self.all_segments().map(|segment| segment.header.base.sequence.max(after_last(segment))).max();
+        self.next_sequence = next.unwrap_or(0);
+        self.queues = lens.into_iter().map(|(key, len)| (key, QueueState { len, ..QueueState::default() })).collect();
+    }
+
+    /// Goes through the stream from its last good checkpoint on.
+    fn read_stream(&mut self, candidates: &BTreeMap<u64, Candidate>, streams: &[u64]) -> io::Result<Notes> {
+        let mut notes = Notes::default();
+        for generation in streams {
+            let Some(Candidate { header, len, file }) = candidates.get(generation) else { continue };
+            let end = self.all_segments().find(|segment| segment.generation() == *generation);
+            let end = end.map_or(*len, |segment| segment.data_end);
+            let mut scanner = Scanner::new(&**file, *generation, header.frame(), end);
+            loop {
+                match scanner.next()? {
+                    Found::Record { kind: Kind::Copied, payload, .. } => {
+                        let mut take = Take(payload);
+                        notes.copied.extend(take.number().zip(take.number()));
+                    }
+                    Found::Record { kind, payload, .. } => self.replay_record(*header, kind, payload, &mut notes.freed),
+                    Found::Damaged { .. } => {}
+                    Found::End { .. } | Found::Torn { .. } => break,
+                }
+            }
+        }
+        Ok(notes)
+    }
+
+    fn replay_record(&mut self, header: Header, kind: Kind, payload: &[u8], freed: &mut BTreeSet<u64>) {
+        let mut take = Take(payload);
+        match kind {
+            Kind::Checkpoint => {
+                if let Some(checkpoint) = Checkpoint::take(payload) {
+                    self.stamp = checkpoint.stamp;
+                    self.next_sequence = self.next_sequence.max(checkpoint.next_sequence);
+                    self.endpoints.next = self.endpoints.next.max(checkpoint.next_endpoint);
+                }
+            }
+            Kind::Endpoints => {
+                while let Some((number, name)) = take_name(&mut take) {
+                    self.endpoints.insert(number, name.into());
+                }
+            }
+            Kind::Settled => {
+                while let Some(range) = take_range(&mut take, header.base) {
+                    self.next_sequence = self.next_sequence.max(range.last.saturating_add(1));
+                    self.settle_again(range);
+                }
+            }
+            Kind::Attempts => {
+                while let Some(tried) = take_tried(&mut take, header.base) {
+                    self.attempts.insert((tried.key, tried.sequence), tried.attempts);
+                }
+            }
+            Kind::Stamp => self.stamp = take_stamp(&mut take).unwrap_or(self.stamp),
+            Kind::Freed => {
+                while let Some(generation) = take.number() {
+                    freed.insert(generation);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Reports segments that should be there and are not.
+    fn miss(
+        &mut self,
+        checkpoint: Option<(u64, Checkpoint)>,
+        Notes { freed, copied }: Notes,
+        spares: &[(u64, u64)],
+        replaced: &BTreeSet<u64>,
+        headless: &BTreeSet<u64>,
+    ) {
+        let (newest, mut listed) =
+            checkpoint.map_or((0, Vec::new()), |(newest, checkpoint)| (newest, checkpoint.segments));
+        listed.extend(copied);
+        let present: BTreeSet<u64> = self.all_segments().map(Segment::generation).collect();
+        let is_spare = |generation: u64| spares.iter().any(|(spare, _)| *spare == generation);
+        let mut missing: Vec<(u64, Option<u64>)> = Vec::new();
+        for (generation, live) in &listed {
+            let gone = freed.contains(generation) || replaced.contains(generation) || is_spare(*generation);
+            if !present.contains(generation) && !gone {
+                missing.push((*generation, Some(*live)));
+            }
+        }
+        let unknown = headless.iter().filter(|generation| **generation >= newest && !freed.contains(generation));
+        missing.extend(unknown.map(|generation| (*generation, None)));
+        for (generation, live) in missing {
+            let mut path = self.path.join(file_name(generation));
+            if headless.contains(&generation) {
+                path.set_extension("damaged");
+            }
+            self.report(Damage { path, at: 0, bytes: 0, loss: Loss::Segment(live) });
+        }
+    }
+
+    /// Gives names to endpoints whose names are lost, so that their messages can be seen.
+    fn name_the_nameless(&mut self) {
+        let nameless: BTreeSet<u32> =
+            self.queues.iter().filter(|(_, state)| state.len > 0).map(|(key, _)| key.0).collect();
+        for number in nameless {
+            if !self.endpoints.names.contains_key(&number) {
+                self.endpoints.insert(number, format!("$lost-{number}").into());
+                self.endpoints.new.push(number);
+                self.report(Damage { path: self.path.clone(), at: 0, bytes: 0, loss: Loss::Name(number) });
+            }
+        }
+    }
+
+    /// Segments that are settled give their room back; spares beyond need go. Best effort: the next opening does what fails.
+    fn tidy_files(&mut self, spares: &[(u64, u64)], barren: Vec<(u64, u64)>, is_whole: bool) {
+        for (generation, len) in spares {
+            let name = super::spare_name(*generation);
+            let wanted = *len == self.options.segment_bytes && self.spares.len() < SPARES;
+            match self.folder.open(&name) {
+                Ok(file) if wanted => self.spares.push(Spare { name, file, len: *len }),
+                _ => self.remove_file(&name),
+            }
+        }
+        // With a damaged checkpoint, segments without messages still say what is settled.
+        self.pending.incomplete = !is_whole && self.active.is_some();
+        if self.pending.incomplete
+            && let Err(error) = self.flush()
+        {
+            tracing::warn!(%error, "cannot write a new checkpoint of the message log");
+            self.has_empty = true;
+            self.obsolete = barren;
+            return;
+        }
+        if self.active.is_none() {
+            self.has_empty = true;
+            self.obsolete = barren;
+            return;
+        }
+        for (generation, _) in barren {
+            self.remove_file(&file_name(generation));
+        }
+        let empty: Vec<u64> =
+            self.segments.iter().filter(|segment| segment.live == 0).map(Segment::generation).collect();
+        // What is settled was read from the disk: it may go.
+        self.pending.freed(&empty);
+        self.remove_segments(&empty);
+    }
+}
+
+fn after_last(segment: &Segment) -> u64 {
+    if segment.first <= segment.last { segment.last.saturating_add(1) } else { 0 }
+}

@@ -1,0 +1,209 @@
+//! What is in memory of a segment: for each of its queues a summary and what is settled. Touches no file.
+
+use std::sync::Arc;
+
+use super::{
+    Key, Reference,
+    format::Header,
+    index::{Index, Settled},
+    record::{QueueSummary, Range, Summary},
+};
+
+/// A segment of the log.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) header: Header,
+    /// Bytes of its file.
+    pub(super) len: u64,
+    /// Where its records end; in a sealed one the index follows.
+    pub(super) data_end: u64,
+    /// First and last sequence; first > last: no message.
+    pub(super) first: u64,
+    pub(super) last: u64,
+    /// No message of it lives longer; none = some never expire.
+    pub(super) deadline: Option<u64>,
+    /// By key.
+    pub(super) queues: Vec<Queue>,
+    /// References that are not settled.
+    pub(super) live: u64,
+    pub(super) sources: Sources,
+    /// Its file cannot be trusted to keep what was written last: it is to be copied.
+    pub(super) suspect: bool,
+    /// Copying was of no use while so many were live.
+    pub(super) full_at: u64,
+}
+
+/// Where the names of a segment's sources are.
+#[derive(Debug, Clone)]
+pub(super) enum Sources {
+    Memory(Arc<Vec<Arc<str>>>),
+    /// In a record of the footer; 0 = there are none.
+    Disk(u32),
+}
+
+/// A queue's part of a segment.
+#[derive(Debug)]
+pub(super) struct Queue {
+    pub(super) key: Key,
+    pub(super) count: u32,
+    pub(super) first: u64,
+    pub(super) last: u64,
+    pub(super) bytes: u64,
+    pub(super) index: IndexAt,
+    pub(super) settled: Settled,
+}
+
+#[derive(Debug)]
+pub(super) enum IndexAt {
+    Memory(Box<Index>),
+    /// In a record of the footer.
+    Disk(u32),
+}
+
+impl Queue {
+    pub(super) fn live(&self) -> u32 {
+        self.count - self.settled.done().min(self.count)
+    }
+
+    /// Bytes of what is not settled, by the mean.
+    pub(super) fn live_bytes(&self) -> u64 {
+        self.bytes * u64::from(self.live()) / u64::from(self.count.max(1))
+    }
+
+    /// The index, if it is in memory.
+    pub(super) fn in_memory(&self) -> Option<&[u8]> {
+        match &self.index {
+            IndexAt::Memory(index) => Some(&index.bytes),
+            IndexAt::Disk(_) => None,
+        }
+    }
+}
+
+impl Segment {
+    pub(super) fn new(header: Header, len: u64, data_end: u64) -> Self {
+        Self {
+            header,
+            len,
+            data_end,
+            first: u64::MAX,
+            last: 0,
+            deadline: Some(0),
+            queues: Vec::new(),
+            live: 0,
+            sources: Sources::Memory(Arc::default()),
+            suspect: false,
+            full_at: u64::MAX,
+        }
+    }
+
+    pub(super) fn from_summary(header: Header, len: u64, data_end: u64, summary: Summary) -> Self {
+        let mut segment = Self::new(header, len, data_end);
+        segment.deadline = summary.deadline;
+        segment.sources = Sources::Disk(summary.sources_at);
+        segment.queues.reserve_exact(summary.queues.len());
+        for QueueSummary { key, count, first, last, bytes, index_at } in summary.queues {
+            segment.first = segment.first.min(first);
+            segment.last = segment.last.max(last);
+            segment.live += u64::from(count);
+            let index = IndexAt::Disk(index_at);
+            segment.queues.push(Queue { key, count, first, last, bytes, index, settled: Settled::default() });
+        }
+        segment.queues.sort_by_key(|queue| queue.key);
+        segment
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.header.generation
+    }
+
+    /// Whether a sequence is among its first and last.
+    pub(super) fn spans(&self, sequence: u64) -> bool {
+        (self.first..=self.last).contains(&sequence)
+    }
+
+    pub(super) fn queue(&self, key: Key) -> Option<&Queue> {
+        self.queues.binary_search_by_key(&key, |queue| queue.key).ok().map(|place| &self.queues[place])
+    }
+
+    pub(super) fn queue_mut(&mut self, key: Key) -> Option<&mut Queue> {
+        self.queues.binary_search_by_key(&key, |queue| queue.key).ok().map(|place| &mut self.queues[place])
+    }
+
+    /// Adds a message whose record of `bytes` is at `at`. Sequences rise.
+    pub(super) fn add(&mut self, sequence: u64, at: u64, bytes: usize, references: &[Reference]) {
+        self.first = self.first.min(sequence);
+        self.last = self.last.max(sequence);
+        for reference in references {
+            self.deadline = match (self.deadline, reference.deadline) {
+                (Some(so_far), Some(deadline)) => Some(so_far.max(deadline.0)),
+                _ => None,
+            };
+            let queue = self.queue_or_new((reference.endpoint.0, reference.priority), sequence);
+            queue.count += 1;
+            queue.last = sequence;
+            queue.bytes += bytes as u64;
+            if let IndexAt::Memory(index) = &mut queue.index {
+                index.push(sequence, at as u32);
+            }
+            self.live += 1;
+        }
+    }
+
+    fn queue_or_new(&mut self, key: Key, first: u64) -> &mut Queue {
+        let place = match self.queues.binary_search_by_key(&key, |queue| queue.key) {
+            Ok(place) => place,
+            Err(place) => {
+                let index = IndexAt::Memory(Box::default());
+                let settled = Settled::default();
+                self.queues.insert(place, Queue { key, count: 0, first, last: first, bytes: 0, index, settled });
+                place
+            }
+        };
+        &mut self.queues[place]
+    }
+
+    /// Settles one message of a queue; false when it was.
+    pub(super) fn settle(&mut self, key: Key, ordinal: u32) -> bool {
+        let Some(queue) = self.queue_mut(key) else { return false };
+        let new = ordinal < queue.count && queue.settled.insert(ordinal, queue.count);
+        self.live -= u64::from(new);
+        new
+    }
+
+    /// Settles all of a queue; returns how many were not, and their range.
+    pub(super) fn settle_all(&mut self, key: Key) -> Option<(u32, Range)> {
+        let queue = self.queue_mut(key)?;
+        let new = queue.settled.insert_all(queue.count);
+        let range = Range { key, first: queue.first, last: queue.last };
+        self.live -= u64::from(new);
+        (new > 0).then_some((new, range))
+    }
+
+    /// Bytes of its live records, by the mean and at most: a record with several references counts for each.
+    pub(super) fn live_bytes(&self) -> u64 {
+        let live: u64 = self.queues.iter().map(Queue::live_bytes).sum();
+        live.min(self.data_end)
+    }
+
+    /// Bytes that its footer takes at most.
+    pub(super) fn footer_bound(&self) -> u64 {
+        let queues = self.queues.iter().map(|queue| 96 + queue.in_memory().map_or(0, <[u8]>::len) as u64);
+        let sources = match &self.sources {
+            Sources::Memory(names) => names.iter().map(|name| name.len() as u64 + 16).sum::<u64>(),
+            Sources::Disk(_) => 0,
+        };
+        128 + queues.sum::<u64>() + sources
+    }
+
+    pub(super) fn summary(&self, sources_at: u32, index_at: impl Fn(usize) -> u32) -> Summary {
+        let queues = self.queues.iter().enumerate().map(|(n, queue)| QueueSummary {
+            key: queue.key,
+            count: queue.count,
+            first: queue.first,
+            last: queue.last,
+            bytes: queue.bytes,
+            index_at: index_at(n),
+        });
+        Summary { deadline: self.deadline, sources_at, queues: queues.collect() }
+    }
+}

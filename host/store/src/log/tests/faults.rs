@@ -1,0 +1,168 @@
+//! Each operation of a scenario fails once: what was accepted is there afterwards, in this process and in the next.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rustix::io::Errno;
+
+use super::{
+    sim::{Fault, Sim},
+    *,
+};
+
+/// What callers were told.
+#[derive(Default)]
+struct Told {
+    accepted: BTreeMap<u64, Safety>,
+    refused: BTreeSet<u64>,
+    /// Settled, whether the disk knows it or not.
+    settled: BTreeSet<u64>,
+}
+
+/// Batches of both kinds over many segments, settlements in and out of order, copies of what is left, dead letters.
+fn scenario(log: &mut Log) -> Told {
+    let mut told = Told::default();
+    let (a, b) = (log.endpoint("a"), log.endpoint("b"));
+    for round in 0..30_u64 {
+        let safety = if round % 3 == 0 { Safety::Synced } else { Safety::Written };
+        let numbers: Vec<u64> = (0..4).map(|n| round * 4 + n).collect();
+        let messages: Vec<Accepted> = numbers.iter().map(|number| message("s", *number, 350)).collect();
+        let references = [to(a, 0), to(b, 3)];
+        let entries: Vec<Entry<'_>> =
+            messages.iter().map(|message| Entry { message, references: &references }).collect();
+        match log.append(&entries, safety) {
+            Ok(_) => told.accepted.extend(numbers.iter().map(|number| (*number, safety))),
+            Err(_) => told.refused.extend(&numbers),
+        }
+        let waiting = all(log, a, 0);
+        for stored in waiting.iter().rev().skip(2).filter(|stored| stored.accepted.sequence % 10 != 7) {
+            for (endpoint, priority) in [(a, 0), (b, 3)] {
+                log.settle(Place { endpoint, priority, sequence: stored.place.sequence }, How::Delivered);
+            }
+            told.settled.insert(stored.accepted.sequence);
+        }
+        if round % 5 == 4 {
+            let _ = log.flush();
+            log.tidy();
+        }
+    }
+    told
+}
+
+/// What waits for both.
+fn waiting(log: &mut Log) -> BTreeSet<u64> {
+    let (a, b) = (log.endpoint("a"), log.endpoint("b"));
+    let (for_a, for_b) = (numbers(log, a, 0), numbers(log, b, 3));
+    for_a.into_iter().filter(|number| for_b.contains(number)).collect()
+}
+
+fn invariant_every_accepted_message_is_settled_or_stored(
+    told: &Told,
+    waiting: &BTreeSet<u64>,
+    power: bool,
+    case: &str,
+) {
+    for (number, safety) in &told.accepted {
+        let safe = !power || *safety == Safety::Synced;
+        assert!(!safe || told.settled.contains(number) || waiting.contains(number), "{case}: {number} is lost");
+    }
+    assert!(waiting.iter().all(|number| told.accepted.contains_key(number) || told.refused.contains(number)), "{case}");
+}
+
+fn attack(fault: impl Fn(usize) -> Fault) {
+    let count = {
+        let sim = Sim::new();
+        let (mut log, _) = sim.open(SMALL, &clocks(0));
+        scenario(&mut log);
+        sim.operations()
+    };
+    assert!(count > 150, "{count}");
+    for at in 0..count {
+        let fault = fault(at);
+        let case = format!("{fault:?}");
+        let sim = Sim::new().failing(fault);
+        let (mut log, _) = sim.open(SMALL, &clocks(0));
+        let told = scenario(&mut log);
+        let now = waiting(&mut log);
+        invariant_every_accepted_message_is_settled_or_stored(&told, &now, false, &case);
+        assert!(told.refused.is_disjoint(&now), "{case}: refused and there");
+        assert!(told.settled.is_disjoint(&now), "{case}: settled and there");
+        assert_eq!(log.take_damage(), [], "{case}");
+        if matches!(fault, Fault::Once { .. }) {
+            // The same handle goes on.
+            let a = log.endpoint("a");
+            append(&mut log, &message("s", 9999, 10), &[to(a, 0)]).unwrap();
+            assert_eq!(numbers(&mut log, a, 0).last(), Some(&9999));
+        }
+        let (mut killed, _) = sim.killed().open(SMALL, &clocks(1));
+        let left = waiting(&mut killed);
+        invariant_every_accepted_message_is_settled_or_stored(&told, &left, false, &format!("{case}, killed"));
+        for seed in 1..4 {
+            let (mut dark, _) = sim.without_power(&mut Chance(seed)).open(SMALL, &clocks(1));
+            let left = waiting(&mut dark);
+            invariant_every_accepted_message_is_settled_or_stored(&told, &left, true, &format!("{case}, power {seed}"));
+        }
+    }
+}
+
+#[test]
+fn no_full_disk_at_any_operation_loses_what_was_accepted() {
+    attack(|at| Fault::Once { at, with: Errno::NOSPC });
+}
+
+#[test]
+fn no_failing_operation_loses_what_was_accepted() {
+    attack(|at| Fault::Once { at, with: Errno::IO });
+}
+
+#[test]
+fn no_dying_disk_loses_what_was_accepted() {
+    attack(|at| Fault::Dead { at });
+}
+
+/// A write that the disk took by half and refused is not read after a kill that follows at once.
+#[test]
+fn a_batch_that_was_refused_for_want_of_room_is_not_there_after_a_kill() {
+    let mut refused = 0;
+    for at in 0..300 {
+        let sim = Sim::new().failing(Fault::Once { at, with: Errno::NOSPC });
+        let (mut log, _) = sim.open(SMALL, &clocks(0));
+        let a = log.endpoint("a");
+        let mut accepted = Vec::new();
+        for round in 0..100_u64 {
+            let messages: Vec<Accepted> = (0..4).map(|n| message("s", round * 4 + n, 350)).collect();
+            let references = [to(a, 0)];
+            let entries: Vec<Entry<'_>> =
+                messages.iter().map(|message| Entry { message, references: &references }).collect();
+            if log.append(&entries, Safety::Written).is_err() {
+                refused += 1;
+                break;
+            }
+            accepted.extend(messages.iter().map(|message| message.sequence));
+        }
+        let (mut killed, _) = sim.killed().open(SMALL, &clocks(1));
+        assert_eq!(numbers(&mut killed, a, 0), accepted, "operation {at}");
+    }
+    assert!(refused > 60, "{refused}");
+}
+
+/// What a sync could not make safe is never said to be: the next sync writes it anew.
+#[test]
+fn after_a_failed_sync_the_next_one_that_succeeds_makes_all_safe() {
+    let operations = {
+        let sim = Sim::new();
+        let (mut log, _) = sim.open(SMALL, &clocks(0));
+        let a = log.endpoint("a");
+        append(&mut log, &message("s", 1, 100), &[to(a, 0)]).unwrap();
+        sim.operations()
+    };
+    let sim = Sim::new().failing(Fault::Once { at: operations, with: Errno::IO });
+    let (mut log, _) = sim.open(SMALL, &clocks(0));
+    let a = log.endpoint("a");
+    append(&mut log, &message("s", 1, 100), &[to(a, 0)]).unwrap();
+    assert!(log.sync().is_err());
+    log.sync().unwrap();
+    for seed in 1..20 {
+        let (mut dark, _) = sim.without_power(&mut Chance(seed)).open(SMALL, &clocks(1));
+        assert_eq!(numbers(&mut dark, a, 0), [1], "power {seed}");
+    }
+}

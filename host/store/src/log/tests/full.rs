@@ -1,0 +1,162 @@
+//! The disk is full, or the cap is reached: senders are told, all else goes on, and nothing that was accepted is lost.
+
+use std::collections::BTreeSet;
+
+use super::{sim::Sim, *};
+
+fn fill(log: &mut Log, a: EndpointId, first: u64) -> (u64, AppendError) {
+    for number in first.. {
+        if let Err(error) = append(log, &message("s", number, 300), &[to(a, 0)]) {
+            return (number, error);
+        }
+    }
+    unreachable!()
+}
+
+fn settle_first(log: &mut Log, a: EndpointId, count: usize) {
+    for stored in all(log, a, 0).iter().take(count) {
+        assert!(log.settle(stored.place, How::Delivered));
+    }
+}
+
+#[test]
+fn at_the_cap_senders_are_told_and_room_comes_back_with_settlements() {
+    let sim = Sim::new();
+    let (mut log, _) = sim.open(SMALL, &clocks(0));
+    let a = log.endpoint("a");
+    let (count, error) = fill(&mut log, a, 0);
+    assert!(matches!(error, AppendError::Full { max_bytes } if max_bytes == SMALL.max_bytes), "{error}");
+    assert!(sim.bytes() <= SMALL.max_bytes);
+    // Most of the cap holds messages: a spare, room for a copy and the footers are the rest.
+    assert!(count * 300 > SMALL.max_bytes * 7 / 10, "{count}");
+    assert_eq!(numbers(&mut log, a, 0), (0..count).collect::<Vec<_>>());
+    settle_first(&mut log, a, 60);
+    append(&mut log, &message("s", count, 300), &[to(a, 0)]).unwrap();
+    assert_eq!(numbers(&mut log, a, 0), (60..=count).collect::<Vec<_>>());
+    assert!(sim.bytes() <= SMALL.max_bytes);
+}
+
+#[test]
+fn on_a_full_disk_readings_and_settlements_go_on_and_appends_resume_on_the_same_handle() {
+    let sim = Sim::new();
+    sim.set_capacity(Some(16 * SMALL.segment_bytes));
+    let (mut log, _) = sim.open(SMALL, &clocks(0));
+    let a = log.endpoint("a");
+    let (count, error) = fill(&mut log, a, 0);
+    assert!(matches!(error, AppendError::DiskFull(_)), "{error}");
+    assert_eq!(numbers(&mut log, a, 0), (0..count).collect::<Vec<_>>());
+    // One in two: no segment gets free, all settlements find room on the disk.
+    for stored in all(&mut log, a, 0).iter().step_by(2) {
+        assert!(log.settle(stored.place, How::Delivered));
+        log.flush().unwrap();
+    }
+    let odd: Vec<u64> = (0..count).filter(|number| number % 2 == 1).collect();
+    let (mut killed, recovery) = sim.killed().open(SMALL, &clocks(1));
+    assert_eq!((recovery.torn, recovery.damage), (vec![], vec![]));
+    assert_eq!(numbers(&mut killed, a, 0), odd, "settlements were on the disk");
+    sim.set_capacity(None);
+    append(&mut log, &message("s", count, 300), &[to(a, 0)]).unwrap();
+    assert_eq!(numbers(&mut log, a, 0), [&odd[..], &[count]].concat());
+}
+
+#[test]
+fn settlements_beyond_all_room_wait_in_memory_and_nothing_is_lost() {
+    let sim = Sim::new();
+    sim.set_capacity(Some(8 * SMALL.segment_bytes));
+    let (mut log, _) = sim.open(SMALL, &clocks(0));
+    let a = log.endpoint("a");
+    let (count, _) = fill(&mut log, a, 0);
+    let first = all(&mut log, a, 0)[0].place;
+    // Attempts fill whatever room there is.
+    let mut failed = 0;
+    for attempts in 1..20_000 {
+        log.attempt(first, attempts);
+        failed += u32::from(log.flush().is_err());
+    }
+    assert!(failed > 0, "there was room for all");
+    assert_eq!(numbers(&mut log, a, 0), (0..count).collect::<Vec<_>>());
+    sim.set_capacity(None);
+    log.flush().unwrap();
+    let (mut killed, _) = sim.killed().open(SMALL, &clocks(1));
+    let stored = all(&mut killed, a, 0);
+    assert_eq!((stored.len() as u64, stored[0].attempts), (count, 19_999));
+}
+
+#[test]
+fn a_log_on_a_full_disk_opens() {
+    let sim = Sim::new();
+    sim.set_capacity(Some(16 * SMALL.segment_bytes));
+    let (mut log, _) = sim.open(SMALL, &clocks(0));
+    let a = log.endpoint("a");
+    let (count, _) = fill(&mut log, a, 0);
+    let (mut again, _) = sim.killed().open(SMALL, &clocks(1));
+    assert_eq!(numbers(&mut again, a, 0), (0..count).collect::<Vec<_>>());
+    assert!(append(&mut again, &message("s", count, 300), &[to(a, 0)]).is_err());
+    settle_first(&mut again, a, 100);
+    append(&mut again, &message("s", count, 300), &[to(a, 0)]).unwrap();
+}
+
+/// One slow endpoint must not pin the room of a fast one.
+#[test]
+fn few_live_messages_do_not_pin_their_segments() {
+    let sim = Sim::new();
+    let (mut log, _) = sim.open(SMALL, &clocks(0));
+    let (fast, slow) = (log.endpoint("fast"), log.endpoint("slow"));
+    for number in 0..3000 {
+        let endpoint = if number % 20 == 0 { slow } else { fast };
+        append(&mut log, &message("s", number, 300), &[to(endpoint, 0)]).unwrap();
+        for stored in all(&mut log, fast, 0) {
+            log.settle(stored.place, How::Delivered);
+        }
+    }
+    let slow_ones: Vec<u64> = (0..3000).step_by(20).collect();
+    assert_eq!(numbers(&mut log, slow, 0), slow_ones);
+    let live = 150 * 400;
+    assert!(log.usage().disk_bytes < 3 * live + 5 * SMALL.segment_bytes, "{:?}", log.usage());
+    log.flush().unwrap();
+    let (mut again, recovery) = sim.killed().open(SMALL, &clocks(1));
+    assert_eq!((recovery.references, recovery.damage), (150, vec![]));
+    assert_eq!(numbers(&mut again, slow, 0), slow_ones);
+}
+
+/// The same on a file system that is really small. Root mounts it; others leave it out and say so.
+#[test]
+#[allow(clippy::print_stdout)] // says what it does not show
+fn on_a_full_tmpfs_nothing_accepted_is_lost() {
+    let mount = tempfile::tempdir().unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
+        .arg(mount.path())
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !mounted {
+        println!("not measured: needs root");
+        return;
+    }
+    let unmount = Unmount(mount.path().to_owned());
+    let options = Options { segment_bytes: 64 << 10, max_bytes: 64 << 20, dead_letter_bytes: 64 << 10 };
+    let (mut log, _) = Log::open(mount.path().join("log"), options, &clocks(0)).unwrap();
+    let a = log.endpoint("a");
+    std::fs::write(mount.path().join("ballast"), vec![1; 512 << 10]).unwrap();
+    let (count, error) = fill(&mut log, a, 0);
+    assert!(matches!(error, AppendError::DiskFull(_)), "{error}");
+    assert_eq!(numbers(&mut log, a, 0), (0..count).collect::<Vec<_>>());
+    settle_first(&mut log, a, 10);
+    log.flush().unwrap();
+    std::fs::remove_file(mount.path().join("ballast")).unwrap();
+    append(&mut log, &message("s", count, 300), &[to(a, 0)]).unwrap();
+    drop(log);
+    let (mut log, recovery) = Log::open(mount.path().join("log"), options, &clocks(1)).unwrap();
+    assert_eq!(recovery.damage, []);
+    let found: BTreeSet<u64> = numbers(&mut log, a, 0).into_iter().collect();
+    assert_eq!(found, (10..=count).collect());
+    drop((log, unmount));
+}
+
+struct Unmount(PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}

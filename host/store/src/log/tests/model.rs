@@ -1,0 +1,306 @@
+//! The log against a simple model, by chance: append, read, settle, housekeeping, kill, loss of power.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::{sim::Sim, *};
+
+const ENDPOINTS: [&str; 3] = ["a", "b", "$upstream"];
+const PRIORITIES: [u8; 2] = [0, 10];
+
+#[derive(Debug, Clone)]
+enum Op {
+    /// So many messages of this length; who gets them, by bits; synced or not.
+    Append {
+        count: u8,
+        len: u16,
+        who: u8,
+        synced: bool,
+    },
+    /// Settles so many of a queue from its beginning.
+    SettleFirst {
+        queue: u8,
+        count: u8,
+    },
+    /// Settles any message of a queue.
+    SettleAny {
+        queue: u8,
+        pick: proptest::sample::Index,
+    },
+    Attempt {
+        queue: u8,
+    },
+    Flush,
+    Sync,
+    Tidy,
+    Bury {
+        queue: u8,
+    },
+    Kill,
+    PowerLoss(u64),
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        6 => (1u8..12, 0u16..900, 1u8..64, any::<bool>())
+            .prop_map(|(count, len, who, synced)| Op::Append { count, len, who, synced }),
+        4 => (0u8..6, 1u8..20).prop_map(|(queue, count)| Op::SettleFirst { queue, count }),
+        3 => (0u8..6, any::<proptest::sample::Index>()).prop_map(|(queue, pick)| Op::SettleAny { queue, pick }),
+        1 => (0u8..6).prop_map(|queue| Op::Attempt { queue }),
+        1 => Just(Op::Flush),
+        1 => Just(Op::Sync),
+        1 => Just(Op::Tidy),
+        1 => (0u8..6).prop_map(|queue| Op::Bury { queue }),
+        1 => Just(Op::Kill),
+        1 => any::<u64>().prop_map(Op::PowerLoss),
+    ];
+    proptest::collection::vec(op, 1..80)
+}
+
+/// Sequence → the message's own number.
+type Queue = BTreeMap<u64, u64>;
+
+#[derive(Default)]
+struct Model {
+    queues: BTreeMap<(usize, u8), Queue>,
+    /// Accepted since the last sync: may be lost with the power.
+    unsynced: BTreeSet<u64>,
+    /// Settled since: may come again.
+    unflushed: BTreeMap<(usize, u8), Queue>,
+    unsynced_settled: BTreeMap<(usize, u8), Queue>,
+    attempts: BTreeMap<((usize, u8), u64), u32>,
+    number: u64,
+}
+
+struct Run {
+    sim: Sim,
+    log: Log,
+    model: Model,
+    /// A loss of power has torn what was being written: tells it until it is copied.
+    torn: bool,
+    boot: u8,
+}
+
+fn queue_of(number: u8) -> (usize, u8) {
+    (usize::from(number % 3), PRIORITIES[usize::from(number / 3) % 2])
+}
+
+impl Run {
+    fn new() -> Self {
+        let sim = Sim::new();
+        let (log, _) = sim.open(SMALL, &clocks(0));
+        Self { sim, log, model: Model::default(), torn: false, boot: 1 }
+    }
+
+    fn id(&mut self, queue: (usize, u8)) -> EndpointId {
+        self.log.endpoint(ENDPOINTS[queue.0])
+    }
+
+    fn step(&mut self, op: &Op) {
+        match op {
+            Op::Append { count, len, who, synced } => self.append(*count, usize::from(*len), *who, *synced),
+            Op::SettleFirst { queue, count } => {
+                let queue = queue_of(*queue);
+                let first = self.model.queues.entry(queue).or_default().keys().take(usize::from(*count));
+                for sequence in first.copied().collect::<Vec<_>>() {
+                    self.settle(queue, sequence);
+                }
+            }
+            Op::SettleAny { queue, pick } => {
+                let queue = queue_of(*queue);
+                let waiting: Vec<u64> = self.model.queues.entry(queue).or_default().keys().copied().collect();
+                if !waiting.is_empty() {
+                    self.settle(queue, *pick.get(&waiting));
+                }
+            }
+            Op::Attempt { queue } => {
+                let queue = queue_of(*queue);
+                let endpoint = self.id(queue);
+                if let Some(sequence) = self.model.queues.entry(queue).or_default().keys().next().copied() {
+                    let attempts = self.model.attempts.entry((queue, sequence)).or_default();
+                    *attempts += 1;
+                    self.log.attempt(Place { endpoint, priority: queue.1, sequence }, *attempts);
+                    self.log.flush().unwrap();
+                    self.model.unflushed.clear();
+                }
+            }
+            Op::Flush => {
+                self.log.flush().unwrap();
+                self.model.unflushed.clear();
+            }
+            Op::Sync => {
+                self.log.sync().unwrap();
+                self.synced();
+            }
+            Op::Tidy => {
+                self.log.tidy();
+            }
+            Op::Bury { queue } => {
+                let queue = queue_of(*queue);
+                let endpoint = self.id(queue);
+                if let Some(sequence) = self.model.queues.entry(queue).or_default().keys().next().copied() {
+                    let place = Place { endpoint, priority: queue.1, sequence };
+                    self.log.bury(place, "no use", UtcMillis(7)).unwrap();
+                    self.settled(queue, sequence);
+                }
+            }
+            Op::Kill => self.reopen(self.sim.killed(), false),
+            Op::PowerLoss(seed) => self.reopen(self.sim.without_power(&mut Chance(seed | 1)), true),
+        }
+    }
+
+    fn synced(&mut self) {
+        self.model.unsynced.clear();
+        self.model.unflushed.clear();
+        self.model.unsynced_settled.clear();
+    }
+
+    fn append(&mut self, count: u8, len: usize, who: u8, synced: bool) {
+        let queues: Vec<(usize, u8)> = (0..3)
+            .filter(|endpoint| who >> endpoint & 1 == 1)
+            .map(|endpoint| (endpoint, PRIORITIES[usize::from(who >> (3 + endpoint) & 1)]))
+            .collect();
+        if queues.is_empty() {
+            return;
+        }
+        let references: Vec<Reference> = queues.iter().map(|queue| to(self.id(*queue), queue.1)).collect();
+        let numbers: Vec<u64> = (0..u64::from(count)).map(|n| self.model.number + n).collect();
+        self.model.number += u64::from(count);
+        let messages: Vec<Accepted> = numbers
+            .iter()
+            .map(|number| message(["s1", "s2", "/messages/x"][*number as usize % 3], *number, len))
+            .collect();
+        let entries: Vec<Entry<'_>> =
+            messages.iter().map(|message| Entry { message, references: &references }).collect();
+        let safety = if synced { Safety::Synced } else { Safety::Written };
+        match self.log.append(&entries, safety) {
+            Ok(range) => {
+                for (sequence, number) in range.zip(numbers) {
+                    for queue in &queues {
+                        self.model.queues.entry(*queue).or_default().insert(sequence, number);
+                    }
+                    self.model.unsynced.insert(sequence);
+                }
+                self.model.unflushed.clear();
+                if synced {
+                    self.synced();
+                }
+            }
+            Err(AppendError::Full { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn settle(&mut self, queue: (usize, u8), sequence: u64) {
+        let place = Place { endpoint: self.id(queue), priority: queue.1, sequence };
+        assert!(self.log.settle(place, How::Delivered));
+        assert!(!self.log.settle(place, How::Delivered), "settled twice");
+        self.settled(queue, sequence);
+    }
+
+    fn settled(&mut self, queue: (usize, u8), sequence: u64) {
+        let number = self.model.queues.get_mut(&queue).unwrap().remove(&sequence).unwrap();
+        self.model.attempts.remove(&(queue, sequence));
+        self.model.unflushed.entry(queue).or_default().insert(sequence, number);
+        self.model.unsynced_settled.entry(queue).or_default().insert(sequence, number);
+    }
+
+    /// What is read now, of all queues.
+    fn read(&mut self) -> BTreeMap<(usize, u8), Queue> {
+        let mut read = BTreeMap::new();
+        for queue in (0..6).map(queue_of) {
+            let endpoint = self.id(queue);
+            let stored = all(&mut self.log, endpoint, queue.1);
+            assert!(stored.windows(2).all(|pair| pair[0].place.sequence < pair[1].place.sequence), "out of order");
+            stored.iter().for_each(check);
+            for stored in &stored {
+                let attempts = self.model.attempts.get(&(queue, stored.place.sequence)).copied().unwrap_or(0);
+                assert!(stored.attempts == attempts || attempts == 0, "attempts of {:?}", stored.place);
+            }
+            read.insert(queue, stored.iter().map(|s| (s.place.sequence, s.accepted.sequence)).collect());
+        }
+        let damage = self.log.take_damage();
+        assert!(self.torn || damage.is_empty(), "{damage:?}");
+        read
+    }
+
+    fn invariant_all_that_waits_is_read_and_nothing_else(&mut self) {
+        for (queue, read) in self.read() {
+            assert_eq!(&read, self.model.queues.entry(queue).or_default(), "{queue:?}");
+            let usage = self.log.endpoints().into_iter().find(|e| &*e.name == ENDPOINTS[queue.0]);
+            let len = usage.and_then(|u| u.queues.iter().find(|q| q.priority == queue.1).map(|q| q.messages));
+            assert_eq!(len.unwrap_or(0), read.len() as u64, "{queue:?}");
+        }
+        assert!(self.log.usage().disk_bytes <= SMALL.max_bytes);
+        assert_eq!(self.log.usage().disk_bytes, self.sim.bytes());
+    }
+
+    fn reopen(&mut self, sim: Sim, power: bool) {
+        self.sim = sim;
+        self.boot += u8::from(power);
+        let now = Clocks { boot: [self.boot; 16], ..clocks(self.model.number) };
+        let (log, recovery) = self.sim.open(SMALL, &now);
+        self.torn |= power;
+        assert!(self.torn || (recovery.torn.is_empty() && recovery.damage.is_empty()), "{recovery:?}");
+        self.log = log;
+        if power {
+            self.model.attempts.clear();
+        }
+        let read = self.read();
+        for (queue, read) in &read {
+            let waiting = self.model.queues.entry(*queue).or_default();
+            for (sequence, number) in waiting.iter() {
+                let may_be_lost = power && self.model.unsynced.contains(sequence);
+                assert!(may_be_lost || read.get(sequence) == Some(number), "{queue:?}: {sequence} is lost");
+            }
+            let again = if power { &self.model.unsynced_settled } else { &self.model.unflushed };
+            for (sequence, number) in read.iter().filter(|(sequence, _)| !waiting.contains_key(sequence)) {
+                let settled = again.get(queue).and_then(|settled| settled.get(sequence));
+                assert_eq!(
+                    settled,
+                    Some(number),
+                    "{queue:?}: {sequence} came back though its settlement was on the disk"
+                );
+            }
+        }
+        self.model.queues = read;
+        // What is there now is on the disk as far as a kill goes; what a loss of power left is there for good.
+        self.model.unflushed.clear();
+        if power {
+            self.synced();
+        } else {
+            let unsynced = self.model.unsynced.clone();
+            self.model.unsynced = unsynced;
+        }
+    }
+}
+
+fn run(ops: &[Op]) {
+    let mut run = Run::new();
+    for op in ops {
+        run.step(op);
+        run.invariant_all_that_waits_is_read_and_nothing_else();
+    }
+    run.reopen(run.sim.killed(), false);
+    run.invariant_all_that_waits_is_read_and_nothing_else();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn the_log_is_as_its_model(ops in ops()) {
+        run(&ops);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+    #[test]
+    #[ignore = "minutes: for `cargo xtask soak`"]
+    fn the_log_is_as_its_model_for_long(ops in ops()) {
+        run(&ops);
+    }
+}

@@ -1,0 +1,301 @@
+//! A disk in memory that knows what has reached the medium and what has not. It fails, tears, fills up, is killed and loses power.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use rustix::io::Errno;
+
+use super::{
+    super::disk::{SegmentFile, SegmentFolder},
+    *,
+};
+
+/// What happens at changing operation number `at`, counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Fault {
+    None,
+    /// It fails, having done half of its work; the next ones succeed.
+    Once {
+        at: usize,
+        with: Errno,
+    },
+    /// This one, done by half, and all later ones fail.
+    Dead {
+        at: usize,
+    },
+}
+
+#[derive(Debug, Clone, Default)]
+struct File {
+    /// What a process sees.
+    seen: Vec<u8>,
+    /// What the medium has.
+    safe: Vec<u8>,
+    /// Writes that a sync would make safe: place and bytes.
+    unsafe_writes: Vec<(usize, Vec<u8>)>,
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Create(String, usize),
+    Rename(String, String),
+    Remove(String),
+}
+
+#[derive(Debug, Clone, Default)]
+struct State {
+    files: Vec<File>,
+    names: BTreeMap<String, usize>,
+    safe_names: BTreeMap<String, usize>,
+    unsafe_names: Vec<Change>,
+    operations: usize,
+    capacity: Option<u64>,
+}
+
+#[derive(Clone)]
+pub(super) struct Sim {
+    state: Arc<Mutex<State>>,
+    fault: Arc<Mutex<Fault>>,
+}
+
+impl Sim {
+    pub(super) fn new() -> Self {
+        Self { state: Arc::default(), fault: Arc::new(Mutex::new(Fault::None)) }
+    }
+
+    pub(super) fn failing(self, fault: Fault) -> Self {
+        *self.fault.lock().unwrap() = fault;
+        self.state().operations = 0;
+        self
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub(super) fn operations(&self) -> usize {
+        self.state().operations
+    }
+
+    /// Bytes that all files together may take.
+    pub(super) fn set_capacity(&self, bytes: Option<u64>) {
+        self.state().capacity = bytes;
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        let state = self.state();
+        state.names.values().map(|file| state.files[*file].seen.len() as u64).sum()
+    }
+
+    pub(super) fn open(&self, options: Options, clocks: &Clocks) -> (Log, Recovery) {
+        Log::open_on(Path::new("/log"), Box::new(self.clone()), options, clocks).unwrap()
+    }
+
+    /// What a killed process leaves: the kernel has all that was written.
+    pub(super) fn killed(&self) -> Sim {
+        let state = self.state().clone();
+        Sim { state: Arc::new(Mutex::new(State { operations: 0, ..state })), fault: Arc::new(Mutex::new(Fault::None)) }
+    }
+
+    /// What a loss of power leaves: of the writes and names that were not synced, any.
+    pub(super) fn without_power(&self, chance: &mut Chance) -> Sim {
+        let mut state = self.state().clone();
+        for file in &mut state.files {
+            for (at, bytes) in std::mem::take(&mut file.unsafe_writes) {
+                // By sectors: each is there or is not.
+                for (n, sector) in bytes.chunks(512).enumerate() {
+                    if chance.below(2) == 0 {
+                        put(&mut file.safe, at + 512 * n, sector);
+                    }
+                }
+            }
+            file.seen = file.safe.clone();
+        }
+        let changes = std::mem::take(&mut state.unsafe_names);
+        let count = chance.below(changes.len() + 1);
+        for change in &changes[..count] {
+            apply(&mut state.safe_names, change);
+        }
+        state.names = state.safe_names.clone();
+        Sim { state: Arc::new(Mutex::new(State { operations: 0, ..state })), fault: Arc::new(Mutex::new(Fault::None)) }
+    }
+
+    /// The bytes of all files, by name.
+    pub(super) fn contents(&self) -> BTreeMap<String, Vec<u8>> {
+        let state = self.state();
+        state.names.iter().map(|(name, file)| (name.clone(), state.files[*file].seen.clone())).collect()
+    }
+
+    /// A disk with these files.
+    pub(super) fn with(contents: &BTreeMap<String, Vec<u8>>) -> Self {
+        let sim = Self::new();
+        {
+            let mut state = sim.state();
+            for (name, bytes) in contents {
+                let number = state.files.len();
+                state.files.push(File { seen: bytes.clone(), safe: bytes.clone(), unsafe_writes: Vec::new() });
+                state.names.insert(name.clone(), number);
+                state.safe_names.insert(name.clone(), number);
+            }
+        }
+        sim
+    }
+
+    /// Counts an operation. An error: it is to fail, having done half of its work.
+    fn count(&self) -> Result<(), Errno> {
+        let mut state = self.state();
+        let number = state.operations;
+        state.operations += 1;
+        match *self.fault.lock().unwrap() {
+            Fault::Once { at, with } if number == at => Err(with),
+            Fault::Dead { at } if number >= at => Err(Errno::IO),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_first_failure(&self) -> bool {
+        let number = self.state().operations - 1;
+        !matches!(*self.fault.lock().unwrap(), Fault::Dead { at } if number > at)
+    }
+
+    fn change(&self, change: Change) -> io::Result<()> {
+        let counted = self.count();
+        counted?; // names change whole or not at all
+        let mut state = self.state();
+        apply(&mut state.names, &change);
+        state.unsafe_names.push(change);
+        Ok(())
+    }
+}
+
+fn apply(names: &mut BTreeMap<String, usize>, change: &Change) {
+    match change {
+        Change::Create(name, file) => {
+            names.insert(name.clone(), *file);
+        }
+        Change::Rename(from, to) => {
+            if let Some(file) = names.remove(from) {
+                names.insert(to.clone(), file);
+            }
+        }
+        Change::Remove(name) => {
+            names.remove(name);
+        }
+    }
+}
+
+fn put(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+    if file.len() < at + bytes.len() {
+        file.resize(at + bytes.len(), 0);
+    }
+    file[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+impl SegmentFolder for Sim {
+    fn list(&self) -> io::Result<Vec<(String, u64)>> {
+        let state = self.state();
+        Ok(state.names.iter().map(|(name, file)| (name.clone(), state.files[*file].seen.len() as u64)).collect())
+    }
+
+    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn SegmentFile>> {
+        let (taken, capacity) = (self.bytes(), self.state().capacity);
+        if capacity.is_some_and(|capacity| taken + len > capacity) {
+            self.state().operations += 1;
+            return Err(Errno::NOSPC.into());
+        }
+        let number = {
+            let mut state = self.state();
+            let zeros = vec![0; len as usize];
+            state.files.push(File { seen: zeros.clone(), safe: zeros, unsafe_writes: Vec::new() });
+            state.files.len() - 1
+        };
+        self.change(Change::Create(name.to_owned(), number))?;
+        Ok(Arc::new(SimFile { sim: self.clone(), number }))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn SegmentFile>> {
+        let number = *self.state().names.get(name).ok_or(Errno::NOENT)?;
+        Ok(Arc::new(SimFile { sim: self.clone(), number }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        if !self.state().names.contains_key(from) {
+            return Err(Errno::NOENT.into());
+        }
+        self.change(Change::Rename(from.to_owned(), to.to_owned()))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        if !self.state().names.contains_key(name) {
+            return Ok(());
+        }
+        self.change(Change::Remove(name.to_owned()))
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        self.count()?;
+        let mut state = self.state();
+        state.safe_names = state.names.clone();
+        state.unsafe_names.clear();
+        Ok(())
+    }
+}
+
+struct SimFile {
+    sim: Sim,
+    number: usize,
+}
+
+impl SegmentFile for SimFile {
+    fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<usize> {
+        let state = self.sim.state();
+        let from = state.files[self.number].seen.get(at as usize..).unwrap_or_default();
+        let count = from.len().min(bytes.len());
+        bytes[..count].copy_from_slice(&from[..count]);
+        Ok(count)
+    }
+
+    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        let counted = self.sim.count();
+        let bytes = match counted {
+            Ok(()) => bytes,
+            Err(_) if self.sim.is_first_failure() => &bytes[..bytes.len() / 2],
+            Err(_) => &[],
+        };
+        let mut state = self.sim.state();
+        let file = &mut state.files[self.number];
+        put(&mut file.seen, at as usize, bytes);
+        file.unsafe_writes.push((at as usize, bytes.to_vec()));
+        counted.map_err(io::Error::from)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.sim.count()?;
+        let mut state = self.sim.state();
+        let file = &mut state.files[self.number];
+        file.seen.resize(len as usize, 0);
+        // What is cut off is cut off on the medium at once: the harder case.
+        file.safe.resize(len as usize, 0);
+        for (at, bytes) in &mut file.unsafe_writes {
+            bytes.truncate((len as usize).saturating_sub(*at));
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let counted = self.sim.count();
+        let mut state = self.sim.state();
+        let file = &mut state.files[self.number];
+        let writes = std::mem::take(&mut file.unsafe_writes);
+        match counted {
+            Ok(()) => writes.iter().for_each(|(at, bytes)| put(&mut file.safe, *at, bytes)),
+            // As Linux does: what could not be written is called clean and is never tried again.
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+}
