@@ -9,7 +9,7 @@ use super::{
     index::Cursor,
     read::name_of,
     record::{put_message, take_head},
-    rotate::{Active, Spare, tail, write_footer},
+    rotate::{Active, SPARES, Spare, tail, write_footer},
     scan::{Found, Scanner},
     segment::{IndexAt, Segment, Sources},
     wire::Put,
@@ -88,12 +88,15 @@ impl Log {
         self.spares.pop().ok_or_else(|| io::ErrorKind::StorageFull.into())
     }
 
-    /// Its bytes are rubbish now, its length may be another.
+    /// A spare that a copy was written into in vain. It may have been cut, and a longer length gives no room back: its room is set
+    /// aside anew.
     fn discard(&mut self, spare: Spare) {
-        if spare.file.set_len(spare.len).is_ok() {
-            self.spares.push(spare);
-        } else {
-            self.remove_file(&spare.name);
+        self.remove_file(&spare.name);
+        drop(spare);
+        if self.spares.len() < SPARES
+            && let Err(error) = self.make_spare()
+        {
+            tracing::warn!(%error, "cannot set room aside for the message log");
         }
     }
 

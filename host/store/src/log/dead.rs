@@ -66,7 +66,7 @@ impl Log {
         let key = dead.key(0);
         while self.live_bytes(dead) > self.options.dead_letter_bytes && self.queues.get(&key).is_some_and(|q| q.len > 1)
         {
-            let Some((_, oldest)) = self.next_live(key, None) else { break };
+            let Ok(Some((_, oldest))) = self.next_live(key, None) else { break };
             self.settle_at(key, oldest.sequence, Some(How::Dropped));
         }
     }
@@ -84,7 +84,7 @@ impl Log {
     pub fn get(&mut self, place: Place) -> Result<Option<Stored>, ReadError> {
         let key = place.endpoint.key(place.priority);
         let before = place.sequence.checked_sub(1);
-        match self.next_live(key, before) {
+        match self.next_live(key, before)? {
             Some((_, spot)) if spot.sequence == place.sequence => {}
             _ => return Ok(None),
         }
@@ -153,7 +153,7 @@ impl Log {
                 }
             }
             while self.live_bytes(endpoint) > self.options.dead_letter_bytes
-                && let Some((_, oldest)) = self.next_live(key, after)
+                && let Some((_, oldest)) = self.next_live(key, after)?
             {
                 after = Some(oldest.sequence);
                 removed.dropped += u64::from(self.settle_at(key, oldest.sequence, Some(How::Dropped)));

@@ -9,7 +9,7 @@ use super::{
     index::Spot,
     record::{take_head, take_name},
     scan::{Found, Scanner},
-    segment::Sources,
+    segment::{Segment, Sources},
     wire::Take,
 };
 
@@ -40,7 +40,7 @@ impl Log {
         let key = endpoint.key(priority);
         let (mut after, mut bytes) = (after, 0);
         while bytes < max_bytes.max(1) {
-            let Some((place, spot)) = self.next_live(key, after) else { break };
+            let Some((place, spot)) = self.next_live(key, after)? else { break };
             if after.is_some_and(|after| spot.sequence <= after) {
                 break; // an index that is none
             }
@@ -52,10 +52,7 @@ impl Log {
                 }
                 Ok(None) => self.give_up(place, key, spot),
                 Err(error) if is_bad_medium(&error) => self.give_up(place, key, spot),
-                Err(source) => {
-                    let generation = self.segment(place).map_or(0, super::segment::Segment::generation);
-                    return Err(ReadError { path: self.path.join(file_name(generation)), source });
-                }
+                Err(source) => return Err(self.read_error(place, source)),
             }
         }
         self.give_room_back();
@@ -63,41 +60,47 @@ impl Log {
     }
 
     /// The next message of a queue that is not settled.
-    pub(super) fn next_live(&mut self, key: Key, after: Option<u64>) -> Option<(usize, Spot)> {
-        let mut walk = self.queues.get_mut(&key)?.reader.take();
+    pub(super) fn next_live(&mut self, key: Key, after: Option<u64>) -> Result<Option<(usize, Spot)>, ReadError> {
         let first = match after {
             Some(after) => self.segments.partition_point(|segment| segment.last <= after),
             None => 0,
         };
         for place in first..=self.segments.len() {
-            let Some(segment) = self.segment(place) else { continue };
-            if segment
-                .queue(key)
-                .is_none_or(|queue| queue.live() == 0 || after.is_some_and(|after| queue.last <= after))
-            {
+            let queue = self.segment(place).and_then(|segment| segment.queue(key));
+            if queue.is_none_or(|queue| queue.live() == 0 || after.is_some_and(|after| queue.last <= after)) {
                 continue;
             }
-            let generation = segment.generation();
-            let here = walk.take().filter(|walk| walk.generation == generation);
-            let mut here = match here {
-                Some(here) => here,
-                None => self.walk(place, key)?,
-            };
-            self.ready(&mut here, place, key);
-            match after {
-                Some(after) => self.seek(&mut here, place, key, after),
-                None => here.cursor = super::index::Cursor::default(),
-            }
-            let found = self.unsettled_from(&mut here, place, key);
-            if let Some(state) = self.queues.get_mut(&key) {
-                state.reader = Some(here);
-            }
+            let found = self.next_live_in(place, key, after).map_err(|source| self.read_error(place, source))?;
             if let Some(spot) = found {
-                return Some((place, spot));
+                return Ok(Some((place, spot)));
             }
-            walk = self.queues.get_mut(&key).and_then(|state| state.reader.take());
         }
-        None
+        Ok(None)
+    }
+
+    fn next_live_in(&mut self, place: usize, key: Key, after: Option<u64>) -> io::Result<Option<Spot>> {
+        let generation = self.segment(place).map(Segment::generation);
+        let walk = self.queues.get_mut(&key).and_then(|state| state.reader.take());
+        let walk = match walk.filter(|walk| Some(walk.generation) == generation) {
+            Some(walk) => Some(walk),
+            None => self.walk(place, key)?,
+        };
+        let Some(mut walk) = walk else { return Ok(None) };
+        self.ready(&mut walk, place, key)?;
+        match after {
+            Some(after) => self.seek(&mut walk, place, key, after),
+            None => walk.cursor = super::index::Cursor::default(),
+        }
+        let found = self.unsettled_from(&mut walk, place, key);
+        if let Some(state) = self.queues.get_mut(&key) {
+            state.reader = Some(walk);
+        }
+        Ok(found)
+    }
+
+    fn read_error(&self, place: usize, source: io::Error) -> ReadError {
+        let generation = self.segment(place).map_or(0, Segment::generation);
+        ReadError { path: self.path.join(file_name(generation)), source }
     }
 
     fn unsettled_from(&self, walk: &mut Walk, place: usize, key: Key) -> Option<Spot> {
@@ -139,7 +142,7 @@ impl Log {
 
     /// Notes that a message is lost.
     fn give_up(&mut self, place: usize, key: Key, spot: Spot) {
-        let generation = self.segment(place).map_or(0, super::segment::Segment::generation);
+        let generation = self.segment(place).map_or(0, Segment::generation);
         let path = self.path.join(file_name(generation));
         self.report(Damage { path, at: u64::from(spot.at), bytes: 0, loss: Loss::Messages(1) });
         self.settle_at(key, spot.sequence, None);

@@ -8,7 +8,7 @@ use super::{
     index::{Cursor, Index, Spot},
     record::{Range, Tried, take_head},
     scan::{Found, Scanner},
-    segment::IndexAt,
+    segment::{IndexAt, Segment},
 };
 
 impl Log {
@@ -81,9 +81,12 @@ impl Log {
         let walk = self.queues.get_mut(&key)?.settler.take();
         let mut walk = match walk.filter(|walk| walk.generation == generation) {
             Some(walk) => walk,
-            None => self.walk(place, key)?,
+            None => self.walk_or_warn(place, key)?,
         };
-        self.ready(&mut walk, place, key);
+        if let Err(error) = self.ready(&mut walk, place, key) {
+            tracing::warn!(%error, "an index of the message log cannot be read");
+            return None;
+        }
         let queue = self.segment(place)?.queue(key)?;
         let index = walk.index.as_deref().or(queue.in_memory()).unwrap_or_default();
         let spot = walk.cursor.find(index, sequence);
@@ -92,33 +95,39 @@ impl Log {
     }
 
     /// A walk from the beginning of a queue's part of a segment.
-    pub(super) fn walk(&mut self, place: usize, key: Key) -> Option<Walk> {
-        let generation = self.segment(place)?.generation();
+    pub(super) fn walk(&mut self, place: usize, key: Key) -> io::Result<Option<Walk>> {
+        let Some(generation) = self.segment(place).map(Segment::generation) else { return Ok(None) };
         // The other walk over this queue is often there already.
-        let state = self.queues.get(&key)?;
+        let Some(state) = self.queues.get(&key) else { return Ok(None) };
         let same = [&state.reader, &state.settler].into_iter().flatten().find(|walk| walk.generation == generation);
         let index = match same.and_then(|walk| walk.index.clone()) {
             Some(index) => Some(index),
-            None => match self.index_of(place, key) {
-                Ok(index) => index,
-                Err(error) => {
-                    tracing::warn!(%error, "an index of the message log cannot be read");
-                    return None;
-                }
-            },
+            None => self.index_of(place, key)?,
         };
-        Some(Walk { generation, index, cursor: Cursor::default() })
+        Ok(Some(Walk { generation, index, cursor: Cursor::default() }))
+    }
+
+    /// The same; an error is told in the host's log.
+    fn walk_or_warn(&mut self, place: usize, key: Key) -> Option<Walk> {
+        let walk = self.walk(place, key);
+        walk.unwrap_or_else(|error| {
+            tracing::warn!(%error, "an index of the message log cannot be read");
+            None
+        })
+    }
+
+    fn is_in_memory(&self, place: usize, key: Key) -> bool {
+        let queue = self.segment(place).and_then(|segment| segment.queue(key));
+        queue.is_some_and(|queue| queue.in_memory().is_some())
     }
 
     /// Has the index of a walk at hand that began while its segment was being written and goes on when it is full.
-    pub(super) fn ready(&mut self, walk: &mut Walk, place: usize, key: Key) {
-        let Some(queue) = self.segment(place).and_then(|segment| segment.queue(key)) else { return };
-        if walk.index.is_none() && queue.in_memory().is_none() {
-            match self.index_of(place, key) {
-                Ok(index) => walk.index = index,
-                Err(error) => tracing::warn!(%error, "an index of the message log cannot be read"),
-            }
+    pub(super) fn ready(&mut self, walk: &mut Walk, place: usize, key: Key) -> io::Result<()> {
+        let queue = self.segment(place).and_then(|segment| segment.queue(key));
+        if walk.index.is_none() && queue.is_some_and(|queue| queue.in_memory().is_none()) {
+            walk.index = self.index_of(place, key)?;
         }
+        Ok(())
     }
 
     /// The index of a queue in a full segment, from its footer; none = it is in memory.
@@ -215,11 +224,10 @@ impl Log {
 
     fn settle_part(&mut self, place: usize, range: Range) {
         let Range { key, first, last } = range;
-        let Some(generation) = self.segment(place).map(super::segment::Segment::generation) else { return };
+        let Some(generation) = self.segment(place).map(Segment::generation) else { return };
         let walk = self.queues.get_mut(&key).and_then(|state| state.settler.take());
-        let walk = walk.filter(|walk| walk.generation == generation).or_else(|| self.walk(place, key));
-        let Some(mut walk) = walk else { return };
-        self.ready(&mut walk, place, key);
+        let walk = walk.filter(|walk| walk.generation == generation).or_else(|| self.walk_or_warn(place, key));
+        let Some(mut walk) = walk.filter(|walk| walk.index.is_some() || self.is_in_memory(place, key)) else { return };
         match first.checked_sub(1) {
             Some(before) => self.seek(&mut walk, place, key, before),
             None => walk.cursor = Cursor::default(),

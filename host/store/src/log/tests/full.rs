@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{sim::Sim, *};
+use super::{super::rotate::SPARES, sim::Sim, *};
 
 fn fill(log: &mut Log, a: EndpointId, first: u64) -> (u64, AppendError) {
     for number in first.. {
@@ -159,4 +159,20 @@ impl Drop for Unmount {
     fn drop(&mut self) {
         let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
     }
+}
+
+/// A copy that brings no room is given up; the spare that it was written into must be one again, with its room.
+#[test]
+fn a_copy_in_vain_leaves_a_spare_with_its_room() {
+    let sim = Sim::new();
+    let (mut log, _) = sim.open(SMALL, &clocks(0));
+    let a = log.endpoint("a");
+    for number in 0..60 {
+        append(&mut log, &message("s", number, 150), &[to(a, 0)]).unwrap();
+    }
+    // A full segment in which all is live.
+    let copied = log.copy_together(0..1, false).unwrap();
+    assert!(!copied, "it was of use");
+    assert_eq!((log.usage().spares, sim.hollow_spares()), (SPARES, vec![]));
+    assert_eq!(numbers(&mut log, a, 0), (0..60).collect::<Vec<_>>());
 }

@@ -234,6 +234,7 @@ impl Run {
         }
         assert!(self.log.usage().disk_bytes <= SMALL.max_bytes);
         assert_eq!(self.log.usage().disk_bytes, self.sim.bytes());
+        assert!(self.sim.hollow_spares().is_empty());
     }
 
     fn reopen(&mut self, sim: Sim, power: bool) {

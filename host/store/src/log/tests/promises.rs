@@ -335,3 +335,20 @@ fn files_and_folder_are_for_their_owner_only() {
         assert_eq!(file.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }
 }
+
+/// Too many open files is a matter of the moment: no reason to call a queue empty, or a message lost.
+#[test]
+fn a_reading_that_fails_now_is_an_error_and_costs_nothing() {
+    let sim = Sim::new();
+    let (mut log, _) = sim.open(SMALL, &clocks(0));
+    let a = log.endpoint("a");
+    for number in 0..100 {
+        append(&mut log, &message("s", number, 300), &[to(a, 0)]).unwrap();
+    }
+    sim.open_no_more(true);
+    let error = log.read(a, 0, None, usize::MAX, &mut Vec::new()).unwrap_err();
+    assert!(error.to_string().starts_with("cannot read /log/0"), "{error}");
+    sim.open_no_more(false);
+    assert_eq!(numbers(&mut log, a, 0), (0..100).collect::<Vec<_>>());
+    assert_eq!(log.take_damage(), []);
+}

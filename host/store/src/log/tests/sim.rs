@@ -37,6 +37,8 @@ struct File {
     safe: Vec<u8>,
     /// Writes that a sync would make safe: place and bytes.
     unsafe_writes: Vec<(usize, Vec<u8>)>,
+    /// It was made longer than the room that it was given.
+    has_hole: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -54,6 +56,7 @@ struct State {
     unsafe_names: Vec<Change>,
     operations: usize,
     capacity: Option<u64>,
+    no_more_files: bool,
 }
 
 #[derive(Clone)]
@@ -84,6 +87,11 @@ impl Sim {
     /// Bytes that all files together may take.
     pub(super) fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity = bytes;
+    }
+
+    /// As with too many open files.
+    pub(super) fn open_no_more(&self, no_more: bool) {
+        self.state().no_more_files = no_more;
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -124,6 +132,13 @@ impl Sim {
         Sim { state: Arc::new(Mutex::new(State { operations: 0, ..state })), fault: Arc::new(Mutex::new(Fault::None)) }
     }
 
+    /// Spares whose room is not set aside, though their length says so.
+    pub(super) fn hollow_spares(&self) -> Vec<String> {
+        let state = self.state();
+        let hollow = state.names.iter().filter(|(name, file)| name.ends_with(".spare") && state.files[**file].has_hole);
+        hollow.map(|(name, _)| name.clone()).collect()
+    }
+
     /// The bytes of all files, by name.
     pub(super) fn contents(&self) -> BTreeMap<String, Vec<u8>> {
         let state = self.state();
@@ -137,7 +152,7 @@ impl Sim {
             let mut state = sim.state();
             for (name, bytes) in contents {
                 let number = state.files.len();
-                state.files.push(File { seen: bytes.clone(), safe: bytes.clone(), unsafe_writes: Vec::new() });
+                state.files.push(File { seen: bytes.clone(), safe: bytes.clone(), ..File::default() });
                 state.names.insert(name.clone(), number);
                 state.safe_names.insert(name.clone(), number);
             }
@@ -210,7 +225,7 @@ impl SegmentFolder for Sim {
         let number = {
             let mut state = self.state();
             let zeros = vec![0; len as usize];
-            state.files.push(File { seen: zeros.clone(), safe: zeros, unsafe_writes: Vec::new() });
+            state.files.push(File { seen: zeros.clone(), safe: zeros, ..File::default() });
             state.files.len() - 1
         };
         self.change(Change::Create(name.to_owned(), number))?;
@@ -218,6 +233,9 @@ impl SegmentFolder for Sim {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn SegmentFile>> {
+        if self.state().no_more_files {
+            return Err(Errno::MFILE.into());
+        }
         let number = *self.state().names.get(name).ok_or(Errno::NOENT)?;
         Ok(Arc::new(SimFile { sim: self.clone(), number }))
     }
@@ -277,6 +295,7 @@ impl SegmentFile for SimFile {
         self.sim.count()?;
         let mut state = self.sim.state();
         let file = &mut state.files[self.number];
+        file.has_hole |= len as usize > file.seen.len();
         file.seen.resize(len as usize, 0);
         // What is cut off is cut off on the medium at once: the harder case.
         file.safe.resize(len as usize, 0);
