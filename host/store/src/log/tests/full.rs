@@ -176,3 +176,30 @@ fn a_copy_in_vain_leaves_a_spare_with_its_room() {
     assert_eq!((log.usage().spares, sim.hollow_spares()), (SPARES, vec![]));
     assert_eq!(numbers(&mut log, a, 0), (0..60).collect::<Vec<_>>());
 }
+
+/// However a log fills up, the spare for settlements is there when senders are refused.
+#[test]
+fn senders_never_get_the_room_for_settlements() {
+    for segments in 5..12 {
+        let sim = Sim::new();
+        let (mut log, _) = sim.open(SMALL, &clocks(0));
+        let a = log.endpoint("a");
+        append(&mut log, &message("s", 0, 300), &[to(a, 0)]).unwrap();
+        // The disk has no more room; the spare goes for settlements that fill their segment.
+        sim.set_capacity(Some(sim.bytes()));
+        let place = all(&mut log, a, 0)[0].place;
+        for attempts in 0..segments * 100 {
+            log.attempt(place, attempts);
+            let _ = log.flush();
+        }
+        while !log.spares.is_empty() {
+            log.attempt(place, 1);
+            let _ = log.flush();
+        }
+        let refused = append(&mut log, &message("s", 1, 300), &[to(a, 0)]);
+        assert!(matches!(refused, Err(AppendError::DiskFull(_))), "{refused:?}: no spare is left");
+        sim.set_capacity(None);
+        append(&mut log, &message("s", 1, 300), &[to(a, 0)]).unwrap();
+        assert!(!log.spares.is_empty());
+    }
+}
