@@ -98,13 +98,13 @@ fn build_args(cargo: &mut Command) -> &mut Command {
     cargo.args(["build", "--quiet", "--release", "--locked", "--ignore-rust-version"])
 }
 
-/// Builds one guest with the fallback toolchain, apart from the others; returns the folder of its component.
-pub(crate) fn build_by_fallback(name: &str) -> Result<PathBuf> {
+/// Builds all guests with the fallback toolchain, apart from the others; returns the folder of the components.
+pub(crate) fn build_by_fallback() -> Result<PathBuf> {
     let apart = target().join("fallback");
     let mut cargo = build_command(&toolchain(Choice::Fallback)?);
     cargo.env("CARGO_TARGET_DIR", &apart);
-    say(format!("guests: building {name} with the fallback toolchain"));
-    run(build_args(&mut cargo).args(["--package", name]))?;
+    say("guests: building with the fallback toolchain");
+    run(build_args(&mut cargo))?;
     Ok(apart.join(TARGET).join("release"))
 }
 
