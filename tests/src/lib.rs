@@ -16,3 +16,4 @@ pub mod registry;
 pub mod server;
 pub mod skopeo;
 pub mod wait;
+pub mod wkg;

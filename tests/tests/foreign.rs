@@ -1,4 +1,4 @@
-//! Artifacts that other tools made or copied run as those of `marram module push` do: `skopeo`, the library of `wkg`, and
+//! Artifacts that other tools made or copied run as those of `marram module push` do: `skopeo`, `wkg` and its library, and
 //! generic layer types and indexes as oras and Docker write them.
 
 #![allow(clippy::unwrap_used)] // helpers of tests
@@ -10,7 +10,7 @@ use marram_tests::{
     manifest::{Manifest, Module},
     program::{Answer, Layout, command, guest, push},
     registry::DockerRegistry,
-    skopeo,
+    skopeo, wkg,
 };
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -91,6 +91,21 @@ fn what_the_library_of_wkg_pushed_runs() {
     run_all(std::slice::from_ref(&image));
     let artifact = inspect(&image)["artifact"].clone();
     assert_eq!(artifact["config"]["mediaType"], "application/vnd.wasm.config.v0+json");
+    assert_eq!(artifact["documents"][0]["annotations"]["org.opencontainers.image.version"], "0.1.0", "{artifact}");
+}
+
+#[test]
+#[ignore = "compiles `wkg`, which takes minutes: `cargo xtask soak wkg`"]
+fn what_wkg_pushed_runs_and_what_we_pushed_wkg_pulls() {
+    let (registry, folder) = (DockerRegistry::start(), tempfile::tempdir().unwrap());
+    let (theirs, ours) = (registry.image("wkg/theirs:0.1.0"), registry.image("wkg/ours:0.1.0"));
+    wkg::push(&guest("plain_program"), &theirs, &["org.opencontainers.image.version=0.1.0"]);
+    push("plain_program", &ours);
+    let pulled = folder.path().join("pulled.wasm");
+    wkg::pull(&ours, &pulled);
+    assert!(fs::read(&pulled).unwrap() == fs::read(guest("plain_program")).unwrap(), "wkg pulled something else");
+    assert_eq!(run_all(&[theirs.clone(), ours]).len(), 2);
+    let artifact = inspect(&theirs)["artifact"].clone();
     assert_eq!(artifact["documents"][0]["annotations"]["org.opencontainers.image.version"], "0.1.0", "{artifact}");
 }
 

@@ -42,6 +42,9 @@ const AUDIT: Tool = Tool {
     hash: "08c93fa1f2548f39fd56614496b3629388ccb7df1962f3c6cf9913940e60c40e",
 };
 
+/// The client of Wasm registries that the Bytecode Alliance keeps, for artifacts that it pushed. Nobody offers it ready-made.
+const WKG: (&str, &str) = ("wkg", "0.16.1");
+
 /// Everything that any command needs.
 pub(crate) fn setup(choice: guests::Choice) -> Result<()> {
     for_tests(choice)?;
@@ -57,6 +60,21 @@ pub(crate) fn for_tests(choice: guests::Choice) -> Result<()> {
     registry()?;
     skopeo()?;
     tool(&NEXTEST)
+}
+
+/// What one of the long tests needs beside: compiled without optimisation, which would double the minutes.
+pub(crate) fn wkg() -> Result<()> {
+    let (name, version) = WKG;
+    if works(name) {
+        return Ok(());
+    }
+    say(format!("setup: compiling {name} {version} from the crate registry (minutes)"));
+    let mut cargo = cargo();
+    cargo.args(["install", "--quiet", "--locked", "--force", "--debug", "--version", version, "--root"]);
+    cargo.arg(tools()).arg(name).env("CARGO_PROFILE_DEV_DEBUG", "0");
+    cargo.env("CARGO_TARGET_DIR", tools().join("wkg-target"));
+    crate::shell::run(&mut cargo)?;
+    remove_folder(&tools().join("wkg-target"))
 }
 
 /// What the checks of style, licences and advisories need.

@@ -8,9 +8,15 @@ use std::{
 
 use crate::{Result, bench, guests, setup, shell::say, test};
 
+/// The test that needs `wkg`, whose compilation takes minutes.
+const WKG_TEST: &str = "what_wkg_pushed_runs_and_what_we_pushed_wkg_pulls";
+
 /// Runs the tests whose name contains one of `names`, or all.
 pub(crate) fn soak(choice: guests::Choice, names: &[String], json: bool, release: bool) -> Result<()> {
     setup::for_tests(choice)?;
+    if names.is_empty() || names.iter().any(|name| WKG_TEST.contains(name.as_str())) {
+        setup::wkg()?;
+    }
     let guests = guests::build(choice, &[])?;
     let marram = test::build_with_tests()?;
     // Figures of a host as devices have it; the tests themselves need no more than the tests' profile.
