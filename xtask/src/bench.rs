@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    Result, guests,
+    Result, footprint, guests,
     shell::{cargo, command, output, say, target},
 };
 
@@ -21,18 +21,26 @@ use crate::{
 pub(crate) fn bench(choice: guests::Choice, names: &[String], json: bool) -> Result<()> {
     let guests = guests::build(choice, &[])?;
     say("bench: building and running; the release profile takes minutes the first time");
+    // Before the other build, which has the same name.
+    let device = if wants_device_build(names) { Some(footprint::release_for_devices()?) } else { None };
     let benches = build()?;
     let mut table = Table::new(json);
     for bench in benches {
         let mut command = command(&bench);
         // Some benches start the host as a process, as devices have it.
         command.env("MARRAM_GUESTS", &guests).env("MARRAM_BIN", target().join("release/marram"));
+        command.envs(device.as_ref().map(|path| ("MARRAM_DEVICE_BIN", path)));
         figures(command.args(names), &mut table)?;
     }
     if table.figures == 0 {
         return Err("no figure has such a name, or no bench printed one; `cargo xtask bench` measures all".into());
     }
     Ok(())
+}
+
+/// Whether `rss.*` may be among the figures: it compares with the build for devices.
+fn wants_device_build(names: &[String]) -> bool {
+    names.is_empty() || names.iter().any(|name| name.contains("rss") || name.contains("device"))
 }
 
 /// Builds the host and the benches; returns the benches. In one call, because cargo unites the features of what it builds

@@ -61,6 +61,11 @@ pub(crate) fn footprint(choice: guests::Choice) -> Result<()> {
     write(&page, &replace(&text, &table)?)
 }
 
+/// The build for devices in the release profile; returns its path.
+pub(crate) fn release_for_devices() -> Result<PathBuf> {
+    release(&BUILDS[1])
+}
+
 /// A copy apart: the next build puts another binary under the same name.
 fn release(build: &Build) -> Result<PathBuf> {
     say(format!("footprint: building marram, {} (release profile: minutes)", build.title));

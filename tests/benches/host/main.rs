@@ -30,9 +30,7 @@ fn main() {
         start::cold();
     }
     for (name, count) in [("rss.host", 0), ("rss.10", 10), ("rss.100", 100)] {
-        if wanted(name) {
-            rss::rss(name, count);
-        }
+        rss::rss(name, count, &wanted);
     }
     if wanted("scale.modules") {
         scale::modules();

@@ -1,4 +1,4 @@
-//! Measures what an idle host takes: memory and threads with 0, 1 and 10 modules, as one JSON line each. `cargo xtask
+//! Measures what an idle host takes: memory and threads with 0, 1, 10 and 100 modules, as one JSON line each. `cargo xtask
 //! footprint` runs it for both builds and writes the table; what is measured, `docs/footprint.md` says.
 
 #![allow(clippy::print_stdout)] // a tool
@@ -16,7 +16,7 @@ use serde_json::json;
 /// The guest: a timer a second, a message each.
 const GUEST: &str = "hello_marram";
 /// How many modules run it.
-const MODULES: [usize; 3] = [0, 1, 10];
+const MODULES: [usize; 4] = [0, 1, 10, 100];
 /// Messages of each module before the host counts as warmed up.
 const MESSAGES: usize = 3;
 /// Looks, one after the other; the one with the median memory counts.
