@@ -193,17 +193,7 @@ impl Supervisor {
                 self.records.remove(name);
                 tracing::info!(module = %name, "removed");
             }
-            Step::Promote(name) => {
-                if let Some(record) = self.records.get_mut(name)
-                    && record.promote()
-                {
-                    tracing::info!(module = %name, "its update runs");
-                }
-                // What the old version could not handle the new one may.
-                for endpoint in self.worlds.router.inputs_of(name.as_str()) {
-                    endpoint.retry_now();
-                }
-            }
+            Step::Promote(name) => self.promote(name),
             Step::Adopt(_) => {}
         }
     }
@@ -282,6 +272,18 @@ impl Supervisor {
         if let Some(update) = self.records.get(name).and_then(|record| record.update.as_ref()) {
             tracing::info!(module = %name, "ending its update, which is not wanted any more");
             update.running.stop.kill();
+        }
+    }
+
+    fn promote(&mut self, name: &ModuleName) {
+        if let Some(record) = self.records.get_mut(name)
+            && record.promote()
+        {
+            tracing::info!(module = %name, "its update runs");
+        }
+        // What the old version could not handle the new one may.
+        for endpoint in self.worlds.router.inputs_of(name.as_str()) {
+            endpoint.retry_now();
         }
     }
 

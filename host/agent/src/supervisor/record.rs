@@ -159,9 +159,15 @@ impl Record {
         self.last_start = Some(at);
     }
 
-    /// It runs, and takes what waits for it.
+    /// All that there are, in charge or not.
+    pub(super) fn instances(&self) -> impl Iterator<Item = &Running> {
+        self.running.iter().chain(self.update.iter().map(|update| &update.running))
+    }
+
+    /// What runs takes what waits for it, or its update will.
     pub(super) fn takes_messages(&self) -> bool {
-        self.running.is_some() && self.prepared.as_ref().is_some_and(Prepared::takes_messages)
+        let takes = |prepared: &Option<Prepared>| prepared.as_ref().is_some_and(Prepared::takes_messages);
+        (self.running.is_some() && takes(&self.prepared)) || (self.update.is_some() && takes(&self.next))
     }
 
     /// What runs, or would, takes no messages: routes to it are dead ends.

@@ -4,8 +4,10 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use marram_core::{
+    deployment::DesiredStatus,
     name::ModuleName,
-    planner::{self, ModuleState},
+    planner::{self, ModuleState, NextState, Step, needs_new_instance},
+    ports::Exit,
     route::Sink,
     shutdown::stop_order,
 };
@@ -26,18 +28,14 @@ const AFTER_KILL: Duration = Duration::from_secs(1);
 impl Supervisor {
     /// Stops every module: first those that no other running module feeds, after what waits for them is handled and their
     /// last call has ended; then those that only the first ones fed, and so on. So nothing is accepted for a module that has
-    /// ended before. Nothing is planned any more; events are still heard.
+    /// ended before. An update that is up takes over from its old instance first. Nothing is planned any more; events are
+    /// still heard.
     pub(super) async fn shut_down(&mut self, grace: Duration) {
         let until = Instant::now() + grace;
         let end = until + AFTER_KILL;
-        for record in self.records.values_mut() {
-            // Never in charge: it has nothing to finish.
-            if let Some(update) = record.update.take() {
-                update.running.stop.kill();
-            }
-            if let Some(running) = &record.running {
-                running.stop.quiesce();
-            }
+        self.end_or_finish_updates();
+        for record in self.records.values() {
+            record.instances().for_each(|instance| instance.stop.quiesce());
         }
         let groups = stop_order(&self.desired, &self.running(), |name| self.startup_order(name));
         for (group, rest) in groups.iter().zip((0..groups.len()).rev()) {
@@ -55,6 +53,47 @@ impl Supervisor {
         }
         self.report_left();
         self.worlds.upstream_closing.send_replace(true);
+    }
+
+    /// An update that is up takes over as planned: its old instance takes nothing any more, and somebody must handle what
+    /// waits. Any other was never in charge and has nothing to finish.
+    fn end_or_finish_updates(&mut self) {
+        let updating = self.records.iter().filter(|(_, record)| record.update.is_some());
+        let names: Vec<ModuleName> = updating.map(|(name, _)| name.clone()).collect();
+        for name in names {
+            if !self.is_to_take_over(&name) {
+                self.end_update(&name);
+            } else if !self.runs(&name) {
+                self.take_over(&name); // both have just happened: no plan has followed yet
+            } else if let Some(module) = self.observed.modules.get_mut(&name)
+                && module.state != ModuleState::Stopping
+            {
+                module.state = ModuleState::Stopping; // as above
+                self.stop(&name);
+            }
+        }
+    }
+
+    /// Whether an update is up, and wanted still.
+    fn is_to_take_over(&self, name: &ModuleName) -> bool {
+        let next = self.observed.modules.get(name).and_then(|module| module.next.as_ref());
+        let wanted = self.desired.modules.get(name);
+        next.zip(wanted).is_some_and(|(next, wanted)| {
+            matches!(next.state, NextState::Up { .. })
+                && wanted.desired_status == DesiredStatus::Running
+                && !needs_new_instance(&next.spec, wanted)
+        })
+    }
+
+    fn take_over(&mut self, name: &ModuleName) {
+        self.observed.issued(&Step::Promote(name.clone()));
+        self.promote(name);
+    }
+
+    fn end_update(&mut self, name: &ModuleName) {
+        if let Some(update) = self.records.get_mut(name).and_then(|record| record.update.take()) {
+            update.running.stop.kill();
+        }
     }
 
     fn running(&self) -> BTreeSet<ModuleName> {
@@ -96,6 +135,7 @@ impl Supervisor {
 
     async fn stop_group(&mut self, group: &[ModuleName], until: Instant, end: Instant) {
         for name in group {
+            self.end_update(name); // too late to take over
             if let Some(module) = self.observed.modules.get_mut(name) {
                 module.state = ModuleState::Stopping;
             }
@@ -132,19 +172,31 @@ impl Supervisor {
     /// Events while ending: instances end, questions are answered, nothing new begins.
     fn hear(&mut self, event: Option<Event>) {
         match event {
-            Some(Event::Ended { name, run, exit }) => {
-                let Some(record) = self.records.get_mut(&name).filter(|record| record.is_run(run)) else { return };
-                tracing::info!(module = %name, code = exit.code, reason = exit.reason, "ended");
-                let code = exit.code;
-                record.ended(exit, self.worlds.clock.utc());
-                self.observed.happened(&name, planner::Event::Exited(code), self.worlds.clock.uptime());
-            }
+            Some(Event::Ended { name, run, exit }) => self.hear_end(&name, run, exit),
             Some(Event::Restart { reply, .. }) => {
                 let _ = reply.send(Err("the host is stopping".into()));
             }
             Some(event @ (Event::Status { .. } | Event::IsDeployed { .. } | Event::Logs { .. })) => self.on(event),
             // A second request to stop is answered by the first one's end.
             Some(_) | None => {}
+        }
+    }
+
+    fn hear_end(&mut self, name: &ModuleName, run: u64, exit: Exit) {
+        let (now, utc) = (self.worlds.clock.uptime(), self.worlds.clock.utc());
+        let Some(record) = self.records.get_mut(name) else { return };
+        if record.is_update(run) {
+            tracing::error!(module = %name, code = exit.code, reason = exit.reason, "its update ended before it took over");
+            record.update_ended(&exit);
+            self.observed.happened(name, planner::Event::UpdateExited, now);
+        } else if record.is_run(run) {
+            tracing::info!(module = %name, code = exit.code, reason = exit.reason, "ended");
+            let code = exit.code;
+            record.ended(exit, utc);
+            self.observed.happened(name, planner::Event::Exited(code), now);
+            if self.records.get(name).is_some_and(|record| record.update.is_some()) {
+                self.take_over(name);
+            }
         }
     }
 

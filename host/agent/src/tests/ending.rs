@@ -13,8 +13,10 @@ use marram_core::{
     time::UtcMillis,
 };
 
-use super::worlds::{Guest, Handler, World, manifest, message};
-use crate::{ApplyError, LogQuery, ModuleError};
+use tokio::{sync::Semaphore, task::JoinHandle};
+
+use super::worlds::{DEADLINE, Guest, Handler, World, manifest, message};
+use crate::{Agent, ApplyError, LogQuery, ModuleError};
 
 const A_TO_B: &str = r#""FROM /messages/modules/a/* INTO BrokeredEndpoint(\"/modules/b/inputs/in\")""#;
 const B_UP: &str = r#""FROM /messages/modules/b/* INTO $upstream""#;
@@ -124,6 +126,80 @@ async fn a_message_in_back_off_is_tried_again_before_the_end() {
     world.log.until("the first attempt", |lines| lines.contains(&"attempt 1".into())).await;
     agent.shut_down(Duration::from_secs(10)).await;
     assert_eq!(world.upstream.taken.lines(), ["x"]);
+}
+
+/// Its first call says `begun` and waits for a permit; a second message waits until then.
+fn stuck_in_a_call(world: &World, release: &Arc<Semaphore>) -> Guest {
+    let (log, release) = (world.log.clone(), release.clone());
+    let handler: Arc<Handler> = Arc::new(move |host, delivery| {
+        log.push("begun");
+        host.try_send("up", &delivery.accepted.message);
+        let release = release.clone();
+        Box::pin(async move {
+            release.acquire_owned().await.unwrap().forget();
+            Ok(Settlement::Done)
+        })
+    });
+    Guest { handler, ..Guest::default() }
+}
+
+/// `a` has sent three messages to `b`, whose update is up and whose old instance is in the middle of the first one.
+async fn in_the_middle_of_an_update(world: &World, release: &Arc<Semaphore>, update: Guest) -> Arc<Agent> {
+    let exports = Exports { start: true, ..Exports::default() };
+    let start = Arc::new(|host: &dyn ModuleHost| {
+        ["1", "2", "3"]
+            .iter()
+            .for_each(|text| assert!(matches!(host.try_send("out", &message(text)), Sent::Accepted(_))));
+        Ok(Ok(()))
+    });
+    world.guest("a", Guest { exports, start, ..Guest::default() });
+    world.guest("b", stuck_in_a_call(world, release));
+    world.guest("new", update);
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("a", "{}"), ("b", "{}")], &[A_TO_B, B_UP])).await.unwrap();
+    world.log.until("the call of the old one", |lines| lines.contains(&"begun".into())).await;
+    let new = r#"{"settings":{"image":"new"}}"#;
+    agent.apply(&manifest(&[("a", "{}"), ("b", new)], &[A_TO_B, B_UP])).await.unwrap();
+    let stopping = async {
+        while !agent.status().await.unwrap().modules.iter().any(|module| module.status == "stopping") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, stopping).await.expect("the update comes up");
+    agent
+}
+
+/// Asks the host to end and returns once it is about to.
+async fn begin_to_end(agent: &Arc<Agent>, grace: Duration) -> JoinHandle<()> {
+    let ending = agent.clone();
+    let ending = tokio::spawn(async move { ending.shut_down(grace).await });
+    // `b` is stopping already: a restart is refused only by a host that ends.
+    let refused = async {
+        while agent.restart("b").await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, refused).await.expect("the host begins to end");
+    ending
+}
+
+#[tokio::test]
+async fn what_waits_for_a_module_in_the_middle_of_an_update_is_handled_by_the_new_version() {
+    let (world, release) = (World::default(), Arc::new(Semaphore::new(0)));
+    let agent = in_the_middle_of_an_update(&world, &release, forwarder()).await;
+    let ending = begin_to_end(&agent, Duration::from_secs(20)).await;
+    release.add_permits(1);
+    tokio::time::timeout(DEADLINE, ending).await.expect("in time").unwrap();
+    assert_eq!(world.upstream.taken.lines(), ["1", "2", "3"]);
+}
+
+#[tokio::test]
+async fn an_old_version_that_does_not_end_in_its_time_holds_no_stop_up_for_its_update() {
+    let (world, release) = (World::default(), Arc::new(Semaphore::new(0)));
+    let agent = in_the_middle_of_an_update(&world, &release, forwarder()).await;
+    let ending = begin_to_end(&agent, Duration::from_millis(300)).await;
+    tokio::time::timeout(DEADLINE, ending).await.expect("in time").unwrap();
+    assert_eq!(world.upstream.taken.lines(), ["1"]);
 }
 
 #[tokio::test]
