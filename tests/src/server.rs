@@ -12,6 +12,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 /// What a hand-written server sends after it has read a request; it closes the connection then.
@@ -22,6 +23,8 @@ pub enum Reply {
     Raw(Vec<u8>),
     /// These bytes, and then nothing: the connection stays open until the client goes.
     Stall(Vec<u8>),
+    /// These bytes, and then the others one by one with a pause before each, until all are sent or the client goes.
+    Drip(Vec<u8>, Vec<u8>, Duration),
     /// Nothing: the connection stays open until the client goes.
     Silence,
 }
@@ -45,6 +48,13 @@ impl Reply {
     pub fn cut(body: &[u8], after: usize) -> Self {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
         Self::Raw([head.as_bytes(), &body[..after]].concat())
+    }
+
+    /// Announces all of `body` and drips from byte `from` on.
+    #[must_use]
+    pub fn drip(body: &[u8], from: usize, pause: Duration) -> Self {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+        Self::Drip([head.as_bytes(), &body[..from]].concat(), body[from..].to_vec(), pause)
     }
 
     /// A status without content.
@@ -128,6 +138,12 @@ fn serve(stream: TcpStream, answer: &dyn Fn(&Seen) -> Reply, counter: &AtomicUsi
         }
         Reply::Raw(bytes) => stream.write_all(&bytes),
         Reply::Stall(bytes) => stream.write_all(&bytes).and_then(|()| reader.read_line(&mut String::new()).map(|_| ())),
+        Reply::Drip(bytes, drops, pause) => stream.write_all(&bytes).and_then(|()| {
+            drops.iter().try_for_each(|drop| {
+                thread::sleep(pause);
+                stream.write_all(&[*drop])
+            })
+        }),
         Reply::Silence => reader.read_line(&mut String::new()).map(|_| ()),
     };
 }

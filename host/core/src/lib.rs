@@ -9,6 +9,7 @@ pub mod elapsed;
 pub mod manifest;
 pub mod message;
 pub mod name;
+pub mod pace;
 pub mod planner;
 pub mod ports;
 pub mod queue;

@@ -43,9 +43,9 @@ pub enum Fault {
         /// `Retry-After`.
         retry_after: Option<Duration>,
     },
-    /// The transfer broke off in its middle.
+    /// The transfer broke off in its middle, or was given up as too slow ([`crate::pace`]).
     BrokeOff,
-    /// It will be the same in a few seconds: a certificate that is not accepted, a line that is too slow.
+    /// It will be the same in a few seconds: a certificate that is not accepted.
     Lasting,
 }
 

@@ -16,10 +16,13 @@ use std::{io, sync::OnceLock, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
-use marram_core::retry::Fault;
+use marram_core::{
+    pace::{Pace, Slowest},
+    retry::Fault,
+};
 use oci_client::client::{CertificateEncoding, ClientConfig, ClientProtocol};
 use reqwest::{Certificate, Client, RequestBuilder, Response, Url, redirect};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::{
     answer::{innermost, unreachable},
@@ -33,9 +36,6 @@ use crate::{
 const USER_AGENT: &str = concat!("marram/", env!("CARGO_PKG_VERSION"));
 /// Most redirects of one request; object stores need one or two.
 const MAX_REDIRECTS: usize = 5;
-/// Slowest transfer, in bytes a second over its whole length, that is waited for: half of what GPRS gives. It bounds the
-/// time of a sender that stays just within the idle time-out.
-const MIN_RATE: u64 = 2 << 10;
 /// Most of an error page that is read.
 const MAX_ERROR_BYTES: usize = 8 << 10;
 
@@ -167,9 +167,9 @@ fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
     }
 }
 
-/// Longest time for the whole transfer of `bytes`, beside the idle time-out.
-pub(crate) fn transfer_time(bytes: u64) -> Duration {
-    Duration::from_secs(60 + bytes / MIN_RATE)
+/// Longest time for the whole upload of `bytes`, of which nobody tells how far it is.
+pub(crate) fn upload_time(bytes: u64, slowest: Slowest) -> Duration {
+    Duration::from_secs(60 + bytes / u64::from(slowest.rate.max(1)))
 }
 
 pub(crate) fn silent(host: &str, limit: Duration) -> Failure {
@@ -182,15 +182,17 @@ pub(crate) struct Body {
     announced: Option<u64>,
     host: String,
     idle: Duration,
-    deadline: Instant,
+    slowest: Slowest,
+    pace: Pace,
 }
 
 impl Body {
-    /// Of an answer to our own request. `expected`: bytes, for the bound on the whole time.
-    pub(crate) fn of_response(response: Response, idle: Duration, expected: u64) -> Self {
+    /// Of an answer to our own request.
+    pub(crate) fn of_response(response: Response, timeouts: Timeouts) -> Self {
         let (announced, host) = (response.content_length(), host_of(response.url()));
         let stream = response.bytes_stream().map_err(io::Error::other).boxed();
-        Self { stream, announced, host, idle, deadline: Instant::now() + transfer_time(expected) }
+        let Timeouts { idle, slowest, .. } = timeouts;
+        Self { stream, announced, host, idle, slowest, pace: Pace::new(slowest) }
     }
 
     /// What the sender announced.
@@ -200,22 +202,26 @@ impl Body {
 
     /// The next piece; none at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
-        let until = self.deadline.min(Instant::now() + self.idle);
-        match timeout_at(until, self.stream.next()).await {
+        let (begun, patience) = (Instant::now(), self.pace.patience());
+        match timeout(patience.min(self.idle), self.stream.next()).await {
             Ok(None) => Ok(None),
-            Ok(Some(Ok(piece))) => Ok(Some(piece)),
+            Ok(Some(Ok(piece))) => {
+                self.pace.received(begun.elapsed(), piece.len());
+                Ok(Some(piece))
+            }
             Ok(Some(Err(err))) => {
                 let text = format!("{} broke off the transfer: {}", self.host, innermost(&err));
                 Err(Failure::unreachable(Fault::BrokeOff, text))
             }
-            Err(_) if Instant::now() >= self.deadline => {
-                let text = format!("{} sends too slowly (below {MIN_RATE} bytes/s)", self.host);
-                Err(Failure::unreachable(Fault::Lasting, text))
-            }
-            Err(_) => {
-                let text = format!("{} sent nothing for {} s", self.host, self.idle.as_secs_f32());
-                Err(Failure::unreachable(Fault::BrokeOff, text))
-            }
+            Err(_) => Err(Failure::unreachable(Fault::BrokeOff, self.too_slow(patience))),
+        }
+    }
+
+    fn too_slow(&self, patience: Duration) -> String {
+        let Slowest { rate, window } = self.slowest;
+        match patience < self.idle {
+            true => format!("{} sends too slowly (below {rate} bytes/s for {} s)", self.host, window.as_secs_f32()),
+            false => format!("{} sent nothing for {} s", self.host, self.idle.as_secs_f32()),
         }
     }
 

@@ -34,7 +34,7 @@ use crate::{
     auth::{Login, Logins},
     digest::Digest,
     failure::{Failure, blocking},
-    http::{Body, Transport, host_of, no_https, silent, transfer_time},
+    http::{Body, Transport, host_of, no_https, silent, upload_time},
     image::{Authority, RemoteImage},
     manifest::{ACCEPTED_MANIFESTS, Descriptor, MEDIA_TYPE_MANIFEST},
     range,
@@ -99,7 +99,7 @@ impl<'a> Session<'a> {
         let response = response.await?;
         let given = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
         let given = given.map(Digest::parse);
-        let body = self.body(response, &format!("the manifest `{reference}`"), limit).await?;
+        let body = self.body(response, &format!("the manifest `{reference}`")).await?;
         let bytes = body.read("the manifest", limit).await?;
         let computed = Digest::of(&bytes);
         match given {
@@ -126,7 +126,7 @@ impl<'a> Session<'a> {
             let host = host_of(response.url());
             return Err(Failure::refused(format!("{host} sent a part of {what} that nobody asked for")));
         }
-        Ok((self.body(response, &what, blob.size).await?, 0))
+        Ok((self.body(response, &what).await?, 0))
     }
 
     /// None: the registry sent another part than was asked for, or says that there is none.
@@ -146,11 +146,11 @@ impl<'a> Session<'a> {
                     );
                     return Ok(None);
                 }
-                let body = self.body(response, "the rest of a blob", blob.size - offset).await?;
+                let body = self.body(response, "the rest of a blob").await?;
                 Ok(Some((body, offset)))
             }
             StatusCode::RANGE_NOT_SATISFIABLE => Ok(None),
-            _ => self.body(response, &format!("the blob {}", blob.digest), blob.size).await.map(|body| Some((body, 0))),
+            _ => self.body(response, &format!("the blob {}", blob.digest)).await.map(|body| Some((body, 0))),
         }
     }
 
@@ -179,7 +179,7 @@ impl<'a> Session<'a> {
         ) {
             return Ok(None);
         }
-        let body = self.body(response, &format!("`{kind}/{reference}`"), limit).await?;
+        let body = self.body(response, &format!("`{kind}/{reference}`")).await?;
         body.read("the answer", limit).await.map(Some)
     }
 
@@ -205,7 +205,7 @@ impl<'a> Session<'a> {
         if self.call(idle, look).await?.unwrap_or(false) {
             return Ok(());
         }
-        let limit = idle + transfer_time(bytes.len() as u64);
+        let limit = idle + upload_time(bytes.len() as u64, self.transport.timeouts.slowest);
         let size = bytes.len() as u64;
         let upload = |client: Client| async move {
             client.push_blob_stream(&self.image, told(bytes.clone(), progress), name, Some(size)).await
@@ -220,7 +220,8 @@ impl<'a> Session<'a> {
     }
 
     async fn put_manifest_once(&self, bytes: &Bytes) -> Result<(), Failure> {
-        let (computed, limit) = (Digest::of(bytes), transfer_time(bytes.len() as u64));
+        let limit = upload_time(bytes.len() as u64, self.transport.timeouts.slowest);
+        let computed = Digest::of(bytes);
         let media_type = HeaderValue::from_static(MEDIA_TYPE_MANIFEST);
         let media_type = &media_type;
         let upload = |client: Client| async move {
@@ -324,10 +325,10 @@ impl<'a> Session<'a> {
         Ok(answer)
     }
 
-    /// Body of an answer to a request of our own, unless it is a refusal; not read yet. `expected`: bytes.
-    async fn body(&self, response: Response, what: &str, expected: u64) -> Result<Body, Failure> {
+    /// Body of an answer to a request of our own, unless it is a refusal; not read yet.
+    async fn body(&self, response: Response, what: &str) -> Result<Body, Failure> {
         let head = Head::of(&response);
-        let body = Body::of_response(response, self.transport.timeouts.idle, expected);
+        let body = Body::of_response(response, self.transport.timeouts);
         self.asker().check(head, what, body).await
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use marram_core::{deployment::RegistryCredential, retry::Policy};
+use marram_core::{deployment::RegistryCredential, pace::Slowest, retry::Policy};
 
 use crate::{
     image::{Authority, BadImage},
@@ -75,19 +75,20 @@ impl Settings {
     }
 }
 
-/// How long to wait for a registry. A transfer's whole time is bounded too, by its size: one
-/// minute and what 2 KiB/s take.
+/// How long to wait for a registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
     /// To a connection, TLS included. Default 10 s.
     pub connect: Duration,
     /// For an answer's head, and then without a byte. Default 30 s.
     pub idle: Duration,
+    /// For an answer's body that comes slowly. Bounds a transfer's whole time too, by its size.
+    pub slowest: Slowest,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(10), idle: Duration::from_secs(30) }
+        Self { connect: Duration::from_secs(10), idle: Duration::from_secs(30), slowest: Slowest::default() }
     }
 }
 

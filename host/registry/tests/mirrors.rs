@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use marram_core::ports::{FetchRequest, Images};
 use marram_registry::Mirror;
@@ -111,6 +111,21 @@ async fn the_registry_gives_the_rest_of_what_a_mirror_began() {
         false => offer.reply(seen),
     });
     let device = device_with(&origin.address(), &[&mirror.address]);
+    let artifact = fetch(&device.boot(), &origin.image("test:1")).await.unwrap();
+    assert_eq!(fs::read(artifact.path).unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn a_mirror_that_drips_is_passed_over() {
+    let (origin, bytes) = (DockerRegistry::start(), large_component(300_000));
+    push(&origin, "test:1", &bytes).await;
+    let offer = Offer::new(&bytes);
+    let mirror = Server::start(move |seen| match offer.is_layer(seen) {
+        true => Reply::drip(&offer.layer, 10, Duration::from_millis(50)),
+        false => offer.reply(seen),
+    });
+    let mut device = device_with(&origin.address(), &[&mirror.address]);
+    device.settings.timeouts.slowest.window = Duration::from_secs(1);
     let artifact = fetch(&device.boot(), &origin.image("test:1")).await.unwrap();
     assert_eq!(fs::read(artifact.path).unwrap(), bytes);
 }

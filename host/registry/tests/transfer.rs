@@ -273,6 +273,41 @@ async fn a_push_to_a_busy_registry_is_tried_again() {
     fetch(&device.boot(), &upstream.image("test:1")).await.unwrap();
 }
 
+/// A device that waits for a sender below 2 KiB/s for a second, not for half a minute.
+fn impatient() -> Device {
+    let mut device = Device::new();
+    device.settings.timeouts.slowest.window = Duration::from_secs(1);
+    device
+}
+
+/// A fifth of the time without a byte that would end it, and some hundredth of the rate.
+const DROP_EVERY: Duration = Duration::from_millis(50);
+
+#[tokio::test]
+async fn a_registry_that_drips_loses_its_place_and_the_rest_is_asked_for_again() {
+    let (offer, mut device) = (Offer::new(&large_component(300_000)), impatient());
+    device.settings.concurrent_downloads = 1;
+    let server = serve(&offer, |n, seen, layer| match n {
+        0 => Reply::drip(layer, 100_000, DROP_EVERY),
+        _ => whole_or_rest(seen, layer),
+    });
+    let artifact = fetch(&device.boot(), &image(&server)).await.unwrap();
+    assert_eq!(fs::read(artifact.path).unwrap(), offer.layer);
+    let asked = offsets(&server, &offer);
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    assert!(asked[1].is_some_and(|offset| offset > 100_000), "what dripped is kept: {asked:?}");
+}
+
+#[tokio::test]
+async fn a_registry_that_does_nothing_but_drip_is_given_up_and_named() {
+    let (offer, device) = (Offer::new(&large_component(300_000)), impatient());
+    let server = serve(&offer, |_, _, layer| Reply::drip(layer, 0, DROP_EVERY));
+    let err = fault(&device.boot(), &image(&server)).await;
+    assert!(err.transient, "{err}");
+    assert_says(&err, &[&server.address, "sends too slowly (below 2048 bytes/s for 1 s)"]);
+    assert_eq!(offsets(&server, &offer).len(), 4, "as often as any other fault");
+}
+
 /// Counts who is in, and lets nobody out before so many have been in together.
 #[derive(Default)]
 struct Room {

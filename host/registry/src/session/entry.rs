@@ -99,7 +99,7 @@ impl Session<'_> {
         let asked = self.transport.send(request, idle, &host_of(&self.base)).await?;
         // What it wants is not known yet; to go on as a nobody would be refused for the wrong reason.
         if asked.status().is_server_error() || asked.status() == StatusCode::TOO_MANY_REQUESTS {
-            return self.body(asked, "anything", 0).await.map(|_| Entry::new(Pass::None, None));
+            return self.body(asked, "anything").await.map(|_| Entry::new(Pass::None, None));
         }
         // A stranger, reached by a redirect, is never told who we are.
         let ours = asked.url().origin() == self.base.origin();
@@ -153,7 +153,7 @@ impl Session<'_> {
             _ => self.show(&Pass::Password, self.transport.client()?.get(request.url())),
         };
         let response = self.transport.send(sent, self.transport.timeouts.idle, &host_of(&request.realm)).await?;
-        let answer = self.body(response, "a token", 0).await?.read("the token", MAX_TOKEN_BYTES).await?;
+        let answer = self.body(response, "a token").await?.read("the token", MAX_TOKEN_BYTES).await?;
         token_of(&answer)
             .ok_or_else(|| Failure::refused(format!("the token server of {} sent no token", self.registry)))
     }

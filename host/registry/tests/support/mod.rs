@@ -50,7 +50,7 @@ impl Device {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings {
-            timeouts: Timeouts { connect: Duration::from_secs(10), idle: Duration::from_secs(10) },
+            timeouts: Timeouts { idle: Duration::from_secs(10), ..Timeouts::default() },
             // As often as on a device, without its waits.
             retry: Policy { first: Duration::from_millis(1), ..Policy::default() },
             ..Settings::new(folder.path().join("cache"))
