@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{
     digest::Digest,
     failure::Failure,
-    fetch::{Registry, expect_digest},
+    fetch::{Registry, expect_digest, pass_over},
     image::Image,
     manifest::{self, Document},
     signatures::{Signature, signatures},
@@ -45,8 +45,8 @@ pub struct Part {
 }
 
 impl Registry {
-    /// Tells what an image reference leads to at its source, as the user of the first credential for that registry; the
-    /// settings' credentials come first.
+    /// Tells what an image reference leads to where a fetch would find it: at the first mirror that has all of it, or else at
+    /// its own source; as the user of the first credential for that registry, those of the settings first.
     ///
     /// # Errors
     /// As [`marram_core::ports::Images::fetch`], the component left out.
@@ -58,8 +58,25 @@ impl Registry {
     }
 
     async fn describe_image(&self, image: &Image, credentials: &[RegistryCredential]) -> Result<Description, Failure> {
-        let source = self.source(image, credentials, Standby::Nothing)?;
-        let bytes = source.named_manifest(image, self.settings.max_manifest_bytes).await?;
+        for mirror in self.mirrors_of(image) {
+            match self.describe_at(&mirror, image, credentials, Standby::Source).await {
+                Err(failure) => pass_over(image, &mirror, &failure),
+                Ok(description) => return Ok(description),
+            }
+        }
+        self.describe_at(image, image, credentials, Standby::Nothing).await
+    }
+
+    /// What `place` has as `image`.
+    async fn describe_at(
+        &self,
+        place: &Image,
+        image: &Image,
+        credentials: &[RegistryCredential],
+        standby: Standby,
+    ) -> Result<Description, Failure> {
+        let source = self.source(place, credentials, standby)?;
+        let bytes = source.named_manifest(place, self.settings.max_manifest_bytes).await?;
         expect_digest("the manifest", image.digest(), Digest::of(&bytes))?;
         let (documents, _) = self.image_manifest(&source, bytes).await?;
         let subjects: Vec<Digest> = documents.iter().map(|bytes| Digest::of(bytes)).collect();

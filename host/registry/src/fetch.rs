@@ -151,19 +151,20 @@ impl Registry {
         .await
     }
 
+    /// Where a mirror may have the image, in the order in which they are asked.
+    pub(crate) fn mirrors_of(&self, image: &Image) -> Vec<Image> {
+        let Image::Remote(remote) = image else { return Vec::new() };
+        self.settings.mirrors.iter().filter_map(|mirror| mirror.place_of(remote)).map(Image::Remote).collect()
+    }
+
     /// Asks the mirrors, and then the image's own registry or layout. Whatever a mirror does, short of what is this device's
     /// own fault, the next one is asked: it is a convenience, and its word on what is not there is not the last one.
     async fn obtain(&self, image: &Image, request: &FetchRequest, standby: Standby) -> Result<Artifact, Failure> {
-        if let Image::Remote(remote) = image {
-            for mirrored in self.settings.mirrors.iter().filter_map(|mirror| mirror.place_of(remote)) {
-                let mirrored = Image::Remote(mirrored);
-                match self.obtain_from(&mirrored, image, request, Standby::Source).await {
-                    Err(failure @ Failure::Disk { .. }) => return Err(failure),
-                    Err(failure) => {
-                        tracing::warn!(%image, mirror = %mirrored, reason = %failure, "a mirror is passed over")
-                    }
-                    Ok(artifact) => return Ok(artifact),
-                }
+        for mirror in self.mirrors_of(image) {
+            match self.obtain_from(&mirror, image, request, Standby::Source).await {
+                Err(failure @ Failure::Disk { .. }) => return Err(failure),
+                Err(failure) => pass_over(image, &mirror, &failure),
+                Ok(artifact) => return Ok(artifact),
             }
         }
         self.obtain_from(image, image, request, standby).await
@@ -396,6 +397,10 @@ pub(crate) fn cached_layer<'m>(cache: &Cache, manifest: &'m Manifest) -> Result<
 fn artifact(manifest: Digest, layer: &Descriptor, path: PathBuf, lease: Lease) -> Artifact {
     let (manifest_digest, component_digest) = (manifest.to_string(), layer.digest.to_string());
     Artifact { manifest_digest, component_digest, path, stale: false, lease }
+}
+
+pub(crate) fn pass_over(image: &Image, mirror: &Image, failure: &Failure) {
+    tracing::warn!(%image, %mirror, reason = %failure, "a mirror is passed over");
 }
 
 pub(crate) fn expect_digest(what: &str, expected: Option<Digest>, computed: Digest) -> Result<(), Failure> {

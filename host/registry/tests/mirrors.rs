@@ -147,6 +147,35 @@ async fn a_mirror_that_began_with_other_bytes_does_not_spoil_the_download() {
 }
 
 #[tokio::test]
+async fn what_a_fetch_takes_from_a_mirror_is_described_from_there() {
+    let (mut origin, mirror, empty) = (DockerRegistry::start(), DockerRegistry::start(), DockerRegistry::start());
+    let (manifest, component) = push(&mirror, "copies/x:1", &component("a")).await;
+    let device = device_with(&origin.address(), &[&empty.address(), &format!("{}/copies", mirror.address())]);
+    let image = origin.image("x:1");
+    origin.stop();
+    let described = device.boot().describe(&image, &[]).await.unwrap();
+    assert_eq!((&described.documents[0].digest, &described.layers[0].digest), (&manifest, &component));
+    assert_eq!(fetch(&device.boot(), &image).await.unwrap().manifest_digest, manifest);
+}
+
+#[tokio::test]
+async fn a_mirror_cannot_change_what_a_described_digest_names_nor_learn_a_password() {
+    let origin = DockerRegistry::start_with_password();
+    let (manifest, _) = push(&origin, "x:1", &component("meant")).await;
+    let planted = Offer::new(&component("planted"));
+    let liar = Server::start(move |seen| match seen.path.contains("/manifests/") {
+        true => Reply::ok(&planted.manifest),
+        false => planted.reply(seen),
+    });
+    let mut device = device_with(&origin.address(), &[&liar.address]);
+    device.settings.credentials = vec![credential(&origin.address(), USER, PASSWORD)];
+    let described = device.boot().describe(&origin.image(&format!("x@{manifest}")), &[]).await.unwrap();
+    assert_eq!(described.documents[0].digest, manifest);
+    assert!(liar.count("/manifests/") > 0, "it was asked");
+    assert!(liar.seen.lock().unwrap().iter().all(|seen| seen.authorization.is_none()));
+}
+
+#[tokio::test]
 async fn a_push_never_goes_to_a_mirror() {
     let (origin, mirror) = (DockerRegistry::start(), Server::start(|_| Reply::status(500)));
     let device = device_with(&origin.address(), &[&mirror.address]);
