@@ -15,7 +15,7 @@ use marram_core::{
     planner::{self, ModuleState, Observed, Step, needs_new_instance, plan},
     ports::{Artifact, Component, Engine, Exit, FetchRequest, Images, ModuleInfo, Room},
 };
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use self::record::{Prepared, Record, Running, Update};
 use crate::{
@@ -34,10 +34,6 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// Shortest sleep between two plans.
 const SHORTEST: Duration = Duration::from_millis(5);
-
-/// Images that are fetched at once. Little memory each, but a file and a connection; fewer would let a handful of
-/// registries that do not answer hold up the images of those that do.
-const FETCHES: usize = 8;
 
 /// What the supervisor works with.
 pub(crate) struct Worlds {
@@ -109,7 +105,6 @@ pub(crate) struct Supervisor {
     /// Kept also of modules that were removed: one that comes back goes on counting.
     sequences: BTreeMap<ModuleName, Arc<AtomicU64>>,
     runs: u64,
-    fetches: Arc<Semaphore>,
 }
 
 impl Supervisor {
@@ -126,7 +121,6 @@ impl Supervisor {
             unsettled: false,
             sequences: BTreeMap::new(),
             runs: 0,
-            fetches: Arc::new(Semaphore::new(FETCHES)),
         }
     }
 
@@ -218,12 +212,9 @@ impl Supervisor {
         };
         tracing::info!(module = %spec.name, image = %spec.image, "preparing");
         let (images, engine) = (self.worlds.images.clone(), self.worlds.engine.clone());
-        let (fetches, image) = (self.fetches.clone(), spec.image.clone());
+        let image = spec.image.clone();
         let work = async move {
-            // Nobody closes the semaphore: there is a permit, sooner or later.
-            let fetching = fetches.acquire().await;
             let artifact = images.fetch(request).await.map_err(|error| error.to_string())?;
-            drop(fetching);
             let component = engine.load(&artifact, &image).await.map_err(|error| error.to_string())?;
             Ok((artifact, component))
         };

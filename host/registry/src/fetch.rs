@@ -34,6 +34,12 @@ use crate::{
 /// A transfer that brought this much before it broke off is getting somewhere, however slowly: an hour of GPRS has some
 /// hundred of them.
 const PROGRESS_BYTES: u64 = 64 << 10;
+/// Images that registries are asked for at once. Little memory each, but a file and a connection; fewer would let a handful
+/// of registries that do not answer hold up the images of those that do.
+const FETCHES: usize = 8;
+/// Images that are looked up in the cache, or copied from layouts, at once. The disk is one; more would only take more
+/// threads and buffers. Not places of downloads: what is on the device does not wait for a network.
+const LOOKS: usize = 4;
 /// Most indexes between a reference and its manifest. One is usual, two are seen; more is a mistake or malice.
 const MAX_INDEXES: usize = 4;
 
@@ -43,8 +49,11 @@ pub struct Registry {
     pub(crate) transport: Transport,
     default_registry: Option<Authority>,
     pub(crate) cache: Arc<Cache>,
-    /// Places of downloads.
+    /// Nobody closes these: there is a place, sooner or later.
+    fetches: Semaphore,
+    /// Held within `fetches`.
     downloads: Semaphore,
+    looks: Semaphore,
 }
 
 impl Registry {
@@ -57,7 +66,9 @@ impl Registry {
             transport: Transport::new(&settings)?,
             default_registry: hosts("default", &settings.default_registry)?.pop(),
             cache: Arc::new(Cache::new(settings.cache.clone())),
+            fetches: Semaphore::new(FETCHES),
             downloads: Semaphore::new(settings.concurrent_downloads.max(1)),
+            looks: Semaphore::new(LOOKS),
             settings,
         })
     }
@@ -128,6 +139,7 @@ impl Registry {
     async fn copy_of(&self, image: &Image) -> Result<Option<Artifact>, Failure> {
         let (cache, image, pinned) = (self.cache.clone(), image.clone(), image.digest());
         let (max_manifest, max_component) = (self.settings.max_manifest_bytes, self.settings.max_component_bytes);
+        let _place = self.looks.acquire().await;
         blocking(move || {
             // A pin says itself what it names; what a record says is believed for a tag only.
             let named = match pinned {
@@ -160,6 +172,10 @@ impl Registry {
     /// Asks the mirrors, and then the image's own registry or layout. Whatever a mirror does, short of what is this device's
     /// own fault, the next one is asked: it is a convenience, and its word on what is not there is not the last one.
     async fn obtain(&self, image: &Image, request: &FetchRequest, standby: Standby) -> Result<Artifact, Failure> {
+        let _place = match image {
+            Image::Remote(_) => Some(self.fetches.acquire().await),
+            Image::Layout(_) => None,
+        };
         for mirror in self.mirrors_of(image) {
             match self.obtain_from(&mirror, image, request, Standby::Source).await {
                 Err(failure @ Failure::Disk { .. }) => return Err(failure),
@@ -335,8 +351,10 @@ impl Registry {
         if download.is_complete() {
             return Ok((download, None));
         }
-        // Nobody closes the semaphore.
-        let _place = self.downloads.acquire().await;
+        let _place = match source {
+            Source::Registry(_) => self.downloads.acquire().await,
+            Source::Layout(_) => self.looks.acquire().await,
+        };
         let (mut pieces, start) = match source.open(layer, download.received()).await {
             Ok(opened) => opened,
             Err(failure) => return Ok((download, Some(failure))),

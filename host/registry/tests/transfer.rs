@@ -348,6 +348,37 @@ async fn several_images_are_downloaded_at_the_same_time_up_to_the_owners_bound()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_the_device_does_not_wait_for_downloads_that_hang() {
+    let mut device = Device::new();
+    device.settings.concurrent_downloads = 1;
+    let (layout, kept) =
+        (format!("oci:{}:1", device.folder.path().join("layout").display()), Offer::new(&component("b")));
+    let file = device.write("pushed.wasm", &component("a"));
+    device.boot().push(&file, &layout, &[], None).await.unwrap();
+    let registry = Arc::new(device.boot());
+    let here = Server::start(move |seen| kept.reply(seen));
+    fetch(&registry, &image(&here)).await.unwrap();
+
+    // More than there are places of any kind.
+    let offer = Offer::new(&large_component(1000));
+    let layer = layer_digest(&offer);
+    let hang = serve(&offer, |_, _, _| Reply::Stall(Vec::new()));
+    let hanging: Vec<_> = (0..20)
+        .map(|_| {
+            let (registry, image) = (registry.clone(), image(&hang));
+            tokio::spawn(async move { fetch(&registry, &image).await })
+        })
+        .collect();
+    wait_for("all places to be taken", || (hang.count("/manifests/") == 8 && hang.count(&layer) == 1).then_some(()));
+    let patience = Duration::from_secs(5);
+    let copied = tokio::time::timeout(patience, fetch(&registry, &layout)).await.expect("a layout waits for nobody");
+    assert_eq!(fs::read(copied.unwrap().path).unwrap(), component("a"));
+    let again = FetchRequest { prefer_cached: true, ..request(&image(&here)) };
+    tokio::time::timeout(patience, registry.fetch(again)).await.expect("nor does a copy").unwrap();
+    hanging.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn progress_is_told_while_a_component_is_downloaded() {
     let (offer, device) = (Offer::new(&large_component(300_000)), Device::new());
     let seen_half = Arc::new(AtomicBool::new(false));
