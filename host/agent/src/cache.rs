@@ -31,10 +31,12 @@ pub struct Caches {
 pub struct CacheStatus {
     /// The owner's cap.
     pub max_bytes: u64,
-    /// Bytes of all components and their code.
+    /// Bytes of all components, their code and the unfinished downloads.
     pub total_bytes: u64,
-    /// Bytes beside them that are removed at the next occasion: code of other engines, what no image leads to, and
-    /// unfinished downloads.
+    /// Of these, the bytes of unfinished downloads.
+    pub partial_bytes: u64,
+    /// Bytes beside them that the next prune removes: code of other engines, what no image leads to, and downloads with which
+    /// nobody went on for a week.
     pub other_bytes: u64,
     /// The components.
     pub components: Vec<Item>,
@@ -62,7 +64,7 @@ pub struct Pruned {
     pub in_use: Vec<Item>,
     /// Bytes that this gave, or would give, what is no component included.
     pub freed_bytes: u64,
-    /// Bytes of the components and their code that stay.
+    /// Bytes of the components, their code and the unfinished downloads that stay.
     pub total_bytes: u64,
     /// Nothing was removed: it was asked what would be.
     pub dry_run: bool,
@@ -110,9 +112,14 @@ impl Collector {
     /// A cache cannot be read.
     pub async fn status(&self, running: &[(ModuleName, String)]) -> Result<CacheStatus, CacheError> {
         let wanted = self.wanted.lock().await;
-        let (inventory, other_bytes) = self.inventory(wanted.as_deref(), running).await?;
-        let total_bytes = inventory.bytes();
-        Ok(CacheStatus { max_bytes: self.caches.max_bytes, total_bytes, other_bytes, components: inventory.items })
+        let inventory = self.inventory(wanted.as_deref(), running).await?;
+        Ok(CacheStatus {
+            max_bytes: self.caches.max_bytes,
+            total_bytes: inventory.bytes(),
+            partial_bytes: inventory.part_bytes(),
+            other_bytes: inventory.waste_bytes,
+            components: inventory.items,
+        })
     }
 
     /// Removes what the request wants gone and nobody needs, and what is of no use to anybody.
@@ -145,7 +152,7 @@ impl Collector {
         request: PruneRequest,
         running: &[(ModuleName, String)],
     ) -> Result<Pruned, CacheError> {
-        let (before, other_before) = self.inventory(wanted, running).await?;
+        let before = self.inventory(wanted, running).await?;
         let plan = plan(&before, request.goal.unwrap_or(Goal::MaxBytes(self.caches.max_bytes)));
         let items = |digests: &[String]| {
             let find = |digest: &String| before.items.iter().find(|item| item.component == *digest).cloned();
@@ -153,29 +160,32 @@ impl Collector {
         };
         let (removed, in_use) = (items(&plan.remove), items(&plan.in_use));
         if request.dry_run {
-            let gone: u64 = removed.iter().map(Item::bytes).sum();
-            let total_bytes = before.bytes().saturating_sub(gone);
-            return Ok(Pruned { removed, in_use, freed_bytes: gone + other_before, total_bytes, dry_run: true });
+            let parts = before.parts.iter().filter(|part| plan.remove_parts.contains(&part.digest));
+            let gone = removed.iter().map(Item::bytes).chain(parts.map(|part| part.bytes)).sum::<u64>();
+            let (freed_bytes, total_bytes) = (gone + before.waste_bytes, before.bytes().saturating_sub(gone));
+            return Ok(Pruned { removed, in_use, freed_bytes, total_bytes, dry_run: true });
         }
         // Components first: code without one is waste, which the next look finds.
         self.caches.components.remove_components(plan.remove).await?;
-        let (after, _) = self.inventory(wanted, running).await?;
+        self.caches.components.remove_parts(plan.remove_parts).await?;
+        let after = self.inventory(wanted, running).await?;
         self.caches.code.remove_code(after.waste).await?;
-        let (after, other_after) = self.inventory(wanted, running).await?;
+        let after = self.inventory(wanted, running).await?;
         // What began to be used in the meantime has stayed.
         let (stayed, removed): (Vec<Item>, Vec<Item>) =
             removed.into_iter().partition(|item| after.items.iter().any(|left| left.component == item.component));
-        let freed_bytes = (before.bytes() + other_before).saturating_sub(after.bytes() + other_after);
+        let all = |inventory: &Inventory| inventory.bytes() + inventory.waste_bytes;
+        let freed_bytes = all(&before).saturating_sub(all(&after));
         let in_use = in_use.into_iter().chain(stayed).collect();
         Ok(Pruned { removed, in_use, freed_bytes, total_bytes: after.bytes(), dry_run: false })
     }
 
-    /// Both caches together, and the bytes beside.
+    /// Both caches together.
     async fn inventory(
         &self,
         wanted: Option<&Deployment>,
         running: &[(ModuleName, String)],
-    ) -> Result<(Inventory, u64), CacheError> {
+    ) -> Result<Inventory, CacheError> {
         let specs = || wanted.into_iter().flat_map(|deployment| deployment.modules.values());
         let kept = self.caches.components.components(specs().map(|spec| spec.image.clone()).collect()).await?;
         let mut modules = running.to_vec();
@@ -183,9 +193,7 @@ impl Collector {
             let named = specs().filter(|spec| component.named.contains(&spec.image));
             modules.extend(named.map(|spec| (spec.name.clone(), component.digest.clone())));
         }
-        let inventory = Inventory::new(kept.components, self.caches.code.code().await?, &modules);
-        let other_bytes = kept.other_bytes + inventory.waste_bytes;
-        Ok((inventory, other_bytes))
+        Ok(Inventory::new(kept, self.caches.code.code().await?, &modules))
     }
 }
 

@@ -135,11 +135,15 @@ fn list_text(status: &CacheStatus) -> String {
             images,
         ]);
     }
+    let partial = match status.partial_bytes {
+        0 => String::new(),
+        partial => format!(", {} of it unfinished downloads", bytes(partial)),
+    };
     let other = match status.other_bytes {
         0 => String::new(),
         other => format!(", and {} that the next prune removes", bytes(other)),
     };
-    format!("{}{} of {}{other}\n", lines(&table), bytes(status.total_bytes), bytes(status.max_bytes))
+    format!("{}{} of {}{partial}{other}\n", lines(&table), bytes(status.total_bytes), bytes(status.max_bytes))
 }
 
 fn prune_text(pruned: &Pruned) -> String {
@@ -195,13 +199,16 @@ mod tests {
     #[test]
     fn a_list_says_who_uses_what_and_how_much_there_is() {
         let components = vec![item("a", &["one", "two"], true), item("b", &[], true), item("c", &[], false)];
-        let status = CacheStatus { max_bytes: 256 << 20, total_bytes: 12 << 20, other_bytes: 1024, components };
+        let (max_bytes, total_bytes) = (256 << 20, 12 << 20);
+        let mut status = CacheStatus { max_bytes, total_bytes, partial_bytes: 0, other_bytes: 1024, components };
         let text = list_text(&status);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "COMPONENT     SIZE     CODE  LAST USE    IN USE BY  IMAGE");
         assert_eq!(lines[1], "sha256:a   1.0 MiB  3.0 MiB  2026-01-01  one, two   r.example/a:1");
         assert!(lines[2].contains("  the host  ") && lines[3].contains("  -  "), "{text}");
         assert_eq!(lines[4], "12.0 MiB of 256.0 MiB, and 1.0 KiB that the next prune removes");
+        (status.partial_bytes, status.other_bytes) = (2048, 0);
+        assert!(list_text(&status).ends_with("12.0 MiB of 256.0 MiB, 2.0 KiB of it unfinished downloads\n"));
     }
 
     #[test]

@@ -153,6 +153,9 @@ pub trait ComponentCache: Send + Sync {
     /// Removes these components (digests) with the images that lead to them, and whatever nothing leads to; but nothing that
     /// is held. A crash in the middle leaves no image that leads to something that is gone.
     fn remove_components(&self, digests: Vec<String>) -> BoxFuture<'_, Result<(), CacheError>>;
+
+    /// Removes what has arrived of these components (digests), but nothing that is being downloaded.
+    fn remove_parts(&self, digests: Vec<String>) -> BoxFuture<'_, Result<(), CacheError>>;
 }
 
 /// All that is kept of images.
@@ -160,8 +163,12 @@ pub trait ComponentCache: Send + Sync {
 pub struct KeptComponents {
     /// The components.
     pub components: Vec<KeptComponent>,
-    /// Bytes of all else: unfinished downloads, and what nothing leads to.
+    /// What has arrived of components whose download broke off or goes on.
+    pub parts: Vec<KeptPart>,
+    /// Bytes of all else, to which nothing leads; the next removal takes them along.
     pub other_bytes: u64,
+    /// Now, by the clock of the times of last use.
+    pub now: UtcMillis,
 }
 
 /// A component that is kept.
@@ -178,6 +185,19 @@ pub struct KeptComponent {
     /// When it was fetched, started or stopped last; at most a day too early.
     pub last_use: UtcMillis,
     /// Being fetched, or an [`Artifact`] of it lives.
+    pub held: bool,
+}
+
+/// What has arrived of a component.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptPart {
+    /// `sha256:…` of all bytes of the component.
+    pub digest: String,
+    /// Those that are here.
+    pub bytes: u64,
+    /// When the last of them came.
+    pub last_use: UtcMillis,
+    /// Being downloaded now.
     pub held: bool,
 }
 

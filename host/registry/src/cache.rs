@@ -193,14 +193,18 @@ impl Cache {
     /// state and the number of its bytes. Others make room: all that nobody is downloading has at most `MAX_PARTIAL_BYTES`.
     pub(crate) fn part(&self, digest: &Digest, size: u64) -> Result<(Part, Hasher, u64), Failure> {
         let folder = self.partial();
-        {
-            // Held meanwhile: who begins a download later opens what is left then.
-            let downloads = lock(&self.downloads);
-            let busy = downloads.iter().filter(|(_, held)| Arc::strong_count(held) > 1).map(|(digest, _)| digest.hex());
-            let busy: HashSet<String> = busy.chain([digest.hex()]).collect();
-            partial::tidy(&folder, MAX_PARTIAL_BYTES, &busy).map_err(Failure::disk("tidy", &folder))?;
-        }
+        self.with_busy(|mut busy| {
+            busy.insert(digest.to_string());
+            partial::tidy(&folder, MAX_PARTIAL_BYTES, &busy).map_err(Failure::disk("tidy", &folder))
+        })?;
         Part::open(&folder, digest, size)
+    }
+
+    /// Does something to the parts, told which are being downloaded. Who begins a download later opens what is left then.
+    pub(crate) fn with_busy<T>(&self, work: impl FnOnce(HashSet<String>) -> T) -> T {
+        let downloads = lock(&self.downloads);
+        let busy = downloads.iter().filter(|(_, held)| Arc::strong_count(held) > 1);
+        work(busy.map(|(digest, _)| digest.to_string()).collect())
     }
 
     /// An empty file for a small blob or a record.

@@ -313,10 +313,11 @@ impl Registry {
         if let Some(path) = blocking(move || present(&cache, &expected)).await? {
             return Ok(path);
         }
-        if let Some(room) = request.room.as_deref() {
-            room.make(layer.size).await;
-        }
         let mut download = Download::start(self.cache.clone(), layer.clone(), request.progress.clone()).await?;
+        if let Some(room) = request.room.as_deref() {
+            // What is here of it counts already.
+            room.make(layer.size - download.received()).await;
+        }
         let (mut tries, mut begun_anew) = (source.tries(), false);
         loop {
             let before = download.received();

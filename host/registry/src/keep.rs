@@ -8,7 +8,7 @@
 //! leaves blobs that nothing names, which the next one removes; never a record of what is not there.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -27,6 +27,7 @@ use crate::{
     failure::{Failure, blocking},
     fetch::{Registry, cached_layer, cached_manifest},
     image::Image,
+    partial::{Parts, millis},
 };
 
 /// A use is written down unless the one before was less than this ago.
@@ -128,7 +129,20 @@ impl Cache {
             components.push(KeptComponent { digest, images, named, bytes, last_use, held: held.contains(&component) });
         }
         let others = sizes.iter().filter(|(digest, _)| !counted.contains(digest)).map(|(_, bytes)| bytes).sum::<u64>();
-        Ok(KeptComponents { components, other_bytes: others + self.temporary_bytes() })
+        let Parts { parts, strange_bytes, .. } = self.parts()?;
+        let parts = parts.into_iter().map(|(part, _)| part).collect();
+        Ok(KeptComponents { components, parts, other_bytes: others + strange_bytes, now: millis(SystemTime::now()) })
+    }
+
+    fn parts(&self) -> Result<Parts, Failure> {
+        let folder = self.partial();
+        self.with_busy(|busy| Parts::of(&folder, &busy)).map_err(Failure::disk("read", &folder))
+    }
+
+    fn remove_parts(&self, digests: &HashSet<String>) -> Result<(), Failure> {
+        let folder = self.partial();
+        let removed = self.with_busy(|busy| Parts::of(&folder, &busy)?.remove(digests));
+        removed.map_err(Failure::disk("tidy", &folder))
     }
 
     /// Removes components and all that nothing leads to.
@@ -157,7 +171,8 @@ impl Cache {
             lock(&self.verified).remove(digest);
             remove(&self.blob_path(digest))?;
         }
-        Ok(())
+        let parts = self.partial();
+        self.parts()?.remove_strangers().map_err(Failure::disk("tidy", &parts))
     }
 
     /// All records, each with what it leads to.
@@ -196,17 +211,9 @@ impl Cache {
         Ok(files(&self.blobs())?.into_iter().filter_map(blob).collect())
     }
 
-    /// Of what is being written, and of downloads that broke off, which have a bound of their own.
-    fn temporary_bytes(&self) -> u64 {
-        let folders = [self.root.join("tmp"), self.partial()];
-        let files = folders.iter().flat_map(|folder| files(folder).unwrap_or_default());
-        files.filter_map(|path| fs::symlink_metadata(path).ok()).map(|file| file.len()).sum()
-    }
-
     fn last_use(&self, component: &Digest) -> UtcMillis {
-        let time = fs::metadata(self.blob_path(component)).and_then(|file| file.modified()).ok();
-        let since = time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok()).unwrap_or_default();
-        UtcMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        let time = fs::metadata(self.blob_path(component)).and_then(|file| file.modified());
+        time.map_or(UtcMillis(0), millis)
     }
 }
 
@@ -261,6 +268,17 @@ impl ComponentCache for Registry {
                 cache.sweep(limit, &digests)
             });
             swept.await.map_err(failed)
+        })
+    }
+
+    fn remove_parts(&self, digests: Vec<String>) -> BoxFuture<'_, Result<(), CacheError>> {
+        let cache = self.cache.clone();
+        Box::pin(async move {
+            let removed = blocking(move || {
+                cache.prepare()?;
+                cache.remove_parts(&digests.into_iter().collect())
+            });
+            removed.await.map_err(failed)
         })
     }
 }

@@ -10,52 +10,87 @@ use std::{
     io::{self, Read, Seek, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
+
+use marram_core::{ports::KeptPart, time::UtcMillis};
 
 use crate::{
     digest::{Digest, Hasher},
     failure::Failure,
 };
 
-/// How long a part is kept after the last byte of it came. Who was offline for a week fetches anew.
-const STALE_AFTER: Duration = Duration::from_secs(7 * 86_400);
 /// Piece in which a part is read.
 const READ_BYTES: usize = 256 << 10;
+
+/// What a folder of parts holds.
+#[derive(Default)]
+pub(crate) struct Parts {
+    /// Those whose name is in `busy` are held.
+    pub(crate) parts: Vec<(KeptPart, PathBuf)>,
+    /// What is no part of ours, with whether it is a folder.
+    pub(crate) strangers: Vec<(PathBuf, bool)>,
+    /// Of the strangers that are files.
+    pub(crate) strange_bytes: u64,
+}
+
+impl Parts {
+    /// Reads a folder. `busy`: digests that are being downloaded.
+    pub(crate) fn of(folder: &Path, busy: &HashSet<String>) -> io::Result<Self> {
+        let mut found = Self::default();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let metadata = match entry.metadata() {
+                Ok(metadata) => metadata,
+                // Finished or given up meanwhile by the one who downloads it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let digest = format!("sha256:{}", entry.file_name().to_string_lossy());
+            if !metadata.is_file() || Digest::parse(&digest).is_err() {
+                found.strange_bytes += if metadata.is_dir() { 0 } else { metadata.len() };
+                found.strangers.push((entry.path(), metadata.is_dir()));
+                continue;
+            }
+            let (last_use, held) = (millis(metadata.modified()?), busy.contains(&digest));
+            found.parts.push((KeptPart { digest, bytes: metadata.len(), last_use, held }, entry.path()));
+        }
+        Ok(found)
+    }
+
+    /// Deletes what is no part of ours.
+    pub(crate) fn remove_strangers(&self) -> io::Result<()> {
+        self.strangers.iter().try_for_each(|(path, is_folder)| remove(path, *is_folder))
+    }
+
+    /// Deletes the parts of these digests that are not held.
+    pub(crate) fn remove(&self, digests: &HashSet<String>) -> io::Result<()> {
+        let gone = self.parts.iter().filter(|(part, _)| !part.held && digests.contains(&part.digest));
+        gone.into_iter().try_for_each(|(_, path)| remove(path, false))
+    }
+}
+
+/// Of the wall clock.
+pub(crate) fn millis(time: SystemTime) -> UtcMillis {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    UtcMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
 
 /// Deletes stale parts, and the oldest ones until no more than `limit` bytes are left. Those in `busy` stay. What is no
 /// part of ours goes too.
 pub(crate) fn tidy(folder: &Path, limit: u64, busy: &HashSet<String>) -> io::Result<()> {
-    let now = SystemTime::now();
-    let mut parts = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if busy.contains(&*entry.file_name().to_string_lossy()) {
-            continue;
+    let found = Parts::of(folder, busy)?;
+    found.remove_strangers()?;
+    let now = millis(SystemTime::now());
+    let mut free: Vec<_> = found.parts.iter().filter(|(part, _)| !part.held).collect();
+    // The youngest first.
+    free.sort_by_key(|(part, path)| (std::cmp::Reverse(part.last_use), path));
+    let mut bytes = 0;
+    for (part, path) in free {
+        bytes += part.bytes;
+        if bytes > limit || part.is_stale(now) {
+            remove(path, false)?;
         }
-        let metadata = match entry.metadata() {
-            Ok(metadata) => metadata,
-            // Finished or given up meanwhile by the one who downloads it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        let written = metadata.modified()?;
-        // A clock that was set back makes no part stale.
-        let stale = now.duration_since(written).is_ok_and(|age| age > STALE_AFTER);
-        if stale || !metadata.is_file() {
-            remove(&entry.path(), metadata.is_dir())?;
-        } else {
-            parts.push((written, entry.path(), metadata.len()));
-        }
-    }
-    parts.sort();
-    let mut bytes: u64 = parts.iter().map(|(_, _, bytes)| bytes).sum();
-    for (_, path, size) in parts {
-        if bytes <= limit {
-            break;
-        }
-        remove(&path, false)?;
-        bytes -= size;
     }
     Ok(())
 }
@@ -150,12 +185,14 @@ impl Drop for Part {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn folder_with(sizes: &[(&str, usize, u64)]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         for (name, bytes, age) in sizes {
-            let path = folder.path().join(name);
+            let path = folder.path().join(Digest::of(name.as_bytes()).hex());
             fs::write(&path, vec![0; *bytes]).unwrap();
             let file = File::options().write(true).open(path).unwrap();
             file.set_modified(SystemTime::now() - Duration::from_secs(*age)).unwrap();
@@ -163,18 +200,19 @@ mod tests {
         folder
     }
 
-    fn names(folder: &Path) -> Vec<String> {
-        let mut names: Vec<_> =
-            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
+    /// Those of these parts that are there; there is nothing else.
+    fn left<'a>(folder: &Path, names: &[&'a str]) -> Vec<&'a str> {
+        let is_there = |name: &&str| folder.join(Digest::of(name.as_bytes()).hex()).exists();
+        let left: Vec<_> = names.iter().copied().filter(is_there).collect();
+        assert_eq!(fs::read_dir(folder).unwrap().count(), left.len());
+        left
     }
 
     #[test]
     fn the_oldest_parts_go_until_the_rest_is_within_the_bound() {
         let folder = folder_with(&[("new", 40, 10), ("middle", 40, 20), ("old", 40, 30), ("busy", 900, 40)]);
-        tidy(folder.path(), 80, &HashSet::from(["busy".to_owned()])).unwrap();
-        assert_eq!(names(folder.path()), ["busy", "middle", "new"]);
+        tidy(folder.path(), 80, &HashSet::from([Digest::of(b"busy").to_string()])).unwrap();
+        assert_eq!(left(folder.path(), &["new", "middle", "old", "busy"]), ["new", "middle", "busy"]);
     }
 
     #[test]
@@ -182,8 +220,9 @@ mod tests {
         let week = 7 * 86_400;
         let folder = folder_with(&[("stale", 1, week + 60), ("fresh", 1, week - 60)]);
         fs::create_dir(folder.path().join("folder")).unwrap();
+        fs::write(folder.path().join("strange"), "").unwrap();
         tidy(folder.path(), 1000, &HashSet::new()).unwrap();
-        assert_eq!(names(folder.path()), ["fresh"]);
+        assert_eq!(left(folder.path(), &["stale", "fresh"]), ["fresh"]);
     }
 
     #[test]

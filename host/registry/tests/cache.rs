@@ -13,7 +13,7 @@ use std::{
 
 use marram_core::ports::{BoxFuture, ComponentCache, FetchRequest, Images, KeptComponent, Room};
 use marram_registry::Registry;
-use support::{Device, component, fetch, request};
+use support::{Device, Offer, Reply, Server, component, fetch, large_component, request};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -203,6 +203,36 @@ async fn a_use_is_written_down_once_a_day() {
     assert_eq!(last_use(&device, &digest), ahead, "a clock that was set back takes nothing back");
 }
 
+/// What has arrived of a component, and when the last of it came.
+fn plant_part(device: &Device, name: &str, bytes: &[u8], age: Duration) -> PathBuf {
+    let path = device.settings.cache.join("partial").join(name);
+    fs::write(&path, bytes).unwrap();
+    File::options().write(true).open(&path).unwrap().set_modified(SystemTime::now() - age).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn parts_are_listed_and_removed_and_what_is_none_goes_with_the_next_removal() {
+    let device = Device::new();
+    let registry = device.boot();
+    registry.components(Vec::new()).await.unwrap();
+    let (name, other) = ("0".repeat(64), "1".repeat(64));
+    let path = plant_part(&device, &name, b"12345", 2 * HOUR);
+    let stays = plant_part(&device, &other, b"", HOUR);
+    let strange = plant_part(&device, "strange", b"123", HOUR);
+    let listed = registry.components(Vec::new()).await.unwrap();
+    let part = listed.parts.iter().find(|part| part.digest.ends_with(&name)).unwrap();
+    assert_eq!((part.digest.clone(), part.bytes, part.held), (format!("sha256:{name}"), 5, false));
+    assert_eq!((listed.now.0 - part.last_use.0) / 60_000, 120);
+    assert_eq!((listed.parts.len(), listed.other_bytes), (2, 3));
+
+    registry.remove_parts(vec![format!("sha256:{name}"), "sha256:../strange".into()]).await.unwrap();
+    assert_eq!((path.exists(), stays.exists(), strange.exists()), (false, true, true));
+    remove(&registry, &[]).await;
+    assert_eq!((stays.exists(), strange.exists()), (true, false));
+    assert_eq!(registry.components(Vec::new()).await.unwrap().other_bytes, 0);
+}
+
 /// Notes what it is asked for.
 #[derive(Debug, Default)]
 struct Asked(Mutex<Vec<u64>>);
@@ -223,4 +253,43 @@ async fn room_is_asked_for_before_a_download_and_not_for_what_is_here() {
         registry.fetch(FetchRequest { room: Some(asked.clone()), ..request(&image) }).await.unwrap();
     }
     assert_eq!(*asked.0.lock().unwrap(), [component("a").len() as u64]);
+}
+
+#[tokio::test]
+async fn room_is_asked_for_the_rest_alone_of_what_has_arrived_in_part() {
+    let device = Device::new();
+    let (offer, asked) = (Offer::new(&large_component(100_000)), Arc::new(Asked::default()));
+    let served = offer.clone();
+    let server = Server::start(move |seen| match (served.is_layer(seen), seen.offset()) {
+        (true, None) => Reply::cut(&served.layer, 70_000),
+        (true, Some(offset)) => Reply::rest(&served.layer, offset),
+        _ => served.reply(seen),
+    });
+    let image = format!("{}/test:1", server.address);
+    let mut hasty = device.settings.clone();
+    hasty.retry.tries = 1;
+    fetch(&Registry::new(hasty).unwrap(), &image).await.unwrap_err();
+    device.boot().fetch(FetchRequest { room: Some(asked.clone()), ..request(&image) }).await.unwrap();
+    assert_eq!(*asked.0.lock().unwrap(), [offer.layer.len() as u64 - 70_000]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_is_being_downloaded_is_held() {
+    let device = Device::new();
+    let offer = Offer::new(&large_component(100_000));
+    let digest = marram_registry::Digest::of(&offer.layer).to_string();
+    let served = offer.clone();
+    let server = Server::start(move |seen| match served.is_layer(seen) {
+        true => Reply::Stall(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", served.layer.len()).into_bytes()),
+        false => served.reply(seen),
+    });
+    let (registry, image) = (Arc::new(device.boot()), format!("{}/test:1", server.address));
+    let downloading = registry.clone();
+    let download = tokio::spawn(async move { fetch(&downloading, &image).await });
+    wait_for("the download", || server.count(&digest) > 0).await;
+    registry.remove_parts(vec![digest.clone()]).await.unwrap();
+    assert!(device.partial(&digest).exists());
+    let listed = registry.components(Vec::new()).await.unwrap().parts;
+    assert!(matches!(&listed[..], [part] if part.held && part.digest == digest), "{listed:?}");
+    download.abort();
 }

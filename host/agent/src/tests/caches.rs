@@ -7,17 +7,22 @@ use std::sync::{
 
 use marram_core::{
     cache::Goal,
-    ports::{BoxFuture, CacheError, CodeCache, ComponentCache, KeptCode, KeptComponent, KeptComponents},
+    ports::{BoxFuture, CacheError, CodeCache, ComponentCache, KeptCode, KeptComponent, KeptComponents, KeptPart},
     time::UtcMillis,
 };
 
 use super::worlds::{Guest, Log, World, manifest};
 use crate::{Caches, Collector, PruneRequest};
 
+/// A month after the parts of the tests.
+const NOW: UtcMillis = UtcMillis(30 * DAY);
+const DAY: u64 = 86_400_000;
+
 /// Components of 10 bytes, each with 20 bytes of code, and what is removed.
 #[derive(Default)]
 struct Shelf {
     components: Mutex<Vec<KeptComponent>>,
+    parts: Mutex<Vec<KeptPart>>,
     removed: Log,
     broken: AtomicBool,
 }
@@ -54,12 +59,18 @@ impl ComponentCache for Shelf {
         for kept in &mut components {
             kept.named = images.iter().filter(|image| kept.images.contains(image)).cloned().collect();
         }
-        Box::pin(async { Ok(KeptComponents { components, other_bytes: 0 }) })
+        let (parts, now) = (self.parts.lock().unwrap().clone(), NOW);
+        Box::pin(async move { Ok(KeptComponents { components, parts, other_bytes: 0, now }) })
     }
 
     fn remove_components(&self, digests: Vec<String>) -> BoxFuture<'_, Result<(), CacheError>> {
         self.components.lock().unwrap().retain(|kept| !digests.contains(&kept.digest));
         self.removed.push(digests.join(" "));
+        Box::pin(async { Ok(()) })
+    }
+
+    fn remove_parts(&self, digests: Vec<String>) -> BoxFuture<'_, Result<(), CacheError>> {
+        self.parts.lock().unwrap().retain(|part| !digests.contains(&part.digest));
         Box::pin(async { Ok(()) })
     }
 }
@@ -162,4 +173,26 @@ async fn without_a_host_what_the_stored_deployment_names_stays() {
 
     world.disk.documents.lock().unwrap().insert("deployment".into(), b"{}".to_vec());
     assert!(Collector::of_stored(shelf.caches(0), &*world.disk, |_| Ok(())).is_err(), "nobody knows what it needs");
+}
+
+#[tokio::test]
+async fn unfinished_downloads_count_against_the_cap_and_go_by_their_age() {
+    let shelf = Shelf::with(&["a"]);
+    let part = |days: u64| KeptPart {
+        digest: format!("part of {days} days"),
+        bytes: 100,
+        last_use: UtcMillis(NOW.0 - days * DAY),
+        held: false,
+    };
+    *shelf.parts.lock().unwrap() = vec![part(0), part(3), part(8)];
+    let agent = world(&shelf, 150).agent().await;
+    let status = agent.cache().await.unwrap();
+    assert_eq!((status.total_bytes, status.partial_bytes, status.other_bytes), (230, 200, 100));
+    let told = agent.prune(PruneRequest { goal: None, dry_run: true }).await.unwrap();
+    let done = agent.prune(PruneRequest { goal: None, dry_run: false }).await.unwrap();
+    assert_eq!((done.freed_bytes, done.total_bytes), (told.freed_bytes, told.total_bytes), "as it was told");
+    assert_eq!((done.freed_bytes, done.total_bytes), (230, 100), "`a` is older than the part of three days");
+    assert_eq!(*shelf.parts.lock().unwrap(), [part(0)]);
+    let status = agent.cache().await.unwrap();
+    assert_eq!((status.partial_bytes, status.other_bytes), (100, 0), "what the list says goes is gone");
 }
