@@ -12,7 +12,7 @@ use std::{
 use marram_core::{
     deployment::{Deployment, ModuleSpec},
     name::ModuleName,
-    planner::{self, ModuleState, Observed, Step, needs_new_instance, plan},
+    planner::{self, ModuleState, NextState, Observed, Step, needs_new_instance, plan},
     ports::{Artifact, Component, Engine, Exit, FetchRequest, Images, ModuleInfo, Room},
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -401,6 +401,13 @@ impl Supervisor {
     /// Other credentials may open what was refused: it is tried at once, not after its back-off.
     fn forget_refusals(&mut self) {
         self.observed.modules.retain(|_, module| !matches!(module.state, ModuleState::PrepareFailed { .. }));
+        for (name, module) in &mut self.observed.modules {
+            if module.next.take_if(|next| matches!(next.state, NextState::Failed { .. })).is_some()
+                && let Some(record) = self.records.get_mut(name)
+            {
+                record.forget_next();
+            }
+        }
     }
 
     /// A version that is not wanted any more, because the deployment is back at the one that runs: neither its component
@@ -528,7 +535,7 @@ impl Supervisor {
         if let Some(module) = self.observed.modules.get_mut(name)
             && ready
         {
-            module.state = ModuleState::Prepared;
+            module.state = ModuleState::Stopped;
         }
     }
 

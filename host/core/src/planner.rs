@@ -40,8 +40,8 @@ pub struct Plan {
 /// One thing to do for one module.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
-    /// Fetch, verify, compile this spec. Becomes the module's spec (or its `next` while an old instance exists: starting,
-    /// running or stopping).
+    /// Fetch, verify, compile this spec. Becomes the module's spec (or its `next` while an old instance exists or would be
+    /// started again).
     Prepare(ModuleSpec),
     /// Start what is prepared.
     Start(ModuleName),
@@ -56,7 +56,7 @@ pub enum Step {
     /// The update is ready or up and the old instance is down: put `next` in place of `spec`.
     Promote(ModuleName),
     /// Put this spec in place of the old one and leave the instance alone: they differ only in what the planner reads
-    /// (see [`needs_new_instance`]).
+    /// (see [`needs_new_instance`]). For an old version that is not to come back, that is its desired status.
     Adopt(ModuleSpec),
 }
 
@@ -203,17 +203,17 @@ fn is_awaited(spec: &ModuleSpec, module: Option<&ObservedModule>, decision: &Dec
         return false;
     }
     let Some(module) = module else { return true };
-    let begins_anew = match &decision.step {
-        Some(Step::Prepare(new)) => needs_new_instance(&module.spec, new),
-        Some(Step::Promote(_)) => true,
-        _ => false,
-    };
+    let promotes = matches!(decision.step, Some(Step::Promote(_)));
+    let updates = matches!(&decision.step, Some(Step::Prepare(new)) if needs_new_instance(&module.spec, new));
     let starts = matches!(decision.step, Some(Step::Start(_)));
     match module.state {
         ModuleState::Preparing | ModuleState::Starting => module.failures == 0,
         ModuleState::Prepared => !starts || module.failures == 0,
-        ModuleState::Stopped => begins_anew || (starts && module.failures == 0),
-        ModuleState::PrepareFailed { .. } | ModuleState::Exited { .. } => begins_anew,
+        ModuleState::Stopped => promotes || updates || (starts && module.failures == 0),
+        // One that is started again meanwhile has not begun anew.
+        ModuleState::PrepareFailed { .. } | ModuleState::Exited { .. } => {
+            promotes || (updates && !module.stands_in(spec.restart_policy))
+        }
         ModuleState::Running { .. } | ModuleState::Stopping => false,
     }
 }
@@ -225,14 +225,22 @@ fn leave(name: &ModuleName, module: &ObservedModule) -> Decision {
         return Decision::act(Step::StopUpdate(name.clone()));
     }
     let next_under_way = module.next.as_ref().is_some_and(|next| next.state.is_under_way());
-    match module.state {
-        ModuleState::Preparing | ModuleState::Starting | ModuleState::Stopping => Decision::WAIT,
-        ModuleState::Running { .. } => Decision::act(Step::Stop(name.clone())),
+    let step = match module.state {
+        ModuleState::Preparing | ModuleState::Starting | ModuleState::Stopping => None,
+        ModuleState::Running { .. } => Some(Step::Stop(name.clone())),
         ModuleState::PrepareFailed { .. }
         | ModuleState::Prepared
         | ModuleState::Stopped
-        | ModuleState::Exited { .. } => Decision::act_if(!next_under_way, || Step::Remove(name.clone())),
-    }
+        | ModuleState::Exited { .. } => (!next_under_way).then(|| Step::Remove(name.clone())),
+    };
+    Decision { step: step.or_else(|| let_go(module)), due: None }
+}
+
+/// The version in place is desired stopped, or not at all: it does not come back, should another one be wanted before it
+/// is gone.
+fn let_go(module: &ObservedModule) -> Option<Step> {
+    let due = module.spec.desired_status != DesiredStatus::Stopped && module.state != ModuleState::Preparing;
+    due.then(|| Step::Adopt(ModuleSpec { desired_status: DesiredStatus::Stopped, ..module.spec.clone() }))
 }
 
 fn decide(spec: &ModuleSpec, module: Option<&ObservedModule>, may_start: bool, now: Uptime) -> Decision {
@@ -253,9 +261,13 @@ fn decide(spec: &ModuleSpec, module: Option<&ObservedModule>, may_start: bool, n
     };
     // Last, because it can wait: decisions are taken by the desired spec anyway. Not while it is prepared: the event that
     // ends the preparation is about the spec that was asked for.
-    let adoptable = module.spec != *spec && !differs && module.state != ModuleState::Preparing;
+    let adoptable = module.spec != *spec && module.state != ModuleState::Preparing;
     if decision.step.is_none() && adoptable {
-        decision.step = Some(Step::Adopt(spec.clone()));
+        decision.step = match spec.desired_status {
+            _ if !differs => Some(Step::Adopt(spec.clone())),
+            DesiredStatus::Stopped => let_go(module),
+            DesiredStatus::Running => None,
+        };
     }
     decision
 }
@@ -319,17 +331,12 @@ fn update_beside(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, no
     }
 }
 
-/// Nothing runs. A ready update takes its place; one that is still under way or has failed does not keep the old version
-/// down that ran when the update came: a bad image must not turn a crash into an outage.
+/// Nothing runs. A ready update takes its place; one that is still under way or has failed does not keep an old version
+/// down that would be started again: a bad image must not turn a crash, or a change of mind in the middle of an update,
+/// into an outage.
 fn update_in_place(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, now: Uptime) -> Decision {
     let prepare = || Step::Prepare(spec.clone());
-    let old_stands_in = match module.state {
-        // Put back by the supervisor so that it is started again (an operator's restart), or stopped for an update that
-        // has ended since.
-        ModuleState::Stopped | ModuleState::Prepared => true,
-        ModuleState::Exited { code, .. } => restarts(spec.restart_policy, code),
-        _ => false,
-    };
+    let old_stands_in = module.stands_in(spec.restart_policy);
     let Some(next) = &module.next else { return Decision::act(prepare()) };
     match next.state {
         NextState::Preparing if old_stands_in => keep_running(spec, module, may_start, now),

@@ -205,7 +205,12 @@ pub(super) fn module_status(
     now: Uptime,
 ) -> ModuleStatus {
     let last_exit = record.and_then(|record| record.last_exit.as_ref());
-    let (status, description) = describe(spec, observed, record, now);
+    let (status, mut description) = describe(spec, observed, record, now);
+    if spec.desired_status == DesiredStatus::Running
+        && let (Some(module), Some(record)) = (observed, record)
+    {
+        description += &describe_update(module, record);
+    }
     ModuleStatus {
         name: spec.name.clone(),
         status: status.into(),
@@ -247,20 +252,7 @@ fn describe(
             ("stopped", stopped())
         }
         ModuleState::Prepared | ModuleState::Starting => ("starting", "starting".into()),
-        ModuleState::Running { since } => {
-            let mut text = format!("up {}", duration(now.since(*since).as_secs()));
-            let next_under_way = module.next.as_ref().is_some_and(|next| next.state == NextState::Preparing);
-            if let (true, Some(pulling)) = (next_under_way, pulling) {
-                text = format!("{text}; its update: {pulling}");
-            } else if module.next.is_some() && !prepare_error.is_empty() {
-                text = format!("{text}; its update cannot be prepared: {prepare_error}");
-            } else if let Some(error) = record.and_then(|record| record.update_error.as_ref())
-                && module.next.is_some()
-            {
-                text = format!("{text}; its update does not start: {error}");
-            }
-            ("running", text)
-        }
+        ModuleState::Running { since } => ("running", format!("up {}", duration(now.since(*since).as_secs()))),
         ModuleState::Stopping => ("stopping", "stopping".into()),
         ModuleState::Stopped => ("stopped", stopped()),
         ModuleState::PrepareFailed { at } => {
@@ -277,6 +269,20 @@ fn describe(
                 ("failed", exit_text)
             }
         }
+    }
+}
+
+/// What is worth telling of an update that is not in charge yet; empty: nothing.
+fn describe_update(module: &ObservedModule, record: &Record) -> String {
+    let Some(next) = &module.next else { return String::new() };
+    if next.state == NextState::Preparing && record.progress.is_under_way() {
+        format!("; its update: pulling {}", record.progress)
+    } else if let Some(error) = &record.prepare_error {
+        format!("; its update cannot be prepared: {error}")
+    } else if let Some(error) = &record.update_error {
+        format!("; its update does not start: {error}")
+    } else {
+        String::new()
     }
 }
 

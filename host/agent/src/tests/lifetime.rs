@@ -3,7 +3,10 @@ use std::{
     time::Duration,
 };
 
-use marram_core::ports::{Exit, Exports, ModuleHost, Sent, Settlement};
+use marram_core::{
+    planner::FIRST_BACKOFF,
+    ports::{Exit, Exports, ModuleHost, Sent, Settlement},
+};
 use tokio::sync::Semaphore;
 
 use super::worlds::{Guest, World, manifest, message, text};
@@ -28,6 +31,23 @@ async fn until(agent: &Agent, name: &str, wanted: &str) -> ModuleStatus {
     match found.await {
         Ok(status) => status,
         Err(_) => panic!("{name} never became {wanted}: {:?}", status_of(agent, name).await),
+    }
+}
+
+/// Asks until what is said of the module contains this.
+async fn until_described(agent: &Agent, name: &str, wanted: &str) -> ModuleStatus {
+    let found = tokio::time::timeout(super::worlds::DEADLINE, async {
+        loop {
+            let status = status_of(agent, name).await;
+            if status.description.contains(wanted) {
+                return status;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    match found.await {
+        Ok(status) => status,
+        Err(_) => panic!("{name} never said {wanted}: {:?}", status_of(agent, name).await),
     }
 }
 
@@ -197,9 +217,7 @@ async fn an_update_that_is_taken_back_leaves_no_word_of_its_failure() {
     agent.apply(&old).await.unwrap();
     until(&agent, "a", "running").await;
     agent.apply(&new).await.unwrap();
-    while !status_of(&agent, "a").await.description.contains("its update cannot be prepared") {
-        tokio::task::yield_now().await;
-    }
+    until_described(&agent, "a", "its update cannot be prepared").await;
     agent.apply(&old).await.unwrap();
     let status = status_of(&agent, "a").await;
     assert_eq!((&*status.status, status.description.contains("update")), ("running", false), "{status:?}");
@@ -215,11 +233,7 @@ async fn an_update_that_does_not_start_leaves_the_old_instance_in_charge() {
     agent.apply(&manifest(&[("a", "{}")], &[])).await.unwrap();
     let before = until(&agent, "a", "running").await;
     agent.apply(&manifest(&[("a", r#"{"settings":{"image":"bad"}}"#)], &[])).await.unwrap();
-    let why = "its update does not start: exit 1: start-handler: no sensor";
-    while !status_of(&agent, "a").await.description.contains(why) {
-        tokio::task::yield_now().await;
-    }
-    let after = status_of(&agent, "a").await;
+    let after = until_described(&agent, "a", "its update does not start: exit 1: start-handler: no sensor").await;
     let shown = |status: &ModuleStatus| {
         (status.status.clone(), status.digest.clone(), status.last_start, status.last_exit, status.restart_count)
     };
@@ -419,6 +433,46 @@ async fn other_credentials_are_tried_at_once() {
         serde_json::json!({ "r": { "address": "example.test", "username": "u", "password": "p" } });
     agent.apply(&document.to_string()).await.unwrap();
     until(&agent, "a", "running").await;
+}
+
+#[tokio::test]
+async fn other_credentials_are_tried_at_once_for_an_update_too() {
+    let world = World::default();
+    world.guest("a", forever());
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("a", "{}")], &[])).await.unwrap();
+    until(&agent, "a", "running").await;
+    let update = manifest(&[("a", r#"{"settings":{"image":"new"}}"#)], &[]);
+    let mut document: serde_json::Value = serde_json::from_str(&update).unwrap();
+    agent.apply(&document.to_string()).await.unwrap();
+    until_described(&agent, "a", "its update cannot be prepared: no image new").await;
+    world.guest("new", forever());
+    document["modulesContent"]["$edgeAgent"]["properties.desired"]["runtime"]["settings"]["registryCredentials"] =
+        serde_json::json!({ "r": { "address": "example.test", "username": "u", "password": "p" } });
+    agent.apply(&document.to_string()).await.unwrap();
+    let taken_over = async {
+        while status_of(&agent, "a").await.digest.as_deref() != Some("sha256:new") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(FIRST_BACKOFF / 2, taken_over).await.expect("at once");
+}
+
+#[tokio::test]
+async fn a_module_in_back_off_waits_there_for_its_update_and_tells_why_it_is_not_to_be_had() {
+    let world = World::default();
+    world.guest("a", program(1));
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("a", "{}")], &[])).await.unwrap();
+    until(&agent, "a", "backoff").await;
+    agent.apply(&manifest(&[("a", r#"{"settings":{"image":"gone"}}"#)], &[])).await.unwrap();
+    let status = until_described(&agent, "a", "; its update cannot be prepared: no image gone").await;
+    assert!(status.status == "backoff" && status.description.contains("exit 1: ended; restarts in"), "{status:?}");
+    assert_eq!(status.digest.as_deref(), Some("sha256:a"), "the old version is kept");
+    world.guest("good", forever());
+    agent.apply(&manifest(&[("a", r#"{"settings":{"image":"good"}}"#)], &[])).await.unwrap();
+    let status = until(&agent, "a", "running").await;
+    assert_eq!(status.digest.as_deref(), Some("sha256:good"), "at once, not after the back-off");
 }
 
 #[tokio::test]

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Step, after_exit, needs_new_instance};
+use super::{Step, after_exit, needs_new_instance, restarts};
 use crate::{
-    deployment::{DesiredStatus, ModuleSpec},
+    deployment::{DesiredStatus, ModuleSpec, RestartPolicy},
     name::ModuleName,
     time::Uptime,
 };
@@ -19,7 +19,8 @@ pub struct Observed {
 /// One module as it is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ObservedModule {
-    /// The spec that `state` is about: what was prepared, runs or ran. The desired one may differ: then it is updated.
+    /// The spec that `state` is about: what was prepared, runs or ran. The desired one may differ: then it is updated. Its
+    /// desired status is kept up to date all the same: `stopped` = it is not to come back while an update is prepared.
     pub spec: ModuleSpec,
     /// What it is doing.
     pub state: ModuleState,
@@ -63,7 +64,7 @@ pub enum ModuleState {
     },
 }
 
-/// The version that is prepared while the old one still runs.
+/// The version that is prepared while the old one still runs, or would be started again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NextVersion {
     /// What is prepared.
@@ -216,8 +217,19 @@ impl Observed {
 }
 
 impl ObservedModule {
-    /// Beside a running instance the spec becomes `next`; otherwise it takes the place of the old one. Failures of
-    /// another spec do not count against this one: a repaired module starts at once.
+    /// Whether nothing runs, but the version in place has run and would be started again: then it stays until another one
+    /// is ready. Its spec says whether it was desired stopped since it ran; then it is over with it.
+    pub(super) fn stands_in(&self, policy: RestartPolicy) -> bool {
+        let comes_back = match self.state {
+            ModuleState::Stopped => true,
+            ModuleState::Exited { code, .. } => restarts(policy, code),
+            _ => false,
+        };
+        comes_back && self.spec.desired_status == DesiredStatus::Running
+    }
+
+    /// Beside an instance, or a version that stands in, the spec becomes `next`; otherwise it takes the place of the old
+    /// one. Failures of another spec do not count against this one: a repaired module starts at once.
     fn prepare(&mut self, spec: &ModuleSpec) {
         let next = self.next.take().filter(|next| !needs_new_instance(&next.spec, spec));
         let failures = match next {
@@ -225,7 +237,7 @@ impl ObservedModule {
             None if needs_new_instance(&self.spec, spec) => 0,
             None => self.failures,
         };
-        if self.state.has_instance() {
+        if self.state.has_instance() || self.stands_in(spec.restart_policy) {
             self.next = Some(NextVersion { spec: spec.clone(), state: NextState::Preparing, failures });
         } else {
             self.spec = spec.clone();

@@ -481,14 +481,65 @@ fn the_old_version_is_restarted_while_its_update_is_not_ready() {
 #[test]
 fn an_operators_restart_brings_back_the_old_version_while_its_update_is_not_ready() {
     for outcome in [None, Some(Event::PrepareFailed)] {
-        for put_back in [ModuleState::Prepared, ModuleState::Stopped] {
-            let mut scene = Scene::running([spec("a")]);
-            scene.want([version("a", "v2")]);
-            scene.step();
-            outcome.into_iter().for_each(|event| scene.event("a", event));
-            scene.observed.modules.get_mut("a").unwrap().state = put_back;
-            assert_eq!(scene.step(), ["start a"]);
-        }
+        let mut scene = Scene::running([spec("a")]);
+        scene.want([version("a", "v2")]);
+        scene.step();
+        outcome.into_iter().for_each(|event| scene.event("a", event));
+        scene.event("a", Event::Stopped);
+        assert_eq!(scene.step(), ["start a"]);
+    }
+}
+
+/// The old version was stopped for `v2`, which is up.
+fn between_two_versions() -> Scene {
+    let mut scene = Scene::running([spec("a")]);
+    scene.want([version("a", "v2")]);
+    scene.step();
+    scene.event("a", Event::Prepared);
+    scene.step();
+    scene.event("a", Event::UpdateStarted);
+    assert_eq!(scene.step(), ["stop a"]);
+    scene
+}
+
+#[test]
+fn the_old_version_comes_back_when_its_update_changes_between_the_two() {
+    let mut scene = between_two_versions();
+    scene.want([version("a", "v3")]);
+    assert_eq!(scene.step(), ["stop-update a"]);
+    scene.event("a", Event::Stopped);
+    assert_eq!(scene.step(), NOTHING);
+    scene.event("a", Event::UpdateExited);
+    assert_eq!(scene.step(), ["prepare a v3"]);
+    assert_eq!(scene.step(), ["start a"]);
+    scene.event("a", Event::PrepareFailed);
+    scene.event("a", Event::Started);
+    assert_eq!(scene.observed.modules["a"].spec.version, "");
+}
+
+#[test]
+fn an_old_version_that_crashed_is_started_again_while_its_update_cannot_be_had() {
+    let mut scene = Scene::running([spec("a")]);
+    scene.event("a", Event::Exited(134));
+    scene.want([version("a", "v2")]);
+    assert_eq!(scene.step(), ["prepare a v2"]);
+    scene.event("a", Event::PrepareFailed);
+    scene.check_due(10, "start a");
+}
+
+#[test]
+fn a_version_that_was_desired_stopped_or_removed_does_not_come_back_for_the_next_one() {
+    let stopped_v3 = ModuleSpec { desired_status: DesiredStatus::Stopped, ..version("a", "v3") };
+    for between in [vec![stopped_v3], Vec::new()] {
+        let mut scene = between_two_versions();
+        scene.want(between);
+        assert_eq!(scene.step(), ["stop-update a"]);
+        assert_eq!(scene.step(), ["adopt a"]);
+        scene.want([version("a", "v4")]);
+        scene.event("a", Event::Stopped);
+        scene.event("a", Event::UpdateExited);
+        assert_eq!(scene.step(), ["prepare a v4"]);
+        assert_eq!(scene.observed.modules["a"].state, ModuleState::Preparing);
     }
 }
 
@@ -528,8 +579,9 @@ fn a_repaired_module_starts_at_once() {
     scene.event("a", Event::Exited(1));
     scene.want([version("a", "fixed")]);
     assert_eq!(scene.step(), ["prepare a fixed"]);
-    assert_eq!(scene.observed.modules["a"].failures, 0);
     scene.event("a", Event::Prepared);
+    assert_eq!(scene.step(), ["promote a"]);
+    assert_eq!(scene.observed.modules["a"].failures, 0);
     assert_eq!(scene.step(), ["start a"]);
 
     let mut scene = Scene::new([spec("a")]);
@@ -554,6 +606,7 @@ fn a_removed_module_is_stopped_and_then_forgotten() {
     let mut scene = Scene::running([spec("a"), spec("b")]);
     scene.want([spec("b")]);
     assert_eq!(scene.step(), ["stop a"]);
+    assert_eq!(scene.step(), ["adopt a"], "it is over with this version");
     assert_eq!(scene.step(), NOTHING);
     scene.event("a", Event::Stopped);
     assert_eq!(scene.step(), ["remove a"]);
@@ -576,7 +629,7 @@ fn a_module_removed_while_it_is_prepared_is_forgotten_when_that_ends() {
     scene.want([]);
     assert_eq!(scene.step(), ["stop a"]);
     scene.event("a", Event::Stopped);
-    assert_eq!(scene.step(), NOTHING, "the update is still under way");
+    assert_eq!(scene.step(), ["adopt a"], "the update is still under way");
     scene.event("a", Event::Prepared);
     assert_eq!(scene.step(), ["remove a"]);
 }

@@ -17,6 +17,8 @@ struct Model {
     exits: Vec<(Uptime, ModuleName, i32)>,
     /// When each start was issued.
     starts: Vec<Uptime>,
+    /// Versions that were in place when a deployment wanted the module stopped or removed, and that none has wanted since.
+    over: BTreeMap<ModuleName, String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,6 +35,8 @@ enum Fate {
     Healthy,
     /// Every instance crashes after 50 ms.
     Crashing,
+    /// Healthy, but versions with odd numbers cannot be prepared.
+    MissingOdd,
     /// Chance from a list, cycled.
     Dice(Vec<u8>, usize),
 }
@@ -44,7 +48,14 @@ impl Fate {
         Some(dice[*at % dice.len()])
     }
 
-    fn prepare_fails(&mut self) -> bool {
+    fn prepare_fails(&mut self, spec: &ModuleSpec) -> bool {
+        match self {
+            Self::MissingOdd => spec.version.parse::<u32>().is_ok_and(|version| version % 2 == 1),
+            _ => self.start_fails(),
+        }
+    }
+
+    fn start_fails(&mut self) -> bool {
         self.roll().is_some_and(|roll| roll % 3 == 0)
     }
 
@@ -66,7 +77,17 @@ impl Model {
             pending: Vec::new(),
             exits: Vec::new(),
             starts: Vec::new(),
+            over: BTreeMap::new(),
         }
+    }
+
+    fn want(&mut self, desired: Deployment) {
+        let runs =
+            |name: &ModuleName| desired.modules.get(name).filter(|spec| spec.desired_status == DesiredStatus::Running);
+        let unwanted = self.observed.modules.iter().filter(|(name, _)| runs(name).is_none());
+        self.over.extend(unwanted.map(|(name, module)| (name.clone(), module.spec.version.clone())));
+        self.over.retain(|name, version| runs(name).is_none_or(|wanted| wanted.version != *version));
+        self.desired = desired;
     }
 
     /// Lets time pass until `end`, from one happening to the next.
@@ -123,6 +144,11 @@ impl Model {
         self.observed.modules.get(name)?.next.as_ref().map(|next| &next.state)
     }
 
+    fn being_prepared(&self, name: &ModuleName) -> &ModuleSpec {
+        let module = &self.observed.modules[name];
+        module.next.as_ref().map_or(&module.spec, |next| &next.spec)
+    }
+
     fn next_happening(&self) -> Option<Uptime> {
         let wake = plan(&self.desired, &self.observed, self.now).wake_at;
         let pending = self.pending.iter().map(|(at, ..)| *at);
@@ -131,7 +157,7 @@ impl Model {
 
     fn complete(&mut self, name: &ModuleName, work: Work, fate: &mut Fate) {
         let event = match work {
-            Work::Prepare if fate.prepare_fails() => Event::PrepareFailed,
+            Work::Prepare if fate.prepare_fails(self.being_prepared(name)) => Event::PrepareFailed,
             Work::Prepare => Event::Prepared,
             Work::Start => {
                 let exit =
@@ -149,7 +175,7 @@ impl Model {
             }
             // Asked to end meanwhile: that work is under way too, and tells.
             Work::StartUpdate if self.next_of(name) != Some(&NextState::Starting) => return,
-            Work::StartUpdate if fate.prepare_fails() => Event::UpdateExited,
+            Work::StartUpdate if fate.start_fails() => Event::UpdateExited,
             Work::StartUpdate => Event::UpdateStarted,
             Work::StopUpdate => Event::UpdateExited,
         };
@@ -224,6 +250,7 @@ fn check_start(name: &ModuleName, model: &Model) {
     let wanted = &model.desired.modules[name];
     assert_eq!(wanted.desired_status, DesiredStatus::Running);
     let module = &model.observed.modules[name];
+    assert_ne!(model.over.get(name), Some(&module.spec.version), "starts a version that was let go");
     match module.state {
         ModuleState::Prepared => {
             assert!(!needs_new_instance(&module.spec, wanted), "starts an outdated version");
@@ -300,7 +327,7 @@ fn any_history() -> impl Strategy<Value = Vec<(Deployment, u64)>> {
 fn run_history(model: &mut Model, history: Vec<(Deployment, u64)>, dice: Vec<u8>) {
     let mut fate = Fate::Dice(dice, 0);
     for (desired, pause) in history {
-        model.desired = desired;
+        model.want(desired);
         model.run(model.now.after(Duration::from_millis(pause)), &mut fate);
     }
 }
@@ -314,7 +341,7 @@ proptest! {
     ) {
         let mut model = Model::new(Deployment::default());
         run_history(&mut model, history, dice);
-        model.desired = last;
+        model.want(last);
         model.exits.clear();
         model.run(model.now.after(MAX_BACKOFF * 4), &mut Fate::Healthy);
         check_final(&model);
@@ -330,6 +357,26 @@ proptest! {
         let longest = MAX_BACKOFF + Duration::from_millis(WORK + 50);
         prop_assert_eq!(gaps.last(), Some(&longest));
         prop_assert!(secs(hours * 3600).since(*model.starts.last().unwrap()) <= longest);
+    }
+
+    #[test]
+    fn what_works_is_never_replaced_by_what_cannot_be_had(
+        wishes in prop::collection::vec((0..4u32, 0..3_000u64), 1..12),
+        crashes in any::<bool>(),
+    ) {
+        let wanted = |version: u32| deployment([with("a", |spec| spec.version = version.to_string())]);
+        let mut model = Model::new(wanted(0));
+        model.run(secs(10), &mut Fate::Healthy);
+        if crashes {
+            model.exits.push((secs(10), name("a"), 1));
+        }
+        for (version, pause) in wishes {
+            model.want(wanted(version));
+            model.run(model.now.after(Duration::from_millis(pause)), &mut Fate::MissingOdd);
+        }
+        model.run(model.now.after(MAX_BACKOFF), &mut Fate::MissingOdd);
+        let module = &model.observed.modules["a"];
+        prop_assert!(matches!(module.state, ModuleState::Running { .. }), "{:?}", module);
     }
 
     #[test]
