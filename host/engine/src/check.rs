@@ -36,8 +36,11 @@ pub enum ComponentKind {
 /// Why a component cannot run here, before it is compiled. One line each.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The parser's words.
+    /// What its first bytes show, and what to try.
     #[error("not a WebAssembly component: {0}")]
+    NotWasm(&'static str),
+    /// The parser's words.
+    #[error("not a WebAssembly component: {0}; it is damaged or cut off, or made by tools newer than this host")]
     Malformed(String),
     /// A module of WASI preview 1 or the like.
     #[error(
@@ -140,8 +143,9 @@ const MARRAM: &[&str] = &[
 /// Reads a component's surface.
 ///
 /// # Errors
-/// [`Refusal::Malformed`], [`Refusal::CoreModule`] or [`Refusal::Arguments`].
+/// [`Refusal::NotWasm`], [`Refusal::Malformed`], [`Refusal::CoreModule`] or [`Refusal::Arguments`].
 pub fn survey(bytes: &[u8]) -> Result<Surface, Refusal> {
+    first_bytes(bytes).map_or(Ok(()), |what| Err(Refusal::NotWasm(what)))?;
     let mut surface = Surface::default();
     let mut depth = 0_usize;
     let mut costs = CostReader::new();
@@ -176,8 +180,22 @@ pub fn survey(bytes: &[u8]) -> Result<Surface, Refusal> {
     Ok(surface)
 }
 
+/// What a file that does not begin as WebAssembly does may be.
+fn first_bytes(bytes: &[u8]) -> Option<&'static str> {
+    let text = bytes.trim_ascii_start();
+    match bytes {
+        [] => Some("it is empty; build it again"),
+        _ if bytes.starts_with(&b"\0asm"[..bytes.len().min(4)]) => None,
+        _ if text.starts_with(b"(") => {
+            Some("it is WebAssembly as text; make a binary of it with `wasm-tools parse FILE.wat -o FILE.wasm`")
+        }
+        _ => Some("it does not begin as WebAssembly does; name the `.wasm` file that the compiler wrote"),
+    }
+}
+
+/// The parser spreads some messages over many lines.
 pub(crate) fn malformed(error: wasmparser::BinaryReaderError) -> Refusal {
-    Refusal::Malformed(error.to_string())
+    Refusal::Malformed(error.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 fn is_async(function: &CanonicalFunction) -> bool {
@@ -292,4 +310,26 @@ fn is_version_of(full: &str, interface: &str, series: &str) -> bool {
 
 fn is_wasi_03(name: &str) -> bool {
     name.starts_with("wasi:") && name.split_once('@').is_some_and(|(_, version)| version.starts_with("0.3."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_webassembly_is_told_in_one_line_with_what_to_try() {
+        for (bytes, expected) in [
+            (&b""[..], "it is empty; build it again"),
+            (b"\x7fELF\x02", "it does not begin as WebAssembly does; name the `.wasm` file"),
+            (b"not\nwasm", "it does not begin as WebAssembly does; name the `.wasm` file"),
+            (b"\n (component)", "it is WebAssembly as text; make a binary of it with `wasm-tools parse"),
+            (b"\0as", "it is damaged or cut off, or made by tools newer than this host"),
+            (b"\0asm\x0d\0\x02\0", "it is damaged or cut off, or made by tools newer than this host"),
+            (b"\0asm\x0d\0\x01\0zzz", "it is damaged or cut off, or made by tools newer than this host"),
+        ] {
+            let told = survey(bytes).unwrap_err().to_string();
+            assert!(told.starts_with("not a WebAssembly component: ") && told.contains(expected), "{told}");
+            assert!(!told.contains(char::is_control), "{told:?}");
+        }
+    }
 }
