@@ -77,6 +77,32 @@ fn state_survives_a_kill_of_the_host_and_restarts_of_the_module() {
 }
 
 #[test]
+fn keys_are_listed_page_by_page_and_a_batch_happens_wholly_or_not_at_all() {
+    let (layout, device) = (Layout::with(&["portable", "misbehaving"]), Device::new());
+    let flood = json!({ "do": "flood", "count": 1, "bytes": 40 });
+    let manifest = Manifest::new()
+        .module("source", Module::new(&layout.image("misbehaving")).order(2).misbehave(&flood))
+        .module("relay", Module::new(&layout.image("portable")))
+        .twin("relay", json!({ "relay": { "topic": "told" }, "inventory": 2500 }))
+        .route("in", TO_RELAY)
+        .upstream("relay");
+    let host = device.start(&manifest);
+    let told = device.journal().wait_for("the inventory", |all| all.first().cloned());
+    for (name, expected) in [
+        ("pages", "1024 1024 452"),
+        ("all listed in order", "true"),
+        ("got", "key 000000 = 000000, none, key 002499 = 002499"),
+        ("half written", "false"),
+        ("left", "key 000000"),
+    ] {
+        assert_eq!(text(&told, &format!("/properties/{name}")), expected, "{name}: {told}");
+    }
+    assert!(text(&told, "/properties/refused").contains("a key has 1 to 256 bytes"), "{told}");
+    assert!(text(&told, "/properties/stale cursor").contains("the cursor is not that of"), "{told}");
+    host.stop();
+}
+
+#[test]
 fn what_is_offered_is_shown_as_met() {
     let inspect = Answer::of(command().args(["module", "inspect", "--format", "json"]).arg(guest("portable"))).ok();
     let report = inspect.json();
