@@ -54,13 +54,56 @@ fn it_runs_what_the_full_build_compiled_and_starts_again_offline() {
     journal.wait_for_more(3);
     host.wait_for_module("plain", "to have ended well", |now| now["exitCode"] == 0);
     host.stop();
-    let compiled = device.data().join("compiled");
-    assert_eq!(fs::read_dir(compiled).unwrap().count(), 0, "nothing was compiled on the device");
+    let names = |folder: &Path| -> Vec<_> {
+        let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+        let mut code: Vec<_> = files.filter(|path| path.extension().is_some_and(|ending| ending == "cwasm")).collect();
+        code.sort();
+        code.iter().map(|path| fs::read(path).unwrap()).collect()
+    };
+    let compiled = names(&device.data().join("compiled"));
+    assert_eq!(compiled, names(folder.path()), "nothing was compiled on the device: these are copies");
 
     registry.stop();
     let host = device.start_stored(&[]);
     journal.wait_for_more(3);
     host.wait_for_status("telemetry", "running");
+    host.stop();
+}
+
+#[test]
+fn code_that_is_overwritten_in_place_harms_neither_the_host_nor_the_module_and_the_next_start_takes_it() {
+    let (registry, folder) = (DockerRegistry::start(), tempfile::tempdir().unwrap());
+    let image = registry.image("telemetry:1");
+    let _ = push("device_telemetry", &image);
+    let _ = Answer::of(&mut compile(folder.path(), &[&image])).ok();
+    let files = fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path());
+    let code = files.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "cwasm")).unwrap();
+    let whole = fs::read(&code).unwrap();
+
+    let device = device(folder.path());
+    let manifest = Manifest::new()
+        .module("telemetry", Module::new(&image).reads_proc())
+        .twin("telemetry", json!({ "intervalMs": 50 }))
+        .upstream("telemetry");
+    let host = device.start(&manifest);
+    let mut journal = device.journal();
+    journal.wait_for_more(3);
+    for content in [&b""[..], &vec![0xff; whole.len()]] {
+        fs::write(&code, content).unwrap();
+        journal.wait_for_more(3);
+    }
+    let now = host.wait_for_status("telemetry", "running");
+    assert_eq!(now["restartCount"], 0, "{now}");
+    host.stop();
+
+    // The copy is damaged: what runs again is what the owner put there last.
+    fs::write(&code, &whole).unwrap();
+    let copies = fs::read_dir(device.data().join("compiled")).unwrap().map(|file| file.unwrap().path());
+    for copy in copies.filter(|path| path.extension().is_some_and(|ending| ending == "cwasm")) {
+        fs::write(copy, "junk").unwrap();
+    }
+    let host = device.start_stored(&[]);
+    journal.wait_for_more(3);
     host.stop();
 }
 
@@ -134,9 +177,12 @@ fn a_component_file_is_compiled_and_what_is_no_component_is_told_with_the_others
     let subjects = [bad.to_str().unwrap(), good.to_str().unwrap(), "./"];
     let answer = Answer::of(&mut compile(&out, &subjects));
     assert_eq!(answer.code, Some(1), "{answer:?}");
-    for part in ["2 of 3 components not compiled", "bad.wasm: not a", "./: cannot read ./: it is not a regular file"] {
+    let not_wasm =
+        "bad.wasm: not a WebAssembly component: it does not begin as WebAssembly does; name the `.wasm` file";
+    for part in ["2 of 3 components not compiled", not_wasm, "./: cannot read ./: it is not a regular file"] {
         assert!(answer.err.contains(part), "`{part}` is missing in {answer:?}");
     }
+    assert_eq!(answer.err.lines().count(), 3, "a line each: {answer:?}");
     assert!(answer.out.contains(".cwasm ("), "{answer:?}");
     assert_eq!(fs::read_dir(&out).unwrap().count(), 2, "code and record of the good one");
 }

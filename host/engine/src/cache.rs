@@ -1,11 +1,14 @@
 //! Compiled components on disk. What is loaded from here is executed as machine code, so the folder belongs to the owner
-//! alone, and each entry carries a digest that is compared first. A damaged entry is removed and compiled again.
+//! alone, and each entry carries a digest that is compared first. A damaged entry is removed and made again: compiled, or
+//! copied from where the owner put code that was made ahead (`precompiled`). A file is never written to under its name: it
+//! appears by rename, and one that takes its place leaves the mapped one as it was.
+//!
 //! The digest guards against disks and crashes; against an attacker with the owner's rights nothing here would.
 
 use std::{
     fs::{self, File},
-    io::{self, Read as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    io::{self, Read as _, Seek as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -63,13 +66,27 @@ impl Cache {
         self.folder.join(format!("{}-{number}.tmp", std::process::id()))
     }
 
+    /// A file of our own with the content of an open one, on the disk.
+    ///
+    /// # Errors
+    /// The disk's; nothing is left then.
+    pub(crate) fn copy(&self, mut file: &File) -> io::Result<Temporary> {
+        let copy = Temporary(self.temporary());
+        let mut target = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&copy.0)?;
+        file.rewind()?;
+        // In the kernel, and where the file system can, without taking room of its own.
+        io::copy(&mut file, &mut target)?;
+        target.sync_all()?;
+        Ok(copy)
+    }
+
     /// Puts a finished file in the place of an entry. The digest comes last: without it the entry does not count.
-    /// `cost` is that of [`crate::check::Surface::instance_bytes`].
+    /// `digest` is that of the file, `cost` that of [`crate::check::Surface::instance_bytes`].
     ///
     /// # Errors
     /// The disk's; the entry is then absent or the old one.
-    pub(crate) fn commit(&self, finished: &Path, entry: &Entry, cost: u64) -> io::Result<()> {
-        let record = format!("{} {cost}\n", hex(&digest_of(finished)?));
+    pub(crate) fn commit(&self, finished: &Path, entry: &Entry, digest: [u8; 32], cost: u64) -> io::Result<()> {
+        let record = format!("{} {cost}\n", hex(&digest));
         let beside = self.temporary();
         write_new(&beside, record.as_bytes())?;
         fs::rename(finished, &entry.code)?;
@@ -79,6 +96,15 @@ impl Cache {
 }
 
 impl Entry {
+    /// Whether its record says that it is this code; what the code is like is seen when it is loaded.
+    ///
+    /// # Errors
+    /// The disk's, other than absence.
+    pub(crate) fn is(&self, digest: &str, cost: u64) -> io::Result<bool> {
+        let recorded = absent_as_none(fs::read(&self.digest))?;
+        Ok(recorded.is_some_and(|recorded| cost_in(&recorded, digest) == Some(cost)))
+    }
+
     /// Maps the entry's code, if there is one, it is whole and this engine can use it. Anything else is removed. Returns
     /// also what instances of it cost.
     ///
@@ -88,13 +114,14 @@ impl Entry {
         let Some(recorded) = absent_as_none(fs::read(&self.digest))? else { return Ok(None) };
         let Some(actual) = absent_as_none(digest_of(&self.code))? else { return Ok(None) };
         let Some(cost) = cost_in(&recorded, &hex(&actual)) else {
-            tracing::warn!(entry = %self.code.display(), "a compiled component is damaged; compiling it again");
+            tracing::warn!(entry = %self.code.display(), "a compiled component is damaged; it is made again");
             self.remove()?;
             return Ok(None);
         };
-        // SAFETY: the file was written by our own compiler: it lies in a folder that only its owner may enter (checked
-        // when the cache was opened), it is never changed in place, and it has the digest that was taken when it was
-        // finished. wasmtime itself checks version, target and settings.
+        // SAFETY: the file was written by our own compiler, or is our copy of code that the device's owner trusts
+        // (`precompiled` checks whose it is). It lies in a folder that only its owner may enter (checked when the cache was
+        // opened), it is never changed in place, and it has the digest that was taken when it was finished. wasmtime itself
+        // checks version, target and settings.
         #[allow(unsafe_code)]
         let loaded = unsafe { Component::deserialize_file(engine, &self.code) };
         match loaded {
@@ -112,6 +139,15 @@ impl Entry {
         absent_as_none(fs::remove_file(&self.digest))?;
         absent_as_none(fs::remove_file(&self.code))?;
         Ok(())
+    }
+}
+
+/// A file that goes away unless it was renamed.
+pub(crate) struct Temporary(pub(crate) PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0); // absent after a success
     }
 }
 

@@ -17,7 +17,7 @@ use wasmtime::{
 };
 
 use crate::{
-    cache::{Cache, Entry, REVISION, WASMTIME, digest_of, hex},
+    cache::{Cache, Entry, REVISION, Temporary, WASMTIME, digest_of, hex},
     check::survey,
     compile::compile,
     component::WasmComponent,
@@ -163,7 +163,7 @@ impl Shared {
         blocking(move || {
             let mut refused = Vec::new();
             for folder in &shared.settings.precompiled {
-                let found = precompiled::find(folder, &shared.key, &digest, &shared.engine);
+                let found = precompiled::find(folder, &shared.key, &digest, &shared.engine, &shared.cache);
                 match found.map_err(|error| disk(folder, &error))? {
                     Ok(Some((component, cost))) => return shared.link(&component, cost).map(Shelf::Has),
                     Ok(None) => {}
@@ -238,7 +238,8 @@ impl Shared {
         tracing::info!(component = digest, milliseconds = started.elapsed().as_millis(), "compiled");
         let (shared, entry) = (self.clone(), entry.clone());
         blocking(move || {
-            shared.cache.commit(&output.0, &entry, cost).map_err(|error| disk(&shared.settings.cache, &error))
+            let done = digest_of(&output.0).and_then(|digest| shared.cache.commit(&output.0, &entry, digest, cost));
+            done.map_err(|error| disk(&shared.settings.cache, &error))
         })
         .await
     }
@@ -273,15 +274,6 @@ fn hex_part(digest: &str) -> Result<&str, LoadError> {
         .strip_prefix("sha256:")
         .filter(|hex| hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
         .ok_or_else(|| LoadError(format!("`{digest}` is not a digest of the form sha256:<64 hexadecimal digits>")))
-}
-
-/// A file that goes away unless it was renamed.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0); // absent after a success
-    }
 }
 
 async fn blocking<T: Send + 'static>(

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    cache::{absent_as_none, digest_of, hex},
+    cache::{Temporary, absent_as_none, digest_of, hex},
     check::{Refusal, survey},
     compile::{CompileError, compile, write_new},
     precompiled::{Key, Record},
@@ -118,13 +118,4 @@ fn commit(temporary: &Path, path: &Path, key: &Key, component: &str, cost: u64) 
     fs::rename(&beside.0, path.with_extension("json"))?;
     File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
     Ok(record)
-}
-
-/// A file that goes away unless it was renamed.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0); // absent after a success
-    }
 }

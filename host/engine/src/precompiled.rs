@@ -3,11 +3,14 @@
 //! What lies there is executed as machine code, so folder and files must belong to the owner (root, or the user of the
 //! host) and be writable by nobody else; each code file has a record with its digest and with all that it depends on.
 //! Whoever may write there may run any code as this user: signatures would change that, and are not here yet.
+//!
+//! What is mapped is a copy in the cache of compiled code, made once: whoever has a right to a file may write into it, with a
+//! `cp` for instance, and code that changes while it runs ends the host or worse.
 
 use std::{
     fs::File,
     io::{self, Read as _},
-    os::fd::{AsFd, AsRawFd as _},
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
@@ -19,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use wasmtime::{Engine, component::Component};
 
 use crate::{
-    cache::{REVISION, WASMTIME, digest_of_file, hex, is_of_the_system},
+    cache::{Cache, REVISION, WASMTIME, digest_of, digest_of_file, hex},
     settings::Profile,
 };
 
@@ -77,20 +80,22 @@ impl Key {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unusable(pub(crate) String);
 
-/// Looks for the code of a component (64 hexadecimal digits) in a folder. None: it has none, or is not there. Returns
-/// also what instances of it cost.
+/// Looks for the code of a component (64 hexadecimal digits) in a folder, and maps the copy of it in `cache`. None: it has
+/// none, or is not there. Returns also what instances of it cost.
 ///
 /// # Errors
-/// Outer: want of memory or descriptors, which says nothing about the code. Inner: the folder or the code is refused.
+/// Outer: want of memory, descriptors or room for the copy, which says nothing about the code. Inner: the folder or the code
+/// is refused.
 pub(crate) fn find(
     folder: &Path,
     key: &Key,
     component: &str,
     engine: &Engine,
+    cache: &Cache,
 ) -> io::Result<Result<Option<(Component, u64)>, Unusable>> {
-    match open_entry(folder, key, component) {
-        Ok(None) => Ok(Ok(None)),
-        Ok(Some(entry)) => entry.load(engine).map(|loaded| loaded.map(Some)),
+    let found = open_entry(folder, key, component);
+    match found.and_then(|entry| entry.map(|entry| entry.load(component, engine, cache)).transpose()) {
+        Ok(loaded) => Ok(Ok(loaded)),
         Err(Fault::System(error)) => Err(error),
         Err(Fault::Refused(why)) => Ok(Err(why)),
     }
@@ -101,10 +106,12 @@ enum Fault {
     Refused(Unusable),
 }
 
-/// Code whose record fits and whose digest was compared.
+/// Code whose record fits.
 struct Entry {
     path: PathBuf,
     file: File,
+    /// 64 hexadecimal digits, as the record says.
+    digest: String,
     cost: u64,
 }
 
@@ -133,16 +140,17 @@ fn open_entry(folder: &Path, key: &Key, component: &str) -> Result<Option<Entry>
     match (open(&record)?, open(&code)?) {
         (None, None) => Ok(None),
         (Some(record), Some(file)) => {
-            let cost = check(&record, &file, key, component, &path)?;
-            Ok(Some(Entry { path, file, cost }))
+            let Record { code, instance_bytes: cost, .. } = check(&record, &file, key, component, &path)?;
+            let digest = code.trim_start_matches("sha256:").to_owned();
+            Ok(Some(Entry { path, file, digest, cost }))
         }
         (None, Some(_)) => Err(refused(&path, "its record (.json) is missing; copy both files")),
         (Some(_), None) => Err(refused(&folder.join(record), "the code (.cwasm) is missing; copy both files")),
     }
 }
 
-/// The record is of this component under this key, and the code has its digest. Returns the cost.
-fn check(record: &File, code: &File, key: &Key, component: &str, path: &Path) -> Result<u64, Fault> {
+/// The record, if it is of this component under this key, and the code has its size.
+fn check(record: &File, code: &File, key: &Key, component: &str, path: &Path) -> Result<Record, Fault> {
     let mut text = Vec::new();
     record.take(MAX_RECORD_BYTES).read_to_end(&mut text).map_err(|error| read_fault(path, error))?;
     let told: Record =
@@ -152,33 +160,36 @@ fn check(record: &File, code: &File, key: &Key, component: &str, path: &Path) ->
         let why = format!("it has {size} bytes, its record says {}; copy it again", told.size);
         return Err(refused(path, &why));
     }
-    let digest = digest_of_file(code).map_err(|error| read_fault(path, error))?;
-    let expected = key.record(component, digest, size, told.instance_bytes);
-    if told.code != expected.code {
-        return Err(refused(path, "it is damaged (its digest is not the record's); copy it again"));
-    }
+    let expected = Record { code: told.code.clone(), ..key.record(component, [0; 32], size, told.instance_bytes) };
     if told != expected {
         return Err(refused(path, "it was renamed: its record is of another component or for another host"));
     }
-    Ok(told.instance_bytes)
+    Ok(told)
 }
 
 impl Entry {
-    fn load(self, engine: &Engine) -> io::Result<Result<(Component, u64), Unusable>> {
-        // Of this very file, not of what a name may stand for by now.
-        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        // SAFETY: the file belongs to root or to this user, nobody else may write it or the folder that names it (checked
-        // on the open descriptors), and it has the digest that its compiler recorded, for this component and this key.
-        // Who can forge all that has the rights of this process already. Who may write the file must not write into it
-        // while it is mapped; docs/device-builds.md says so, and `marram compile` renames. wasmtime itself checks version,
-        // target and settings.
-        #[allow(unsafe_code)]
-        let loaded = unsafe { Component::deserialize_file(engine, path) };
-        match loaded {
-            Ok(component) => Ok(Ok((component, self.cost))),
-            Err(error) if is_of_the_system(&error) => Err(io::Error::other(format!("{error:#}"))),
-            Err(error) => Ok(Err(Unusable(format!("{}: it is for another engine: {error:#}", self.path.display())))),
+    fn load(self, component: &str, engine: &Engine, cache: &Cache) -> Result<(Component, u64), Fault> {
+        let of_the_copy = |error: io::Error| {
+            let text = format!("its copy in {}: {error}", cache.folder.display());
+            Fault::System(io::Error::new(error.kind(), text))
+        };
+        let kept = cache.entry(component);
+        if kept.is(&self.digest, self.cost).map_err(of_the_copy)?
+            && let Some(loaded) = kept.load(engine).map_err(of_the_copy)?
+        {
+            return Ok(loaded);
         }
+        // What is damaged is not even copied: the module is tried again and again, and flash wears.
+        let digest = digest_of_file(&self.file).map_err(|error| read_fault(&self.path, error))?;
+        let copy = if hex(&digest) == self.digest { Some(cache.copy(&self.file).map_err(of_the_copy)?) } else { None };
+        // The copy counts: somebody may have written into the file meanwhile.
+        match copy {
+            Some(copy) if digest_of(&copy.0).map_err(of_the_copy)? == digest => {
+                cache.commit(&copy.0, &kept, digest, self.cost).map_err(of_the_copy)?;
+            }
+            _ => return Err(refused(&self.path, "it is damaged (its digest is not the record's); copy it again")),
+        }
+        kept.load(engine).map_err(of_the_copy)?.ok_or_else(|| refused(&self.path, "it is for another engine"))
     }
 }
 

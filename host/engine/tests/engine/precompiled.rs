@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
     path::{Path, PathBuf},
 };
 
@@ -62,6 +62,18 @@ impl Shelf {
         Ok(instance.run().await.code)
     }
 
+    /// The one copy in the cache.
+    fn copy_path(&self) -> PathBuf {
+        let entries = fs::read_dir(self.bench.cache()).unwrap().map(|entry| entry.unwrap().path());
+        let code: Vec<_> = entries.filter(|path| path.extension().is_some_and(|ending| ending != "sha256")).collect();
+        assert_eq!(code.len(), 1, "{code:?}");
+        code[0].clone()
+    }
+
+    fn copy(&self) -> Vec<u8> {
+        fs::read(self.copy_path()).unwrap()
+    }
+
     /// Names and contents of all files.
     fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
         let entries = fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().path());
@@ -96,7 +108,67 @@ async fn code_made_ahead_runs_without_a_compiler() {
     let before = shelf.files();
     assert_eq!(shelf.run(&artifact).await, Ok(Exit::DONE));
     assert_eq!(shelf.files(), before, "the folder is read only");
-    assert_eq!(fs::read_dir(shelf.bench.cache()).unwrap().count(), 0, "nothing was compiled");
+    assert_eq!(shelf.copy(), fs::read(&made.path).unwrap(), "nothing was compiled: it is a copy");
+}
+
+/// `cp` of other code over code that is there: the same file gets other content.
+fn write_over(code: &Path, other: &Precompiled) {
+    let inode = fs::metadata(code).unwrap().ino();
+    fs::write(code, fs::read(&other.path).unwrap()).unwrap();
+    assert_eq!(fs::metadata(code).unwrap().ino(), inode);
+    change_record(code, |record| {
+        record["code"] = other.code.clone().into();
+        record["size"] = other.size.into();
+    });
+}
+
+#[tokio::test]
+async fn code_that_is_overwritten_while_it_runs_runs_on_and_the_next_start_takes_the_new() {
+    let shelf = Shelf::new();
+    let artifact = shelf.bench.artifact(&binary(&program(GOOD)));
+    let code = shelf.put(&artifact, Profile::Wide).await.path;
+    let other = shelf.put(&shelf.bench.artifact(&binary(&program(OTHER))), Profile::Wide).await;
+    let component = shelf.bench.engine.load(&artifact, "oci:guest").await.unwrap();
+    let instance = async || component.instantiate(&spec(|_| ()), Recorder::new()).await.unwrap();
+    let mut running = instance().await;
+    // As far as a `cp` has come when it has made the file empty.
+    fs::write(&code, "").unwrap();
+    assert_eq!(running.run().await.code, Exit::DONE);
+    write_over(&code, &other);
+    assert_eq!(instance().await.run().await.code, Exit::DONE, "a new instance of what is loaded");
+    drop((running, component));
+    assert_eq!(shelf.run(&artifact).await, Ok(1), "the new code");
+    assert_eq!(shelf.copy(), fs::read(&other.path).unwrap(), "in the place of the old");
+}
+
+#[tokio::test]
+async fn code_is_copied_once_and_a_damaged_copy_is_copied_again() {
+    let shelf = Shelf::new();
+    let artifact = shelf.bench.artifact(&binary(&program(GOOD)));
+    let code = shelf.put(&artifact, Profile::Wide).await.path;
+    let inode = || fs::metadata(shelf.copy_path()).unwrap().ino();
+    assert_eq!(shelf.run(&artifact).await, Ok(Exit::DONE));
+    let first = inode();
+    assert_eq!(shelf.run(&artifact).await, Ok(Exit::DONE));
+    assert_eq!(inode(), first);
+    let mut damaged = shelf.copy();
+    damaged[100] ^= 1;
+    fs::write(shelf.copy_path(), damaged).unwrap();
+    assert_eq!(shelf.run(&artifact).await, Ok(Exit::DONE));
+    assert_eq!(shelf.copy(), fs::read(code).unwrap());
+}
+
+#[tokio::test]
+async fn a_copy_stands_in_for_code_that_is_refused_or_gone() {
+    let shelf = Shelf::new();
+    let artifact = shelf.bench.artifact(&binary(&program(GOOD)));
+    let code = shelf.put(&artifact, Profile::Wide).await.path;
+    assert_eq!(shelf.run(&artifact).await, Ok(Exit::DONE));
+    fs::write(&code, "half of a copy").unwrap();
+    assert_eq!(shelf.run(&artifact).await, Ok(Exit::DONE));
+    fs::remove_file(&code).unwrap();
+    fs::remove_file(code.with_extension("json")).unwrap();
+    assert_eq!(shelf.run(&artifact).await, Ok(Exit::DONE));
 }
 
 #[tokio::test]
@@ -145,6 +217,7 @@ async fn a_damaged_file_is_refused_and_stays_where_it_is() {
         let error = shelf.run(&artifact).await.unwrap_err();
         assert!(error.contains(expected) && error.contains(&code.display().to_string()), "{expected}: {error}");
         assert_eq!(fs::read(file).unwrap(), content, "the folder is read only");
+        assert_eq!(fs::read_dir(shelf.bench.cache()).unwrap().count(), 0, "nothing was copied");
         fs::write(&code, &whole).unwrap();
         fs::write(&record, &told).unwrap();
     }
