@@ -2,17 +2,20 @@
 //! each message. Knows messages only through [`Facts`], and neither sources nor sinks.
 
 mod body;
+mod call;
 mod date;
 mod eval;
 mod explain;
 mod function;
+mod fuse;
+mod made;
 mod number;
 mod op;
 mod parse;
 mod print;
 mod text;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 pub use body::{Body, BodyPath, BodyPlan, Found, Json, Unreadable};
 pub use eval::{Facts, Field, Value};
@@ -36,11 +39,15 @@ pub struct Condition(Arc<Program>);
 struct Program {
     /// As written, without what stands around it.
     text: Box<str>,
-    /// In the order of evaluation: operands before their operator.
+    /// As written, in the order of evaluation: operands before their operator. Shown and explained.
     ops: Box<[Op]>,
     /// For each of `ops` what it was made of, as bytes of `text`.
     spans: Box<[Span]>,
-    /// Names and texts that `ops` refer to.
+    /// What `ops` became to be executed.
+    code: Box<[Op]>,
+    /// Steps of `code` whose results must all be true for the whole to be true.
+    conjuncts: Box<[Range<usize>]>,
+    /// Names and texts that both refer to.
     names: Box<[Box<str>]>,
     paths: Box<[BodyPath]>,
     /// Values that wait at most at a time.
@@ -129,6 +136,8 @@ impl Program {
             text: "".into(),
             ops: Box::new([Op::Undefined]),
             spans: Box::new([Span { start: 0, end: 0 }]),
+            code: Box::new([Op::Undefined]),
+            conjuncts: fuse::conjuncts(&[Op::Undefined]).into(),
             names: Box::default(),
             paths: Box::default(),
             depth: 1,

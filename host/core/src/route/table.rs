@@ -8,12 +8,19 @@ use crate::{
     message::Message,
 };
 
-/// The routes of a deployment by the prefix that they look for. What a look-up costs depends on the length of the source
-/// and on the routes that it finds, not on how many there are.
+/// The routes of a deployment by the prefix that they look for. What a look-up costs depends on the parts of the source
+/// and on the routes that it finds, hardly on how many there are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
+    /// A trie of the prefixes' parts, each with its place among the nodes; the first node, if any, is the root.
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Node {
+    below: BTreeMap<Box<str>, usize>,
     /// Places in the deployment's list.
-    by_prefix: BTreeMap<Box<str>, Vec<usize>>,
+    routes: Vec<usize>,
 }
 
 /// All that may receive a message of one source, by sink.
@@ -48,20 +55,31 @@ impl Table {
     /// The table of a deployment's routes.
     #[must_use]
     pub fn new(deployment: &Deployment) -> Self {
-        let mut by_prefix: BTreeMap<Box<str>, Vec<usize>> = BTreeMap::new();
+        let mut nodes = vec![Node::default()];
         for (place, spec) in deployment.routes.iter().enumerate() {
-            by_prefix.entry(spec.route.source.key().into()).or_default().push(place);
+            let mut at = 0;
+            for part in parts(spec.route.source.key()) {
+                let next = nodes.len();
+                at = *nodes[at].below.entry(part.into()).or_insert(next);
+                if at == next {
+                    nodes.push(Node::default());
+                }
+            }
+            nodes[at].routes.push(place);
         }
-        Self { by_prefix }
+        Self { nodes }
     }
 
     /// The places, in the deployment, of the routes whose source matches, in the order of the document.
     #[must_use]
     pub fn routes(&self, source: &str) -> Vec<usize> {
-        let key = source_key(source);
-        let prefixes = key.match_indices('/').map(|(at, _)| &key[..=at]);
-        let mut found: Vec<usize> =
-            prefixes.filter_map(|prefix| self.by_prefix.get(prefix)).flatten().copied().collect();
+        let (key, mut found) = (source_key(source), Vec::new());
+        let mut node = self.nodes.first();
+        for part in parts(&key) {
+            node = node.and_then(|node| self.nodes.get(*node.below.get(part)?));
+            let Some(node) = node else { break };
+            found.extend_from_slice(&node.routes);
+        }
         found.sort_unstable();
         found
     }
@@ -93,6 +111,11 @@ impl Table {
         });
         Candidates { sinks: sinks.collect(), plan }
     }
+}
+
+/// What stands between the slashes; the last one ends the key.
+fn parts(key: &str) -> impl Iterator<Item = &str> {
+    key.split_terminator('/')
 }
 
 fn target(deployment: &Deployment, spec: &RouteSpec) -> Target {

@@ -1,4 +1,5 @@
 use bytes::Bytes;
+use proptest::prelude::*;
 
 use super::*;
 use crate::{
@@ -261,7 +262,16 @@ fn lines_of_the_trial_are_answered_in_their_form() {
     }
 }
 
-proptest::proptest! {
+/// Sources and patterns that often have a beginning in common.
+fn paths() -> impl Strategy<Value = String> {
+    let part = prop::sample::select(vec!["messages", "modules", "m", "M", "mm", "outputs", "o", "*"]);
+    let usual =
+        prop::sample::select(vec!["/*", "/messages/*", "/messages/modules/m/*", "/messages/modules/m/outputs/o"]);
+    let any = prop::collection::vec(part, 1..6).prop_map(|parts| format!("/{}", parts.join("/")));
+    prop_oneof![usual.prop_map(str::to_owned), any]
+}
+
+proptest! {
     #[test]
     fn reading_never_panics(text in "\\PC{0,80}") {
         let _ = Route::parse(&text);
@@ -274,5 +284,45 @@ proptest::proptest! {
         if let Ok(route) = Route::parse(&text) {
             proptest::prop_assert_eq!(Route::parse(&route.to_string()), Ok(route));
         }
+    }
+    #[test]
+    fn a_look_up_finds_exactly_what_matches(sources in prop::collection::vec(paths(), 0..12), source in paths()) {
+        let specs = sources.iter().map(|from| route_spec("r", &format!("FROM {from} INTO $upstream"), 3, None));
+        let deployment = deployment(specs.collect());
+        let matching: Vec<usize> =
+            (0..sources.len()).filter(|place| SourcePattern::new(&sources[*place]).matches(&source)).collect();
+        prop_assert_eq!(Table::new(&deployment).routes(&source), matching);
+    }
+
+    /// IoT Edge semantics, 3.4: of the routes that match and are true one decides for each endpoint.
+    #[test]
+    fn each_endpoint_is_a_target_once_under_its_most_urgent_true_route(
+        routes in prop::collection::vec((paths(), 0..3usize, 0..4usize, 0..4u8), 0..12),
+    ) {
+        let sinks = ["$upstream", "BrokeredEndpoint('/modules/x/inputs/i')", "BrokeredEndpoint('/modules/x/inputs/j')"];
+        let conditions = ["", "WHERE kind = 'alert'", "WHERE kind != 'alert'", "WHERE none = 'x'"];
+        let specs = routes.iter().enumerate().map(|(place, (from, sink, condition, priority))| {
+            let text = format!("FROM {from} {} INTO {}", conditions[*condition], sinks[*sink]);
+            // The time to live tells which route it was.
+            route_spec("r", &text, *priority, Some(place as u64))
+        });
+        let deployment = deployment(specs.collect());
+        let mut message = Message::default();
+        message.set_property("kind", "alert");
+        let found: Vec<_> = targets(&deployment, SOURCE, &message)
+            .into_iter()
+            .map(|target| (target.sink.to_string(), target.priority, target.time_to_live))
+            .collect();
+        let mut expected = Vec::new();
+        for (number, sink) in sinks.iter().enumerate() {
+            let takes = |(_, (from, sink, condition, _)): &(usize, &(String, usize, usize, u8))| {
+                *sink == number && *condition < 2 && SourcePattern::new(from).matches(SOURCE)
+            };
+            let best = routes.iter().enumerate().filter(takes).min_by_key(|(place, (.., priority))| (*priority, *place));
+            expected.extend(best.map(|(place, (.., priority))| {
+                (parse(&format!("FROM /* INTO {sink}")).sink.to_string(), *priority, Some(Duration::from_secs(place as u64)))
+            }));
+        }
+        prop_assert_eq!(found, expected);
     }
 }

@@ -1,12 +1,13 @@
-//! Evaluates a compiled condition: one loop over its steps with a stack of values (IoT Edge semantics, 3.8 to 3.11).
-//! Parses nothing but numbers in texts, and allocates only for texts that it must make (`||`, `concat`, `lower`,
-//! `upper`, `substring` beyond ASCII, digits with commas) and for nesting beyond [`INLINE`] values.
+//! Evaluates a compiled condition: one loop over its steps with a stack of plain values (IoT Edge semantics, 3.8 to 3.10).
+//! Parses nothing but numbers in texts, and allocates only for texts that it must make (`||`, `concat`, `lower`, `upper`,
+//! `substring` beyond ASCII, digits with commas) and for nesting beyond [`INLINE`] values.
 
-use std::{borrow::Cow, cmp::Ordering};
+use std::cmp::Ordering;
 
 use super::{
     Found, Program, Truth,
-    function::Function,
+    call::{self, concat},
+    made::{Maker, Texts},
     number,
     op::{Arithmetic, Compare, Logic, Op, Type},
     text,
@@ -22,8 +23,6 @@ pub(super) enum Skip {
     Nothing,
     /// Those that cannot change the result.
     Settled,
-    /// All that follows, once the result cannot be true any more; false and undefined are not told apart then.
-    Hopeless,
 }
 
 /// What a condition may ask about a message.
@@ -49,8 +48,14 @@ pub enum Field<'f> {
     Text(&'f str),
 }
 
+impl<'f> Field<'f> {
+    fn text(self) -> Option<&'f str> {
+        if let Field::Text(text) = self { Some(text) } else { None }
+    }
+}
+
 /// A value at run time. Of which static type an undefined one would be is known from the program.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Value<'v> {
     /// Undefined, of any type; a number that is not a number, too.
     #[default]
@@ -66,27 +71,40 @@ pub enum Value<'v> {
     /// A number; never NaN.
     Number(f64),
     /// A text.
-    Text(Cow<'v, str>),
+    Text(&'v str),
 }
 
-/// Most bytes of texts that one evaluation makes; what would go beyond is undefined. A condition of the largest size could
-/// otherwise join a message's properties to gigabytes, outside of every module's limit. Four of the largest messages.
-pub(super) const MAX_MADE_BYTES: usize = 1 << 20;
+/// One evaluation: steps of a program, what they ask, the values that wait.
+pub(super) struct Run<'r, 'v, F: ?Sized> {
+    program: &'v Program,
+    facts: &'v F,
+    /// Room for the program's depth; those up to `top` wait.
+    stack: &'r mut [Value<'v>],
+    top: usize,
+    maker: Maker<'v>,
+}
 
 impl Program {
     pub(super) fn evaluate<F: Facts + ?Sized>(&self, facts: &F) -> Truth {
-        self.truth(&self.run_on_stack(facts, Skip::Settled))
+        self.on_stack(facts, |mut run| self.truth(run.steps(&self.code, Skip::Settled, &mut |_, _| {})))
     }
 
     pub(super) fn is_true<F: Facts + ?Sized>(&self, facts: &F) -> bool {
-        self.run_on_stack(facts, Skip::Hopeless) == Value::Bool(true)
+        self.on_stack(facts, |mut run| {
+            self.conjuncts.iter().all(|part| {
+                let steps = self.code.get(part.clone()).unwrap_or_default();
+                matches!(run.steps(steps, Skip::Settled, &mut |_, _| {}), Value::Bool(true))
+            })
+        })
     }
 
-    fn run_on_stack<'v, F: Facts + ?Sized>(&'v self, facts: &'v F, skip: Skip) -> Value<'v> {
+    #[inline]
+    fn on_stack<F: Facts + ?Sized, T>(&self, facts: &F, work: impl FnOnce(Run<'_, '_, F>) -> T) -> T {
+        let texts = Texts::default();
         if self.depth <= INLINE {
-            self.run(facts, &mut [const { Value::Undefined }; INLINE], &mut |_, _| {}, skip)
+            work(Run::new(self, facts, &texts, &mut [Value::Undefined; INLINE]))
         } else {
-            self.run(facts, &mut vec![Value::Undefined; self.depth], &mut |_, _| {}, skip)
+            work(Run::new(self, facts, &texts, &mut vec![Value::Undefined; self.depth]))
         }
     }
 
@@ -99,85 +117,118 @@ impl Program {
             _ => Truth::Undefined,
         }
     }
+}
 
-    /// Runs the steps on `stack`, which holds at least `self.depth` values, and shows each result to `see`.
+/// The operands of an operator.
+type Sides<'s, 'v> = (&'s Value<'v>, &'s Value<'v>);
+
+/// Where there is no value, so that nothing here can panic.
+const NOTHING: &Value<'_> = &Value::Undefined;
+
+impl<'r, 'v, F: Facts + ?Sized> Run<'r, 'v, F> {
+    /// A run on `stack`, which has room for the program's depth; what it makes is kept in `texts`.
+    pub(super) fn new(program: &'v Program, facts: &'v F, texts: &'v Texts, stack: &'r mut [Value<'v>]) -> Self {
+        Self { program, facts, stack, top: 0, maker: texts.maker() }
+    }
+
+    /// The result of complete steps; shows that of each to `see`.
     #[inline]
-    pub(super) fn run<'v, F: Facts + ?Sized>(
-        &'v self,
-        facts: &'v F,
-        stack: &mut [Value<'v>],
-        see: &mut impl FnMut(usize, &Value<'v>),
-        skip: Skip,
-    ) -> Value<'v> {
-        let (mut top, mut at, mut made) = (0, 0, 0);
-        while let Some(op) = self.ops.get(at) {
-            if let Op::Settled { and, skip: steps, needed } = *op {
-                let left = &stack[top - 1];
-                if needed && skip == Skip::Hopeless && *left != Value::Bool(true) {
-                    return Value::Undefined;
+    pub(super) fn steps(&mut self, steps: &[Op], skip: Skip, see: &mut impl FnMut(usize, &Value<'v>)) -> &Value<'v> {
+        self.top = 0;
+        let mut at = 0;
+        while let Some(op) = steps.get(at) {
+            match *op {
+                Op::Settled { and, skip: settled } => {
+                    if skip == Skip::Settled && settled > 0 && *self.last() == Value::Bool(!and) {
+                        at += settled as usize;
+                    }
                 }
-                if steps > 0 && skip != Skip::Nothing && *left == Value::Bool(!and) {
-                    at += steps as usize;
-                }
-                at += 1;
-                continue;
-            }
-            let operands = op.operands();
-            let first = top - operands;
-            let mut value = self.step(*op, facts, &mut stack[first..top]);
-            if let Value::Text(Cow::Owned(text)) = &value {
-                made += text.len();
-                if made > MAX_MADE_BYTES {
-                    value = Value::Undefined;
+                op => {
+                    self.step(op);
+                    see(at, self.last());
                 }
             }
-            see(at, &value);
-            stack[first] = value;
-            top = first + 1;
             at += 1;
         }
-        std::mem::take(&mut stack[0])
+        self.last()
     }
 
     #[inline]
-    fn step<'v, F: Facts + ?Sized>(&'v self, op: Op, facts: &'v F, operands: &mut [Value<'v>]) -> Value<'v> {
+    fn step(&mut self, op: Op) {
+        let (program, facts) = (self.program, self.facts);
         match op {
-            Op::Undefined | Op::Nothing(_) | Op::Settled { .. } => Value::Undefined,
-            Op::Null => Value::Null,
-            Op::Bool(value) => Value::Bool(value),
-            Op::Number(value) => Value::Number(value),
-            Op::Text(name) => Value::Text(self.name(name).into()),
-            Op::Property(name) => facts.property(self.name(name)).into(),
-            Op::PropertyOrSystem(name) => match facts.property(self.name(name)) {
-                Field::Missing => facts.system(&self.name(name)[1..]).into(),
-                set => set.into(),
+            Op::Undefined | Op::Nothing(_) | Op::Settled { .. } => self.put(0, Value::Undefined),
+            Op::Null => self.put(0, Value::Null),
+            Op::Bool(value) => self.put(0, Value::Bool(value)),
+            Op::Number(value) => self.put(0, Value::Number(value)),
+            Op::Text(name) => self.put(0, Value::Text(program.name(name))),
+            Op::Property(name) => self.put(0, facts.property(program.name(name))),
+            Op::PropertyMatches { how, name, text } => {
+                let property = facts.property(program.name(name)).text();
+                self.put(0, property.map(|property| how.holds(property, program.name(text))));
+            }
+            Op::PropertyCompares { how, name, value } => {
+                let property = facts.property(program.name(name)).text().and_then(number::parse);
+                self.put(0, property.and_then(|property| property.partial_cmp(&value)).map(|order| how.holds(order)));
+            }
+            Op::PropertyOrSystem(name) => match facts.property(program.name(name)) {
+                Field::Missing => self.put(0, facts.system(&program.name(name)[1..])),
+                set => self.put(0, set),
             },
-            Op::System(name) => facts.system(&self.name(name)[1..]).into(),
-            Op::PropertyOrBody { name, path } => match facts.property(self.name(name)) {
-                Field::Missing => facts.body(path as usize).into(),
-                set => set.into(),
+            Op::System(name) => self.put(0, facts.system(&program.name(name)[1..])),
+            Op::PropertyOrBody { name, path } => match facts.property(program.name(name)) {
+                Field::Missing => self.put(0, facts.body(path as usize)),
+                set => self.put(0, set),
             },
-            Op::Body { path, .. } => facts.body(path as usize).into(),
-            Op::Negate => match operands {
-                [Value::Number(value)] => Value::Number(-*value),
-                _ => Value::Undefined,
+            Op::Body { path, .. } => self.put(0, facts.body(path as usize)),
+            Op::Negate => self.put(1, if let Value::Number(value) = self.last() { -value } else { f64::NAN }),
+            Op::Not(ty) => self.put(1, not(ty, self.last())),
+            Op::Arithmetic(how) => self.put(2, arithmetic(how, self.last_two())),
+            Op::Concat => self.call(2, |texts, maker| concat(texts, maker)),
+            Op::Compare { how, body } => self.put(2, compare(how, body, self.last_two())),
+            Op::Logic { and, mode: Logic::Null } => self.put(2, *null_logic(and, self.last_two())),
+            Op::Logic { and, mode } => self.put(2, logic(and, mode, self.last_two())),
+            Op::Coalesce => match self.last_two() {
+                (Value::Undefined, right) => self.put(2, *right),
+                _ => self.top -= 1,
             },
-            Op::Not(_) => match operands {
-                [Value::Bool(value)] => Value::Bool(!*value),
-                // Of a null that stands in the condition; a body's null is not told from it, see `not`.
-                [Value::Null] => not_null(op),
-                _ => Value::Undefined,
+            Op::Call { function, arguments, first, result } => match result {
+                Type::Number => self.call(arguments, |arguments, _| call::number(function, arguments)),
+                Type::Bool => self.call(arguments, |arguments, _| call::truth(function, first, arguments)),
+                _ => self.call(arguments, |arguments, maker| call::text(function, arguments, maker)),
             },
-            Op::Arithmetic(how) => arithmetic(how, operands),
-            Op::Concat => concat(operands),
-            Op::Compare { how, body } => compare(how, body, operands),
-            Op::Logic { and, mode } => logic(and, mode, operands),
-            Op::Coalesce => match operands {
-                [Value::Undefined, right] => std::mem::take(right),
-                [left, _] => std::mem::take(left),
-                _ => Value::Undefined,
-            },
-            Op::Call { function, first, .. } => call(function, first, operands),
+        }
+    }
+
+    #[inline(always)]
+    fn call<T: Into<Value<'v>>>(&mut self, count: u32, work: impl FnOnce(&[Value<'v>], &mut Maker<'v>) -> T) {
+        let first = self.top.saturating_sub(count as usize);
+        let value = work(self.stack.get(first..self.top).unwrap_or_default(), &mut self.maker);
+        self.put(count as usize, value);
+    }
+
+    /// Puts a value in place of the last ones.
+    // Inlined, so that each step writes what it has: a whole value, copied right after it was written in parts, waits for
+    // the parts to leave the processor's store buffer.
+    #[inline(always)]
+    fn put(&mut self, operands: usize, value: impl Into<Value<'v>>) {
+        self.top = self.top.saturating_sub(operands);
+        if let Some(place) = self.stack.get_mut(self.top) {
+            *place = value.into();
+            self.top += 1;
+        }
+    }
+
+    #[inline]
+    fn last(&self) -> &Value<'v> {
+        self.stack.get(self.top.wrapping_sub(1)).unwrap_or(NOTHING)
+    }
+
+    #[inline]
+    fn last_two(&self) -> (&Value<'v>, &Value<'v>) {
+        match self.stack.get(..self.top) {
+            Some([.., left, right]) => (left, right),
+            _ => (NOTHING, NOTHING),
         }
     }
 }
@@ -187,7 +238,7 @@ impl<'v> From<Field<'v>> for Value<'v> {
         match field {
             Field::Missing => Value::Undefined,
             Field::Null => Value::NullText,
-            Field::Text(text) => Value::Text(text.into()),
+            Field::Text(text) => Value::Text(text),
         }
     }
 }
@@ -198,66 +249,60 @@ impl<'v> From<&'v Found<'_>> for Value<'v> {
             Found::Missing => Value::Missing,
             Found::Null => Value::Null,
             Found::Bool(value) => Value::Bool(*value),
-            Found::Number(value) => finite_or(*value),
-            Found::Text(text) => Value::Text(Cow::Borrowed(text)),
+            Found::Number(value) => (*value).into(),
+            Found::Text(text) => Value::Text(text),
             Found::DateTime | Found::Container | Found::Unreadable => Value::Undefined,
         }
     }
 }
 
 /// A number, or undefined for NaN.
-fn finite_or<'v>(value: f64) -> Value<'v> {
-    if value.is_nan() { Value::Undefined } else { Value::Number(value) }
+impl From<f64> for Value<'_> {
+    fn from(value: f64) -> Self {
+        if value.is_nan() { Value::Undefined } else { Value::Number(value) }
+    }
+}
+
+impl From<Option<bool>> for Value<'_> {
+    fn from(value: Option<bool>) -> Self {
+        value.map_or(Value::Undefined, Value::Bool)
+    }
+}
+
+impl<'v> From<Option<&'v str>> for Value<'v> {
+    fn from(value: Option<&'v str>) -> Self {
+        value.map_or(Value::Undefined, Value::Text)
+    }
 }
 
 /// `NOT null` is true for the `null` of the condition, undefined for one of a body.
-fn not_null<'v>(op: Op) -> Value<'v> {
-    if op == Op::Not(Type::Null) { Value::Bool(true) } else { Value::Undefined }
+fn not(ty: Type, value: &Value<'_>) -> Option<bool> {
+    match value {
+        Value::Bool(value) => Some(!value),
+        Value::Null => (ty == Type::Null).then_some(true),
+        _ => None,
+    }
 }
 
-fn arithmetic<'v>(how: Arithmetic, operands: &[Value<'v>]) -> Value<'v> {
-    let [Value::Number(left), Value::Number(right)] = operands else { return Value::Undefined };
-    finite_or(match how {
+/// NaN where a side is no number.
+fn arithmetic(how: Arithmetic, sides: Sides<'_, '_>) -> f64 {
+    let (Value::Number(left), Value::Number(right)) = sides else { return f64::NAN };
+    match how {
         Arithmetic::Multiply => left * right,
         Arithmetic::Divide => left / right,
         Arithmetic::Remainder => left % right,
         Arithmetic::Add => left + right,
         Arithmetic::Subtract => left - right,
-    })
+    }
 }
 
-fn concat<'v>(operands: &[Value<'v>]) -> Value<'v> {
-    let bytes = |operand: &Value<'v>| if let Value::Text(text) = operand { text.len() } else { 0 };
-    if operands.iter().map(bytes).sum::<usize>() > MAX_MADE_BYTES {
-        return Value::Undefined;
-    }
-    let mut whole = String::new();
-    for operand in operands {
-        match operand {
-            Value::Text(text) => whole.push_str(text),
-            Value::NullText => {}
-            _ => return Value::Undefined,
-        }
-    }
-    Value::Text(whole.into())
-}
-
-fn compare<'v>(how: Compare, body: bool, operands: &[Value<'v>]) -> Value<'v> {
-    let [left, right] = operands else { return Value::Undefined };
+fn compare(how: Compare, body: bool, (left, right): Sides<'_, '_>) -> Option<bool> {
     // The usual case: whether two texts are the same needs no order.
     if let (Value::Text(left), Value::Text(right), Compare::Equal | Compare::NotEqual) = (left, right, how) {
-        return Value::Bool((left == right) == (how == Compare::Equal));
+        return Some((left == right) == (how == Compare::Equal));
     }
     let order = if body { order_of_body(left, right) } else { order(left, right) };
-    let Some(order) = order else { return Value::Undefined };
-    Value::Bool(match how {
-        Compare::Less => order.is_lt(),
-        Compare::LessOrEqual => order.is_le(),
-        Compare::Greater => order.is_gt(),
-        Compare::GreaterOrEqual => order.is_ge(),
-        Compare::Equal => order.is_eq(),
-        Compare::NotEqual => order.is_ne(),
-    })
+    order.map(|order| how.holds(order))
 }
 
 /// Order of two values of one static type; none if either is undefined or a null text.
@@ -296,99 +341,21 @@ fn rank(value: &Value<'_>) -> Option<u8> {
     }
 }
 
-fn logic<'v>(and: bool, mode: Logic, operands: &mut [Value<'v>]) -> Value<'v> {
-    let [left, right] = operands else { return Value::Undefined };
-    match (mode, &*left, &*right) {
-        (_, Value::Bool(left), Value::Bool(right)) => Value::Bool(if and { *left && *right } else { *left || *right }),
-        (Logic::Kleene, Value::Bool(settles), Value::Undefined)
-        | (Logic::Kleene, Value::Undefined, Value::Bool(settles))
-            if *settles != and =>
-        {
-            Value::Bool(*settles)
+fn logic(and: bool, mode: Logic, sides: Sides<'_, '_>) -> Option<bool> {
+    match sides {
+        (Value::Bool(left), Value::Bool(right)) => Some(if and { *left && *right } else { *left || *right }),
+        (Value::Bool(settles), Value::Undefined) | (Value::Undefined, Value::Bool(settles)) => {
+            (mode == Logic::Kleene && *settles != and).then_some(*settles)
         }
-        (Logic::Null, ..) if and => Value::Null,
-        (Logic::Null, Value::Null, _) => std::mem::take(right),
-        (Logic::Null, ..) => std::mem::take(left),
-        _ => Value::Undefined,
+        _ => None,
     }
 }
 
-fn call<'v>(function: Function, first: Type, arguments: &mut [Value<'v>]) -> Value<'v> {
-    use Value::{Number, Text};
-    match (function, &mut *arguments) {
-        (Function::Concat, all) => concat(all),
-        (
-            Function::IsBool | Function::IsDefined | Function::IsNull | Function::IsNumber | Function::IsString,
-            [value],
-        ) => is(function, first, value),
-        (Function::AsNumber, [Text(text)]) => number::parse(text).map_or(Value::Undefined, Number),
-        (Function::Length, [Text(text)]) => Number(text::length(text) as f64),
-        (Function::Lower, [Text(text)]) => Text(text::lower(text).into()),
-        (Function::Upper, [Text(text)]) => Text(text::upper(text).into()),
-        (Function::Substring, [Text(text), Number(start)]) => substring(text, *start, None),
-        (Function::Substring, [Text(text), Number(start), Number(count)]) => substring(text, *start, Some(*count)),
-        (Function::IndexOf, [Text(text), Text(part)]) => {
-            Number(text::index_of(text, part).map_or(-1.0, |at| at as f64))
-        }
-        (Function::StartsWith, [Text(text), Text(part)]) => Value::Bool(text.starts_with(&**part)),
-        (Function::EndsWith, [Text(text), Text(part)]) => Value::Bool(text.ends_with(&**part)),
-        (Function::Contains, [Text(text), Text(part)]) => Value::Bool(text.contains(&**part)),
-        (Function::Power, [Number(base), Number(exponent)]) => finite_or(base.powf(*exponent)),
-        (function, [Number(value)]) => mathematics(function, *value),
-        _ => Value::Undefined,
+/// Where a side is the `null` of the condition.
+fn null_logic<'s, 'v>(and: bool, sides: Sides<'s, 'v>) -> &'s Value<'v> {
+    match sides {
+        _ if and => &Value::Null,
+        (Value::Null, right) => right,
+        (left, _) => left,
     }
-}
-
-fn mathematics<'v>(function: Function, value: f64) -> Value<'v> {
-    finite_or(match function {
-        Function::Abs => value.abs(),
-        Function::Exp => value.exp(),
-        Function::Square => value * value,
-        Function::Ceiling => value.ceil(),
-        Function::Floor => value.floor(),
-        Function::Sign if value == 0.0 => 0.0,
-        Function::Sign => value.signum(),
-        Function::Sqrt => value.sqrt(),
-        Function::AsNumber => value,
-        _ => f64::NAN,
-    })
-}
-
-/// The questions about a value's kind, which depend on the static type of the argument too.
-fn is<'v>(function: Function, of: Type, value: &Value<'v>) -> Value<'v> {
-    let answer = match function {
-        Function::IsDefined => *value != Value::Undefined,
-        Function::IsBool if matches!(of, Type::Bool | Type::Body) && *value == Value::Undefined => {
-            return Value::Undefined;
-        }
-        Function::IsBool => matches!(of, Type::Bool | Type::Body) && matches!(value, Value::Bool(_)),
-        Function::IsNumber => matches!(value, Value::Number(number) if number.is_finite()),
-        Function::IsString => matches!(value, Value::Text(_)),
-        // Of body values IoT Edge says the opposite of what it means, but for those that are not there.
-        Function::IsNull if of == Type::Body => match value {
-            Value::Undefined => return Value::Undefined,
-            value => *value != Value::Missing,
-        },
-        Function::IsNull => matches!(value, Value::Null | Value::NullText),
-        _ => false,
-    };
-    Value::Bool(answer)
-}
-
-/// Start and count are cut to whole numbers after they were checked. With a count the start must lie before the end.
-fn substring<'v>(text: &Cow<'v, str>, start: f64, count: Option<f64>) -> Value<'v> {
-    let length = text::length(text) as f64;
-    let fits = match count {
-        None => (0.0..=length).contains(&start),
-        Some(count) => (0.0..length).contains(&start) && (0.0..=length - start).contains(&count),
-    };
-    if !fits {
-        return Value::Undefined;
-    }
-    let start = start as usize;
-    let count = count.map_or(length as usize - start, |count| count as usize);
-    Value::Text(match text {
-        Cow::Borrowed(text) => text::slice(text, start, count),
-        Cow::Owned(text) => text::slice(text, start, count).into_owned().into(),
-    })
 }

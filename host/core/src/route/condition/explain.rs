@@ -4,7 +4,8 @@ use std::fmt;
 
 use super::{
     Facts, Found, Program, Truth, Value,
-    eval::Skip,
+    eval::{Run, Skip},
+    made::Texts,
     op::{Op, Type},
     print::Tree,
     text::quote,
@@ -35,8 +36,9 @@ pub struct Step {
 impl Program {
     pub(super) fn explain<F: Facts + ?Sized>(&self, facts: &F) -> Explanation {
         let mut values = vec![Value::Undefined; self.ops.len()];
-        let mut stack = vec![Value::Undefined; self.depth];
-        let result = self.run(facts, &mut stack, &mut |at, value| values[at] = value.clone(), Skip::Nothing);
+        let (texts, mut stack) = (Texts::default(), vec![Value::Undefined; self.depth]);
+        let mut run = Run::new(self, facts, &texts, &mut stack);
+        let result = *run.steps(&self.ops, Skip::Nothing, &mut |at, value| values[at] = *value);
         let tree = Tree::new(self);
         let (mut steps, mut waiting) = (Vec::new(), vec![(self.ops.len() - 1, 0)]);
         while let Some((at, depth)) = waiting.pop() {

@@ -3,6 +3,9 @@
 
 /// The value of a text; none when it is no number (or says `NaN`). Too large is infinite.
 pub(super) fn parse(text: &str) -> Option<f64> {
+    if let Some(value) = whole(text) {
+        return Some(value);
+    }
     // Nearly all are plain; `parse` of the standard library takes words such as `inf` too, so letters go the long way.
     let plain = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'+');
     if text.bytes().all(plain)
@@ -11,6 +14,16 @@ pub(super) fn parse(text: &str) -> Option<f64> {
         return Some(value);
     }
     styled(text).or_else(|| named(text))
+}
+
+/// Digits alone, as most counts and levels are: what a double holds exactly needs no rounding.
+fn whole(text: &str) -> Option<f64> {
+    if !(1..=15).contains(&text.len()) {
+        return None;
+    }
+    let digits =
+        text.bytes().try_fold(0, |sum: u64, byte| byte.is_ascii_digit().then(|| sum * 10 + u64::from(byte - b'0')));
+    digits.map(|value| value as f64)
 }
 
 /// Parts in front of the digits and behind them may come once each: a sign (or parentheses for a negative), the currency
@@ -138,7 +151,8 @@ mod tests {
     fn plain_numbers_are_read() {
         check(&[("3", Some(3.0)), ("-3.5", Some(-3.5)), (".5", Some(0.5)), ("5.", Some(5.0)), ("+7", Some(7.0))]);
         check(&[("10e10", Some(1e11)), ("1E-3", Some(0.001)), ("10e1000", Some(f64::INFINITY)), ("-0", Some(-0.0))]);
-        check(&[("10000000000000000000000000", Some(1e25)), ("0.1", Some(0.1))]);
+        check(&[("10000000000000000000000000", Some(1e25)), ("0.1", Some(0.1)), ("007", Some(7.0))]);
+        check(&[("999999999999999", Some(999_999_999_999_999.0)), ("9007199254740993", Some(9_007_199_254_740_992.0))]);
     }
 
     #[test]

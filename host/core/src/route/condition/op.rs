@@ -1,6 +1,6 @@
 //! The steps of a compiled condition, and the static types that they were checked with.
 
-use std::fmt;
+use std::{cmp::Ordering, fmt};
 
 use super::function::Function;
 
@@ -68,13 +68,24 @@ pub(super) enum Op {
         function: Function,
         arguments: u32,
         first: Type,
+        result: Type,
     },
     /// Between the operands of `AND` or `OR`: if the left one settles it, skips that many steps. No operand, no value.
-    /// With `needed`, the whole condition cannot be true unless the left one is.
     Settled {
         and: bool,
         skip: u32,
-        needed: bool,
+    },
+    /// `name = 'text'` and the like: several steps as one, only in what is executed.
+    PropertyMatches {
+        how: Match,
+        name: u32,
+        text: u32,
+    },
+    /// `as_number(name) > 5` and the like: the same.
+    PropertyCompares {
+        how: Compare,
+        name: u32,
+        value: f64,
     },
 }
 
@@ -95,6 +106,16 @@ pub(super) enum Compare {
     GreaterOrEqual,
     Equal,
     NotEqual,
+}
+
+/// How a property is looked at with a text beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Match {
+    Is,
+    IsNot,
+    StartsWith,
+    EndsWith,
+    Contains,
 }
 
 /// Which table `AND` and `OR` follow (IoT Edge semantics, 3.8).
@@ -158,6 +179,17 @@ impl Arithmetic {
 }
 
 impl Compare {
+    pub(super) fn holds(self, order: Ordering) -> bool {
+        match self {
+            Compare::Less => order.is_lt(),
+            Compare::LessOrEqual => order.is_le(),
+            Compare::Greater => order.is_gt(),
+            Compare::GreaterOrEqual => order.is_ge(),
+            Compare::Equal => order.is_eq(),
+            Compare::NotEqual => order.is_ne(),
+        }
+    }
+
     pub(super) fn sign(self) -> &'static str {
         match self {
             Compare::Less => "<",
@@ -166,6 +198,18 @@ impl Compare {
             Compare::GreaterOrEqual => ">=",
             Compare::Equal => "=",
             Compare::NotEqual => "!=",
+        }
+    }
+}
+
+impl Match {
+    pub(super) fn holds(self, property: &str, text: &str) -> bool {
+        match self {
+            Match::Is => property == text,
+            Match::IsNot => property != text,
+            Match::StartsWith => property.starts_with(text),
+            Match::EndsWith => property.ends_with(text),
+            Match::Contains => property.contains(text),
         }
     }
 }

@@ -5,6 +5,7 @@ use super::{
     MAX_CONDITION_BYTES, MAX_NESTING, Program,
     body::BodyPath,
     function::Function,
+    fuse::{conjuncts, fuse},
     op::{Arithmetic, Compare, Logic, Op, Span, Type},
     text::unescape,
 };
@@ -218,7 +219,7 @@ impl<'t> Parser<'_, 't> {
             if let Some((operator, level)) = binary(token) {
                 self.reduce(level)?;
                 let settled = matches!(operator, Binary::And | Binary::Or).then(|| {
-                    self.ops.push(Op::Settled { and: operator == Binary::And, skip: 0, needed: false });
+                    self.ops.push(Op::Settled { and: operator == Binary::And, skip: 0 });
                     self.spans.push(self.span(at, at));
                     self.ops.len() - 1
                 });
@@ -260,8 +261,9 @@ impl<'t> Parser<'_, 't> {
                 function.check(&given).map_err(|why| self.lexer.error(at, why))?;
                 self.operands.truncate(operands);
                 let first = given.first().copied().unwrap_or(Type::Undefined);
-                let op = Op::Call { function, arguments: index(given.len()), first };
-                self.push(op, Operand { ty: function.result(), start: at, end: self.end });
+                let result = function.result();
+                let op = Op::Call { function, arguments: index(given.len()), first, result };
+                self.push(op, Operand { ty: result, start: at, end: self.end });
             }
             Pending::Parenthesis { at } => {
                 if let Some(inner) = self.operands.last_mut() {
@@ -323,7 +325,7 @@ impl<'t> Parser<'_, 't> {
         if let (Some(settled), Op::Logic { and, mode }) = (settled, op) {
             // Only Kleene's tables let one side settle it; then the right side and this step are skipped.
             let skip = if mode == Logic::Kleene { index(self.ops.len() - settled) } else { 0 };
-            self.ops[settled] = Op::Settled { and, skip, needed: false };
+            self.ops[settled] = Op::Settled { and, skip };
         }
         self.push(op, Operand { ty, start: left.start, end: right.end });
         Ok(())
@@ -343,35 +345,23 @@ impl<'t> Parser<'_, 't> {
         Span { start: index(start - self.start), end: index(end - self.start) }
     }
 
-    fn finish(mut self) -> Result<Program, RouteError> {
+    fn finish(self) -> Result<Program, RouteError> {
         if self.end - self.start > MAX_CONDITION_BYTES {
             return Err(self.too_long());
         }
-        mark_needed(&mut self.ops);
+        let code = fuse(&self.ops);
         let result = self.operands.last().map_or(Type::Undefined, |operand| operand.ty);
         Ok(Program {
             text: self.lexer.text[self.start..self.end].into(),
             depth: depth(&self.ops),
+            conjuncts: conjuncts(&code).into(),
+            code: code.into(),
             ops: self.ops.into(),
             spans: self.spans.into(),
             names: self.names.into(),
             paths: self.paths.into(),
             result,
         })
-    }
-}
-
-/// Marks what must be true for the whole to be true: the operands of `AND`s that are joined by nothing but `AND`.
-fn mark_needed(ops: &mut [Op]) {
-    // From the end: each operator, then its right side, then what stands between, then its left side.
-    let mut needed = vec![true];
-    for op in ops.iter_mut().rev() {
-        let here = needed.pop().unwrap_or(false);
-        match op {
-            Op::Settled { needed, .. } => *needed = here,
-            Op::Logic { and, mode } => needed.extend([here && *and && *mode != Logic::Null; 3]),
-            other => needed.extend(std::iter::repeat_n(false, other.operands())),
-        }
     }
 }
 

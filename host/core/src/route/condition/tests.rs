@@ -43,7 +43,7 @@ fn evaluate(sample: &Sample, condition: &str) -> Truth {
 
 #[test]
 fn an_evaluation_makes_no_more_than_its_share_of_text() {
-    let long = "x".repeat(super::eval::MAX_MADE_BYTES / 4);
+    let long = "x".repeat(super::made::MAX_MADE_BYTES / 4);
     let defined = |count: usize| {
         let joined = vec!["a"; count].join(" || ");
         let called = format!("concat({})", vec!["a"; count].join(", "));

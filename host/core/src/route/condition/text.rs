@@ -1,7 +1,7 @@
 //! Texts as the language measures them: UTF-16 code units, ordinal order, simple case mapping. Ours are UTF-8, so half of
 //! a surrogate pair, which UTF-8 cannot hold, becomes U+FFFD.
 
-use std::cmp::Ordering;
+use std::{borrow::Cow, cmp::Ordering};
 
 /// Order by UTF-16 code units, which differs from that of UTF-8 beyond the basic plane.
 pub(super) fn compare(left: &str, right: &str) -> Ordering {
@@ -18,7 +18,7 @@ pub(super) fn length(text: &str) -> usize {
 }
 
 /// `count` code units from `start`, both within the text.
-pub(super) fn slice(text: &str, start: usize, count: usize) -> std::borrow::Cow<'_, str> {
+pub(super) fn slice(text: &str, start: usize, count: usize) -> Cow<'_, str> {
     if text.is_ascii() {
         return text[start..start + count].into();
     }
@@ -33,12 +33,18 @@ pub(super) fn index_of(text: &str, part: &str) -> Option<usize> {
 
 /// Each character by its own upper case, if that is one character: `ß` stays. Dotless i and long s stay as well, as in
 /// .NET's invariant culture.
-pub(super) fn upper(text: &str) -> String {
+pub(super) fn upper(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() && !text.bytes().any(|byte| byte.is_ascii_lowercase()) {
+        return text.into();
+    }
     text.chars().map(|c| if matches!(c, 'ı' | 'ſ') { c } else { single(c, c.to_uppercase()) }).collect()
 }
 
 /// Each character by its own lower case, if that is one character: dotted `İ` stays.
-pub(super) fn lower(text: &str) -> String {
+pub(super) fn lower(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() && !text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return text.into();
+    }
     text.chars().map(|c| single(c, c.to_lowercase())).collect()
 }
 

@@ -13,6 +13,8 @@ fn logical() -> impl Strategy<Value = String> {
         Just("(word = 'hello')".to_owned()),
         Just("(as_number(number) > 4)".to_owned()),
         Just("is_defined(none)".to_owned()),
+        Just("starts_with(word, 'x')".to_owned()),
+        Just("(nothing != 'x')".to_owned()),
     ];
     leaf.prop_recursive(4, 24, 2, |inner| {
         prop_oneof![
@@ -121,6 +123,31 @@ proptest! {
         });
         prop_assert_eq!(short, all.truth);
         prop_assert_eq!(shorter, all.truth == Truth::True);
+    }
+
+    /// The usual forms are executed as one step; an explanation goes through all of theirs.
+    #[test]
+    fn one_step_for_a_property_and_a_constant_gives_what_its_steps_give(
+        value in proptest::option::of("[aAb]{0,2}|-?[0-9]{1,2}( |\\.5)?"), text in "[aAb]{0,2}", number in -12..12i32,
+        form in 0..11usize,
+    ) {
+        let condition = match form {
+            0 => format!("p = '{text}'"),
+            1 => format!("'{text}' = p"),
+            2 => format!("p != '{text}'"),
+            3 => format!("starts_with(p, '{text}')"),
+            4 => format!("ends_with(p, '{text}')"),
+            5 => format!("contains(p, '{text}')"),
+            form => format!("as_number(p) {} {number}", ["<", "<=", ">", ">=", "="][form - 6]),
+        };
+        let condition = Condition::parse(&condition).unwrap();
+        prop_assert_eq!(condition.0.code.len(), 1);
+        let sample = Sample::parse(&serde_json::json!({ "properties": { "P": value } }).to_string()).unwrap();
+        let (short, shorter, all) = with_facts(&sample, &condition, |facts| {
+            (condition.evaluate(facts), condition.is_true(facts), condition.explain(facts))
+        });
+        prop_assert_eq!((short, shorter), (all.truth, all.truth == Truth::True));
+        prop_assert_eq!(all.steps.iter().filter(|step| &*step.text == "p").count(), 1);
     }
 
     #[test]
