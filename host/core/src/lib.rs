@@ -3,9 +3,11 @@
 //! Pure: no IO, no clock, no task runtime. Time is an argument ([`time::Uptime`], [`time::UtcMillis`]); what must be
 //! done comes back as data, and the other crates do it. `clippy.toml` bans the rest.
 
+pub mod backlog;
 pub mod cache;
 pub mod deployment;
 pub mod elapsed;
+pub mod log;
 pub mod manifest;
 pub mod message;
 pub mod name;

@@ -12,6 +12,7 @@ use std::{
 
 use crate::{
     deployment::PRIORITIES,
+    log::Place,
     message::Accepted,
     ports::Settlement,
     time::{Uptime, UtcMillis},
@@ -35,6 +36,11 @@ pub struct Item {
     pub attempts: u32,
     /// Deliveries allowed; none = no limit.
     pub max_attempts: Option<u32>,
+    /// Where it is in the log; none = it is in memory alone.
+    pub stored: Option<Place>,
+    /// It waited in the log when the host started, and may have been what ended the host before: it is delivered alone, and its attempt
+    /// is noted before.
+    pub suspect: bool,
 }
 
 /// A message that will not be delivered, and why. Its body is gone: a list of these must not hold what the queue's bound
@@ -49,6 +55,8 @@ pub struct Dropped {
     pub attempts: u32,
     /// Why.
     pub reason: DropReason,
+    /// Where it is in the log.
+    pub stored: Option<Place>,
 }
 
 /// Why a message left a queue without having been handled.
@@ -77,6 +85,15 @@ impl DropReason {
     }
 }
 
+impl std::fmt::Display for DropReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DropReason::Rejected(words) => write!(f, "{}: {words}", self.label()),
+            _ => f.write_str(self.label()),
+        }
+    }
+}
+
 /// A source and a priority: the unit within which order is kept.
 type Stream = (u8, Arc<str>);
 
@@ -85,6 +102,8 @@ type Stream = (u8, Arc<str>);
 pub struct EndpointQueue {
     max_bytes: usize,
     bytes: usize,
+    /// Bytes of the endpoint that are not in this queue and count like those that are.
+    beside: usize,
     len: usize,
     ready: [VecDeque<Item>; PRIORITIES],
     blocked: BTreeMap<Stream, Blocked>,
@@ -130,7 +149,24 @@ impl EndpointQueue {
     /// Whether `size` more bytes fit without dropping anything; a message always fits into an empty queue.
     #[must_use]
     pub fn fits(&self, size: usize) -> bool {
-        self.bytes + size <= self.max_bytes || self.len == 0
+        self.bytes.saturating_add(self.beside).saturating_add(size) <= self.max_bytes
+            || (self.len == 0 && self.beside == 0)
+    }
+
+    /// Says how many bytes of the endpoint are elsewhere (in the log), and count against the bound of this queue.
+    pub fn set_beside(&mut self, bytes: usize) {
+        self.beside = bytes;
+    }
+
+    /// Changes the bound; what is above it stays.
+    pub fn set_max_bytes(&mut self, max_bytes: usize) {
+        self.max_bytes = max_bytes;
+    }
+
+    /// Whether a message of this priority could be delivered now.
+    #[must_use]
+    pub fn has_ready(&self, priority: u8) -> bool {
+        self.ready.get(usize::from(priority)).is_some_and(|lane| !lane.is_empty())
     }
 
     /// Whether `size` more bytes fit. When they do not, what has expired is dropped first.
@@ -172,8 +208,9 @@ impl EndpointQueue {
         let mut batch = Batch::default();
         for priority in 0..PRIORITIES {
             self.take_due(priority, now, max, &mut batch);
-            while batch.waiting.len() < max {
-                let Some(item) = self.ready[priority].pop_front() else { break };
+            while batch.has_place(max) {
+                let Some(item) = self.ready[priority].pop_front_if(|item| batch.takes(item)) else { break };
+                batch.is_full |= item.suspect;
                 self.keep_or_drop(item, now, &mut batch);
             }
         }
@@ -204,9 +241,13 @@ impl EndpointQueue {
             .collect();
         for stream in due {
             let Some(blocked) = self.blocked.get_mut(&stream) else { continue };
+            if !batch.has_place(max) || blocked.items.front().is_some_and(|item| !batch.takes(item)) {
+                return;
+            }
             match blocked.items.pop_front() {
                 Some(item) if !is_expired(&item, now) => {
                     blocked.probing = Some(item.accepted.sequence);
+                    batch.is_full |= item.suspect;
                     batch.probes.push((stream, item.accepted.sequence));
                     batch.waiting.push_back(item);
                 }
@@ -315,11 +356,13 @@ impl EndpointQueue {
     fn forget(&mut self, item: Item, reason: DropReason) {
         self.bytes -= item.size;
         self.len -= 1;
-        let Item { accepted, attempts, .. } = item;
-        self.dropped.push(Dropped { source: accepted.source, sequence: accepted.sequence, attempts, reason });
+        let Item { accepted, attempts, stored, .. } = item;
+        let (source, sequence) = (accepted.source, accepted.sequence);
+        self.dropped.push(Dropped { source, sequence, attempts, reason, stored });
     }
 
-    fn drop_expired(&mut self, now: Uptime) {
+    /// Gives up what has expired, except what is out for delivery.
+    pub fn drop_expired(&mut self, now: Uptime) {
         if self.earliest_deadline.is_none_or(|deadline| deadline > now) {
             return; // nothing to find: a full queue is asked often
         }
@@ -363,6 +406,13 @@ impl EndpointQueue {
     #[must_use]
     pub fn max_bytes(&self) -> usize {
         self.max_bytes
+    }
+
+    /// Messages that wait and are in memory alone. Looks at all of them, as [`EndpointQueue::oldest`].
+    #[must_use]
+    pub fn unstored(&self) -> usize {
+        let blocked = self.blocked.values().flat_map(|blocked| &blocked.items);
+        self.ready.iter().flatten().chain(blocked).filter(|item| item.stored.is_none()).count()
     }
 
     /// Messages that are out for delivery.
@@ -429,6 +479,10 @@ pub struct Batch {
     current: Option<Item>,
     done: usize,
     done_bytes: usize,
+    /// Nothing more goes into it.
+    is_full: bool,
+    /// Those of the done ones that are in the log.
+    done_stored: Vec<Place>,
     failed: Vec<(Item, Uptime)>,
     skipped: Vec<Item>,
     dead: Vec<(Item, DropReason)>,
@@ -482,10 +536,7 @@ impl Batch {
         let Some(mut item) = self.current.take() else { return };
         item.attempts += 1;
         match settlement {
-            Settlement::Done => {
-                self.done += 1;
-                self.done_bytes += item.size;
-            }
+            Settlement::Done => self.note_done(&item),
             Settlement::Reject(reason) => self.give_up(item, DropReason::Rejected(reason)),
             Settlement::Retry(_) if item.max_attempts.is_some_and(|max| item.attempts >= max) => {
                 self.give_up(item, DropReason::TooManyAttempts);
@@ -499,10 +550,46 @@ impl Batch {
 
     /// The first `count` of those waiting are done (for receivers that take many at once).
     pub fn settle_first(&mut self, count: usize) {
-        for item in self.waiting.drain(..count.min(self.waiting.len())) {
-            self.done += 1;
-            self.done_bytes += item.size;
+        for _ in 0..count.min(self.waiting.len()) {
+            if let Some(item) = self.waiting.pop_front() {
+                self.note_done(&item);
+            }
         }
+    }
+
+    fn note_done(&mut self, item: &Item) {
+        self.done += 1;
+        self.done_bytes += item.size;
+        self.done_stored.extend(item.stored);
+    }
+
+    /// What is done and in the log, since the last call.
+    pub fn take_done_stored(&mut self) -> Vec<Place> {
+        std::mem::take(&mut self.done_stored)
+    }
+
+    /// The message whose attempt is to be noted in the log before it is delivered, and how many it is then. It is the only one.
+    #[must_use]
+    pub fn suspect(&self) -> Option<(Place, u32)> {
+        let item = self.waiting.front().or(self.current.as_ref()).filter(|item| item.suspect)?;
+        Some((item.stored?, item.attempts.saturating_add(1)))
+    }
+
+    /// Ends the deliveries: one that was not settled counts as an attempt. Returns the attempts of those that are in the log and will be
+    /// tried again.
+    pub fn close(&mut self, now: Uptime) -> Vec<(Place, u32)> {
+        self.settle_unfinished(now);
+        self.failed.iter().filter_map(|(item, _)| Some((item.stored?, item.attempts))).collect()
+    }
+
+    fn has_place(&self, max: usize) -> bool {
+        self.waiting.len() < max && !self.is_full
+    }
+
+    /// Suspects are delivered alone; one that comes after others ends the batch.
+    fn takes(&mut self, item: &Item) -> bool {
+        self.is_full = item.suspect && !self.waiting.is_empty();
+        !self.is_full
     }
 
     fn give_up(&mut self, item: Item, reason: DropReason) {

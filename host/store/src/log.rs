@@ -25,6 +25,7 @@ mod format;
 mod index;
 mod opening;
 mod pending;
+mod port;
 mod read;
 mod reclaim;
 mod record;

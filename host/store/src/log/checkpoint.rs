@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{
-    EndpointId, Key, Log,
+    Key, Log,
     format::{Base, Frame, Kind},
     index::Cursor,
     pending::CHUNK,
@@ -126,11 +126,5 @@ fn merge(run: &mut Option<Range>, first: u64, parts: Vec<Range>, ranges: &mut Ve
             ranges.extend(run.take());
             singles.push(part);
         }
-    }
-}
-
-impl EndpointId {
-    pub(super) fn key(self, priority: u8) -> Key {
-        (self.0, priority)
     }
 }

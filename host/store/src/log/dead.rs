@@ -1,23 +1,13 @@
 //! Dead letters: messages that nobody could handle, kept for a person. They are a queue of the same log, under a name that no
 //! endpoint has.
 
+pub use marram_core::log::{DEAD_LETTERS, Removed};
 use marram_core::time::UtcMillis;
 
 use super::{AppendError, Death, EndpointId, Entry, How, Log, Place, ReadError, Reference, Stored};
 
-/// The endpoint of dead letters.
-pub const DEAD_LETTERS: &str = "$dead-letters";
 /// Bytes that are moved at once when an endpoint goes.
 const STEP: usize = 64 << 10;
-
-/// What became of the messages of an endpoint that is gone.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Removed {
-    /// They are dead letters now.
-    pub buried: u64,
-    /// The oldest, for which the dead letters have no room.
-    pub dropped: u64,
-}
 
 /// Why a dead letter could not be made or brought back.
 #[derive(Debug, thiserror::Error)]

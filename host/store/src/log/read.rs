@@ -2,6 +2,8 @@
 
 use std::{io, sync::Arc};
 
+use marram_core::queue::ITEM_OVERHEAD;
+
 use super::{
     Damage, EndpointId, Key, Log, Loss, Place, Reference, Stored, Walk, file_name,
     files::{Names, is_bad_medium},
@@ -24,7 +26,7 @@ pub struct ReadError {
 
 impl Log {
     /// Adds the messages of a queue behind `after` (none = from its beginning) that are not settled to `into`, in their order, until
-    /// they take `max_bytes` (bodies and properties) or there are none; at least one. What is damaged is passed over, and tells
+    /// they take `max_bytes` (bodies, properties, and [`ITEM_OVERHEAD`] each) or there are none; at least one. What is damaged is passed over, and tells
     /// [`Log::take_damage`]. Times to live are the caller's to judge.
     ///
     /// # Errors
@@ -47,7 +49,7 @@ impl Log {
             after = Some(spot.sequence);
             match self.load(place, key, spot) {
                 Ok(Some(stored)) => {
-                    bytes += stored.accepted.message.size().max(1);
+                    bytes += stored.accepted.message.size() + ITEM_OVERHEAD;
                     into.push(stored);
                 }
                 Ok(None) => self.give_up(place, key, spot),

@@ -3,19 +3,9 @@
 use std::ops::Range;
 
 use marram_core::elapsed::Elapsed;
+pub use marram_core::log::Expired;
 
 use super::{EndpointId, How, Log};
-
-/// Messages whose time to live was over, by queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Expired {
-    /// Whose they were.
-    pub endpoint: EndpointId,
-    /// In which of its queues.
-    pub priority: u8,
-    /// How many.
-    pub messages: u64,
-}
 
 /// Segments are copied together when so many of a hundred bytes are live. Copying them costs at most a third of the room that it
 /// brings; at twice as much it would cost more wear than room.

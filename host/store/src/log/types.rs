@@ -1,12 +1,14 @@
 //! What goes in and out of the log.
 
 use std::{
-    fmt, io,
+    io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use marram_core::{elapsed::Elapsed, message::Accepted, time::UtcMillis};
+pub use marram_core::log::{
+    Damage, Death, EndpointId, EndpointUsage, Entry, How, Loss, Place, QueueUsage, Reference, Safety, Stored,
+};
+use marram_core::{elapsed::Elapsed, log::Room};
 
 /// Sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,99 +53,6 @@ impl Options {
     }
 }
 
-/// An endpoint's number in this log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EndpointId(pub(super) u32);
-
-/// That a message is for an endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reference {
-    /// Who gets it.
-    pub endpoint: EndpointId,
-    /// 0 (most urgent) to 10.
-    pub priority: u8,
-    /// When it expires, in the log's elapsed time; none = never.
-    pub deadline: Option<Elapsed>,
-    /// Deliveries allowed; none = no limit.
-    pub max_attempts: Option<u32>,
-}
-
-/// A message to be stored.
-#[derive(Debug, Clone, Copy)]
-pub struct Entry<'a> {
-    /// What was sent.
-    pub message: &'a Accepted,
-    /// Who gets it: one reference an endpoint, at least one.
-    pub references: &'a [Reference],
-}
-
-/// What a write must survive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Safety {
-    /// A kill of the host.
-    Written,
-    /// A loss of power.
-    Synced,
-}
-
-/// A message of a queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    /// The queue's endpoint.
-    pub endpoint: EndpointId,
-    /// The queue's priority.
-    pub priority: u8,
-    /// The message's number in the log.
-    pub sequence: u64,
-}
-
-/// A message as it is read.
-#[derive(Debug, Clone)]
-pub struct Stored {
-    /// Where it is; what a settlement names.
-    pub place: Place,
-    /// What was sent.
-    pub accepted: Accepted,
-    /// When it expires, in the log's elapsed time; none = never.
-    pub deadline: Option<Elapsed>,
-    /// Deliveries allowed; none = no limit.
-    pub max_attempts: Option<u32>,
-    /// Deliveries noted so far.
-    pub attempts: u32,
-    /// For dead letters: how it died.
-    pub death: Option<Death>,
-}
-
-/// How a message became a dead letter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Death {
-    /// Whose it was.
-    pub endpoint: Arc<str>,
-    /// Why it was not handled.
-    pub reason: Arc<str>,
-    /// Deliveries made.
-    pub attempts: u32,
-    /// When, by the wall clock.
-    pub at: UtcMillis,
-}
-
-/// Why a message is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
-    /// Handled.
-    Delivered,
-    /// Its time to live was over.
-    Expired,
-    /// It is among the dead letters now.
-    DeadLettered,
-    /// Given up; the reason is the caller's.
-    Dropped,
-}
-
-impl How {
-    pub(super) const COUNT: usize = 4;
-}
-
 /// What the log takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Usage {
@@ -161,33 +70,15 @@ pub struct Usage {
 }
 
 impl Usage {
+    pub(super) fn room(&self) -> Room {
+        Room { disk_bytes: self.disk_bytes, max_bytes: self.max_bytes }
+    }
+
     /// Messages that were settled this way since the log was opened.
     #[must_use]
     pub fn settled(&self, how: How) -> u64 {
         self.settled[how as usize]
     }
-}
-
-/// An endpoint and its queues that are not empty.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EndpointUsage {
-    /// Its number.
-    pub id: EndpointId,
-    /// Its name.
-    pub name: Arc<str>,
-    /// By priority.
-    pub queues: Vec<QueueUsage>,
-}
-
-/// A queue that is not empty.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QueueUsage {
-    /// 0 to 10.
-    pub priority: u8,
-    /// How many wait.
-    pub messages: u64,
-    /// Their bytes on disk, by the mean of each segment.
-    pub bytes: u64,
 }
 
 /// What an opening found.
@@ -210,52 +101,6 @@ pub struct Torn {
     pub path: PathBuf,
     /// Where in it.
     pub at: u64,
-}
-
-/// A part of the log that could not be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Damage {
-    /// The segment's file.
-    pub path: PathBuf,
-    /// Where in it.
-    pub at: u64,
-    /// How much of it.
-    pub bytes: u64,
-    /// What was lost by it.
-    pub loss: Loss,
-}
-
-/// What damage costs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Loss {
-    /// So many messages at most.
-    Messages(u64),
-    /// A whole segment, with so many references to messages; none = unknown.
-    Segment(Option<u64>),
-    /// What stood at the end of a segment, if anything.
-    End,
-    /// The name of an endpoint; its messages wait for one of another name.
-    Name(u32),
-    /// What was settled, or how often it was tried: some messages come again.
-    Settlements,
-    /// Nothing: it was found elsewhere.
-    Nothing,
-}
-
-impl fmt::Display for Damage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { path, at, bytes, loss } = self;
-        write!(f, "{}, {bytes} bytes from {at}: ", path.display())?;
-        match loss {
-            Loss::Messages(count) => write!(f, "at most {count} message(s) lost"),
-            Loss::Segment(Some(count)) => write!(f, "{count} waiting message(s) lost with the segment"),
-            Loss::End => f.write_str("the end is damaged or missing; messages that stood there are lost"),
-            Loss::Segment(None) => f.write_str("an unknown number of messages lost with the segment"),
-            Loss::Name(number) => write!(f, "the name of an endpoint is lost, its messages wait for `$lost-{number}`"),
-            Loss::Settlements => f.write_str("settlements lost, some messages are delivered again"),
-            Loss::Nothing => f.write_str("nothing lost"),
-        }
-    }
 }
 
 /// Why the log could not be opened.

@@ -1,0 +1,163 @@
+//! What of an endpoint's stored messages is not in memory: behind the window that [`crate::queue::EndpointQueue`] holds, in the
+//! log, and when to read on. So memory does not grow with the backlog.
+//!
+//! For each priority the window is a prefix of what the log holds: what is stored while something is behind the window stays behind it, and
+//! readings go on where the last one ended. So the order of the log is the order of delivery.
+
+use crate::deployment::PRIORITIES;
+
+/// Bytes in memory from which on nothing more is read ahead: some 600 readings of 300 bytes, so that a reading from the disk serves
+/// ten batches. Twice as much would gain nothing, and cost each endpoint that lags as much again.
+pub const WINDOW_BYTES: usize = 256 << 10;
+
+/// Bytes in memory up to which a priority that has nothing to deliver gets its next message, whatever else is held: messages in back-off fill
+/// the window and must not keep others away. Beyond it they do: a backlog of one source that is in back-off is held in memory, and that must
+/// have an end.
+pub const MOST_BYTES: usize = 1 << 20;
+
+/// The messages of an endpoint that are in the log and not in memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Backlog {
+    lanes: [Lane; PRIORITIES],
+    /// Accepted by the endpoint, and on their way into the log.
+    under_way: usize,
+    under_way_bytes: usize,
+}
+
+/// Of one priority.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Lane {
+    /// There may be messages behind `read_to`. Decides; the numbers below only tell.
+    behind: bool,
+    messages: u64,
+    bytes: usize,
+    /// The last message, by its number in the log, that is or was in memory.
+    read_to: Option<u64>,
+}
+
+/// What an endpoint holds in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Bytes of all its priorities, those out for delivery included.
+    pub bytes: usize,
+    /// Nothing of the priority in question could be delivered now.
+    pub lane_is_idle: bool,
+}
+
+/// What to read next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// Of which priority.
+    pub priority: u8,
+    /// Behind which message; none = from the beginning.
+    pub after: Option<u64>,
+    /// How many bytes; at least one message.
+    pub max_bytes: usize,
+}
+
+impl Held {
+    fn has_room(self) -> bool {
+        self.bytes < WINDOW_BYTES || (self.lane_is_idle && self.bytes < MOST_BYTES)
+    }
+
+    /// Whether it is time to read on: not for each message that leaves a full window.
+    fn is_low(self) -> bool {
+        self.bytes < WINDOW_BYTES / 2 || (self.lane_is_idle && self.bytes < MOST_BYTES)
+    }
+}
+
+impl Backlog {
+    /// Notes what the log holds of a priority when its endpoint is opened.
+    pub fn restore(&mut self, priority: u8, messages: u64, bytes: u64) {
+        let Some(lane) = self.lane_mut(priority) else { return };
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        *lane = Lane { behind: true, messages, bytes, read_to: None };
+    }
+
+    /// A message of so many bytes is on its way into the log.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.under_way += 1;
+        self.under_way_bytes += bytes;
+    }
+
+    /// It is there, or will not be.
+    pub fn release(&mut self, bytes: usize) {
+        self.under_way = self.under_way.saturating_sub(1);
+        self.under_way_bytes = self.under_way_bytes.saturating_sub(bytes);
+    }
+
+    /// A message is in the log. True: it goes into memory as well.
+    #[must_use]
+    pub fn stored(&mut self, priority: u8, sequence: u64, bytes: usize, held: Held) -> bool {
+        let Some(lane) = self.lane_mut(priority) else { return false };
+        if !lane.behind && held.has_room() {
+            lane.read_to = Some(sequence);
+            return true;
+        }
+        lane.behind = true;
+        lane.messages += 1;
+        lane.bytes = lane.bytes.saturating_add(bytes);
+        false
+    }
+
+    /// What to read into memory now, the most urgent first. `held` tells what is there, for a priority.
+    #[must_use]
+    pub fn next_reading(&self, held: impl Fn(u8) -> Held) -> Option<Reading> {
+        (0..).zip(&self.lanes).find_map(|(priority, lane)| {
+            let held = held(priority);
+            let max_bytes = WINDOW_BYTES.saturating_sub(held.bytes).max(1);
+            (lane.behind && held.is_low()).then_some(Reading { priority, after: lane.read_to, max_bytes })
+        })
+    }
+
+    /// A message was read; it is in memory, or has expired.
+    pub fn read(&mut self, priority: u8, sequence: u64, bytes: usize) {
+        let Some(lane) = self.lane_mut(priority) else { return };
+        lane.read_to = Some(sequence);
+        lane.messages = lane.messages.saturating_sub(1);
+        lane.bytes = lane.bytes.saturating_sub(bytes);
+    }
+
+    /// A reading came to the end: nothing is behind the window any more.
+    pub fn came_to_the_end(&mut self, priority: u8) {
+        if let Some(lane) = self.lane_mut(priority) {
+            (lane.behind, lane.messages, lane.bytes) = (false, 0, 0);
+        }
+    }
+
+    /// The endpoint is gone, and what the log holds is no concern of it any more.
+    pub fn clear(&mut self) {
+        self.lanes = [Lane::default(); PRIORITIES];
+    }
+
+    /// Messages in the log and not in memory.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.messages).sum()
+    }
+
+    /// Their bytes, and of those on their way there: exact for what this run of the host stored.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.lanes.iter().fold(self.under_way_bytes, |sum, lane| sum.saturating_add(lane.bytes))
+    }
+
+    /// Whether there may be messages that are not in memory.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.behind)
+    }
+
+    /// Whether messages are on their way into the log.
+    #[must_use]
+    pub fn is_storing(&self) -> bool {
+        self.under_way > 0
+    }
+
+    fn lane_mut(&mut self, priority: u8) -> Option<&mut Lane> {
+        self.lanes.get_mut(usize::from(priority))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! The log as the agent sees it. Its errors lose their types and keep their words.
+
+use std::{error::Error, io, ops::Range};
+
+use marram_core::{
+    elapsed::{Clocks, Elapsed},
+    log::{Damage, EndpointId, EndpointUsage, Entry, How, LogError, MessageLog, Place, Removed, Room, Safety, Stored},
+    time::UtcMillis,
+};
+
+use super::{AppendError, Log, ReadError, Replay};
+
+impl MessageLog for Log {
+    fn endpoint(&mut self, name: &str) -> EndpointId {
+        self.endpoint(name)
+    }
+
+    fn endpoints(&self) -> Vec<EndpointUsage> {
+        self.endpoints()
+    }
+
+    fn room(&self) -> Room {
+        self.usage().room()
+    }
+
+    fn next_sequence(&self) -> u64 {
+        self.next_sequence()
+    }
+
+    fn stamp(&mut self, clocks: &Clocks) -> Elapsed {
+        self.stamp(clocks)
+    }
+
+    fn append(&mut self, entries: &[Entry<'_>], safety: Safety) -> Result<Range<u64>, LogError> {
+        Ok(self.append(entries, safety)?)
+    }
+
+    fn read(
+        &mut self,
+        endpoint: EndpointId,
+        priority: u8,
+        after: Option<u64>,
+        max_bytes: usize,
+        into: &mut Vec<Stored>,
+    ) -> Result<(), LogError> {
+        Ok(self.read(endpoint, priority, after, max_bytes, into)?)
+    }
+
+    fn settle(&mut self, place: Place, how: How) -> bool {
+        self.settle(place, how)
+    }
+
+    fn attempt(&mut self, place: Place, attempts: u32) {
+        self.attempt(place, attempts);
+    }
+
+    fn bury(&mut self, place: Place, reason: &str, at: UtcMillis) -> Result<u64, LogError> {
+        Ok(self.bury(place, reason, at)?)
+    }
+
+    fn remove_endpoint(&mut self, endpoint: EndpointId, reason: &str, at: UtcMillis) -> Result<Removed, LogError> {
+        Ok(self.remove_endpoint(endpoint, reason, at)?)
+    }
+
+    fn tidy(&mut self) -> bool {
+        self.tidy()
+    }
+
+    fn flush(&mut self) -> Result<(), LogError> {
+        self.flush().map_err(|error| disk(&error))
+    }
+
+    fn sync(&mut self) -> Result<(), LogError> {
+        self.sync().map_err(|error| disk(&error))
+    }
+
+    fn take_damage(&mut self) -> Vec<Damage> {
+        self.take_damage()
+    }
+}
+
+impl From<AppendError> for LogError {
+    fn from(error: AppendError) -> Self {
+        let words = chain(&error);
+        match error {
+            AppendError::Full { .. } | AppendError::DiskFull(_) => Self::Full(words),
+            AppendError::Io { .. } => Self::Disk(words),
+            AppendError::TooLarge { .. } | AppendError::References => Self::Refused(words),
+        }
+    }
+}
+
+impl From<ReadError> for LogError {
+    fn from(error: ReadError) -> Self {
+        Self::Disk(chain(&error))
+    }
+}
+
+impl From<Replay> for LogError {
+    fn from(error: Replay) -> Self {
+        match error {
+            Replay::Unknown(sequence) => Self::Unknown(sequence),
+            Replay::Append(error) => error.into(),
+            Replay::Read(error) => error.into(),
+        }
+    }
+}
+
+fn disk(error: &io::Error) -> LogError {
+    LogError::Disk(format!("cannot write the message log: {error}"))
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words = format!("{words}: {error}");
+        cause = error.source();
+    }
+    words
+}
