@@ -10,6 +10,8 @@ use std::{
 
 use marram_core::{
     deployment::Deployment,
+    elapsed::Clocks,
+    log::{Damage, MessageLog},
     manifest::{self, Faults, Finding},
     message::Message,
     name::ModuleName,
@@ -28,10 +30,14 @@ use crate::{
     router::Router,
     state::StateCells,
     status::Status,
+    storage::Storage,
     supervisor::{Deployed, EVENTS, Event, Supervisor, Worlds},
     twins::{TwinError, TwinQuery, Twins, blocking},
     upstream::{DRAIN, UpstreamTask},
 };
+
+/// How long the message log may take to be synced at the end. A disk that takes longer hangs; what was written survives that.
+const LAST_WRITE: Duration = Duration::from_secs(10);
 
 /// The name of the stored deployment.
 const DEPLOYMENT: &str = "deployment";
@@ -48,6 +54,14 @@ pub struct Config {
     pub upstream: Arc<dyn Upstream>,
     /// Keeps deployment and twins.
     pub documents: Arc<dyn Documents>,
+    /// Keeps messages; just opened.
+    pub log: Box<dyn MessageLog>,
+    /// What its opening found damaged.
+    pub damage: Vec<Damage>,
+    /// Reads the clocks for the log: [`crate::clocks`], unless a test knows better.
+    pub clocks: fn() -> Clocks,
+    /// How long messages that survive a crash may be unsynced; none = for ever.
+    pub sync_after: Option<Duration>,
     /// Keeps the modules' key-value state.
     pub states: Arc<dyn States>,
     /// Checks an image reference while a manifest is read.
@@ -189,6 +203,9 @@ pub enum StartError {
     /// The data folder cannot be read.
     #[error("cannot read the stored deployment: {0}")]
     Documents(#[from] DocumentError),
+    /// The owner of the message log has no thread.
+    #[error("cannot start the thread of the message log")]
+    Thread(#[source] std::io::Error),
 }
 
 /// A module's twin as the operator sees it.
@@ -256,9 +273,12 @@ impl Agent {
     /// # Errors
     /// The data folder cannot be read.
     pub async fn start(config: Config) -> Result<Arc<Self>, StartError> {
-        let clock = Clock::start();
+        let clock = Clock::start_with(config.clocks);
         let first_sequence = first_sequence(&config.documents, clock.utc()).await;
-        let router = Arc::new(Router::new(clock, first_sequence));
+        let removed = Arc::default();
+        let storage = Storage::start(config.log, &config.damage, clock, config.sync_after, Arc::clone(&removed))
+            .map_err(StartError::Thread)?;
+        let router = Arc::new(Router::new(clock, first_sequence, storage, removed));
         let twins = Arc::new(Twins::new(config.documents.clone()));
         let (events, receiver) = mpsc::channel(EVENTS);
         let (upstream_closing, closing) = watch::channel(false);
@@ -297,6 +317,7 @@ impl Agent {
             initial: std::sync::OnceLock::new(),
         });
         agent.clone().watch(tokio::spawn(Supervisor::new(worlds, receiver, events).run()));
+        agent.clone().watch_log();
         match config.initial {
             Some(text) => agent.begin_with(&text).await?,
             None => agent.resume().await?,
@@ -309,6 +330,17 @@ impl Agent {
         tokio::spawn(async move {
             if let Err(error) = supervisor.await {
                 tracing::error!(%error, "the supervisor has died");
+                self.failed.send_replace(true);
+            }
+        });
+    }
+
+    /// The same for the owner of the message log.
+    fn watch_log(self: Arc<Self>) {
+        tokio::spawn(async move {
+            self.router.storage().ended().await;
+            if !self.in_force.lock().await.stopping {
+                tracing::error!("the owner of the message log has died");
                 self.failed.send_replace(true);
             }
         });
@@ -448,7 +480,7 @@ impl Agent {
         prefer_cached: bool,
     ) -> Result<(), ApplyError> {
         let sections = self.apply_sections(&deployment, version).await;
-        self.router.apply(deployment.clone());
+        self.router.apply(deployment.clone()).await;
         if let Some(collector) = &self.collector {
             // Before anything of it is asked for.
             collector.want(deployment.clone()).await;
@@ -478,13 +510,13 @@ impl Agent {
         self.twins.cell(module).await?.apply_section(section, version).await
     }
 
-    /// Sends a message that does not come from a module here: from a device behind this gateway, or from a bench. Never
-    /// waits for room. `source` is as in IoT Edge, e.g. `/messages` for a device's telemetry.
+    /// Sends a message that does not come from a module here: from a device behind this gateway, or from a bench. Waits until it is
+    /// stored, where its routes ask for that, and never for room. `source` is as in IoT Edge, e.g. `/messages` for a device's telemetry.
     ///
     /// # Errors
-    /// Too large, or a receiver is full: nothing was stored.
-    pub fn publish(&self, source: &str, message: &Arc<Message>) -> Result<(), SendError> {
-        self.router.publish(source, message)
+    /// Too large, a receiver or the message log is full, or the disk fails: nothing was stored.
+    pub async fn publish(&self, source: &str, message: &Arc<Message>) -> Result<(), SendError> {
+        self.router.publish(source, message).await
     }
 
     /// Messages that an input of a module has handled since the host started; 0 if no route leads there.
@@ -629,13 +661,22 @@ impl Agent {
             && tokio::time::timeout(DRAIN, &mut task).await.is_err()
         {
             task.abort();
-            let left = self.router.upstream().map_or(0, |endpoint| endpoint.stats().len);
+            let stats = self.router.upstream().map(|endpoint| endpoint.stats()).unwrap_or_default();
             tracing::error!(
-                messages = left,
-                "upstream did not take all messages before the stop; they were in memory and are lost"
+                lost = stats.unstored,
+                kept = stats.len.saturating_sub(stats.unstored),
+                "upstream did not take all messages before the stop; those in memory alone are lost"
             );
         }
+        if tokio::time::timeout(LAST_WRITE, self.router.storage().stop()).await.is_err() {
+            tracing::error!("the message log could not be synced before the stop; its disk hangs");
+        }
         self.stopped.send_replace(true);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn router(&self) -> &Router {
+        &self.router
     }
 
     /// Ends when [`Agent::shut_down`] has.

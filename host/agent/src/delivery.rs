@@ -267,6 +267,9 @@ impl ModuleTask {
         // The batch returns to its queue whatever happens: also when this future is dropped in the middle of a call.
         let mut inbox =
             EndpointInbox { endpoint, batch, task: self, told, exports, turn_ends, first: true, settled: 0 };
+        if let Some((place, attempts)) = inbox.batch.suspect() {
+            self.router.storage().begin(place, attempts).await;
+        }
         instance.handle_batch(&mut inbox).await?;
         Ok(true)
     }

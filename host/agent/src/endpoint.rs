@@ -1,29 +1,35 @@
 //! An endpoint's queue with its lock, its consumer's doorbell and its counters. The order and the bounds are
-//! [`EndpointQueue`]'s; nothing is decided here.
+//! [`EndpointQueue`]'s and [`Backlog`]'s; nothing is decided here. What concerns the message log is in [`stored`].
+
+mod stored;
 
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use marram_core::{
+    backlog::Backlog,
+    log::EndpointId,
     queue::{Batch, DropReason, Dropped, EndpointQueue, Item},
     route::Sink,
     time::{Uptime, UtcMillis},
 };
 use tokio::sync::Notify;
 
-use crate::doorbell::Doorbell;
+use crate::{
+    doorbell::Doorbell,
+    storage::{Outcome, Storage},
+};
 
-/// Bytes that wait for one input. 1 MiB is four of the largest messages or some thousand readings; with 30 inputs
+/// Bytes that wait for one input in memory alone. 1 MiB is four of the largest messages or some thousand readings; with 30 inputs
 /// it is half of a 64 MiB device, so not twice as large.
 pub(crate) const INPUT_QUEUE_BYTES: usize = 1 << 20;
-/// Bytes that wait for upstream in memory: 4 MiB, an hour of 4 readings of 300 bytes a second. The durable store takes
-/// longer outages.
+/// The same for upstream: 4 MiB, an hour of 4 readings of 300 bytes a second. The message log takes longer outages.
 pub(crate) const UPSTREAM_QUEUE_BYTES: usize = 4 << 20;
 /// Shortest time between two lines of the log about drops of one queue. All of them are counted.
 const BETWEEN_DROP_LINES: Duration = Duration::from_secs(1);
@@ -43,11 +49,23 @@ pub(crate) struct Endpoint {
     wanted: AtomicBool,
     /// The router's count of messages whose endpoint was removed: this endpoint's own counters go with it.
     removed: Arc<AtomicU64>,
+    storage: Arc<Storage>,
+    /// Its number in the log.
+    id: OnceLock<EndpointId>,
+    /// What is accepted goes into the log.
+    durable: AtomicBool,
 }
 
 #[derive(Debug)]
 pub(crate) struct Inner {
+    /// What is in memory.
     queue: EndpointQueue,
+    /// What is in the log and not in memory.
+    backlog: Backlog,
+    /// Messages are there, or on their way.
+    in_log: bool,
+    /// The log has been asked to read on.
+    loading: bool,
     /// No route leads here any more; nothing is accepted.
     closed: bool,
     accepted: u64,
@@ -72,6 +90,8 @@ pub(crate) struct EndpointStats {
     pub(crate) len: usize,
     /// Their bytes.
     pub(crate) bytes: usize,
+    /// Those that wait in memory alone.
+    pub(crate) unstored: usize,
     /// Accepted so far.
     pub(crate) accepted: u64,
     /// Handled so far.
@@ -94,13 +114,16 @@ pub(crate) enum Room {
 }
 
 impl Endpoint {
-    pub(crate) fn new(sink: Sink, max_bytes: usize, consumer: Arc<Doorbell>, removed: Arc<AtomicU64>) -> Self {
+    pub(crate) fn new(sink: Sink, consumer: Arc<Doorbell>, removed: Arc<AtomicU64>, storage: Arc<Storage>) -> Self {
         let input = match &sink {
             Sink::Upstream => "".into(),
             Sink::Input { input, .. } => Arc::from(&**input),
         };
         let inner = Inner {
-            queue: EndpointQueue::new(max_bytes),
+            queue: EndpointQueue::new(0),
+            backlog: Backlog::default(),
+            in_log: false,
+            loading: false,
             closed: false,
             accepted: 0,
             delivered: 0,
@@ -108,7 +131,8 @@ impl Endpoint {
             unlogged: Unlogged::default(),
         };
         let (inner, wanted) = (Mutex::new(inner), AtomicBool::new(false));
-        Self { sink, input, inner, consumer, room: Notify::new(), wanted, removed }
+        let (id, durable, room) = (OnceLock::new(), AtomicBool::new(false), Notify::new());
+        Self { sink, input, inner, consumer, room, wanted, removed, storage, id, durable }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -118,7 +142,7 @@ impl Endpoint {
 
     /// Whether `size` bytes are taken, under a lock that the caller holds. The clock is read only by an endpoint that looks
     /// full: then what has expired is given up first.
-    pub(crate) fn room_for(&self, inner: &mut Inner, size: usize, now: impl Fn() -> Uptime) -> Room {
+    pub(crate) fn room_for(self: &Arc<Self>, inner: &mut Inner, size: usize, now: impl Fn() -> Uptime) -> Room {
         if inner.closed {
             return Room::Closed;
         }
@@ -128,6 +152,7 @@ impl Endpoint {
         let now = now();
         let has_room = inner.queue.has_room(size, now);
         if self.note_drops(inner, now) {
+            self.read_on(inner);
             self.consumer.ring(); // what was behind the expired ones may be free now
         }
         if has_room {
@@ -150,20 +175,22 @@ impl Endpoint {
 
     /// Takes up to `max` messages for delivery.
     #[must_use]
-    pub(crate) fn take(&self, now: Uptime, max: usize) -> Batch {
+    pub(crate) fn take(self: &Arc<Self>, now: Uptime, max: usize) -> Batch {
         let mut inner = self.lock();
         let batch = inner.queue.take(now, max);
         self.note_drops(&mut inner, now);
+        self.read_on(&mut inner);
         batch
     }
 
     /// Takes one message for a consumer that may hold others; see [`EndpointQueue::release_due`].
     #[must_use]
-    pub(crate) fn take_one(&self, now: Uptime) -> Batch {
+    pub(crate) fn take_one(self: &Arc<Self>, now: Uptime) -> Batch {
         let mut inner = self.lock();
         inner.queue.release_due(now);
         let batch = inner.queue.take(now, 1);
         self.note_drops(&mut inner, now);
+        self.read_on(&mut inner);
         batch
     }
 
@@ -177,11 +204,14 @@ impl Endpoint {
         let done = inner.queue.credit(batch);
         inner.delivered += done as u64;
         drop(inner);
+        self.storage.tell(Outcome { done: batch.take_done_stored(), ..Outcome::default() });
         self.room.notify_waiters();
     }
 
     /// Takes a batch back with its settlements, and lets senders that wait for room try again.
-    pub(crate) fn finish(&self, mut batch: Batch, now: Uptime) {
+    pub(crate) fn finish(self: &Arc<Self>, mut batch: Batch, now: Uptime) {
+        let tried = batch.close(now);
+        self.storage.tell(Outcome { done: batch.take_done_stored(), tried, ..Outcome::default() });
         let mut inner = self.lock();
         let done = inner.queue.credit(&mut batch);
         inner.delivered += done as u64;
@@ -190,6 +220,7 @@ impl Endpoint {
             inner.queue.remove_all();
         }
         self.note_drops(&mut inner, now);
+        self.read_on(&mut inner);
         drop(inner);
         self.room.notify_waiters();
     }
@@ -214,6 +245,7 @@ impl Endpoint {
     pub(crate) fn close(&self, now: Uptime) {
         let mut inner = self.lock();
         inner.closed = true;
+        inner.backlog.clear();
         inner.queue.remove_all();
         self.note_drops(&mut inner, now);
         drop(inner);
@@ -235,8 +267,9 @@ impl Endpoint {
     pub(crate) fn stats(&self) -> EndpointStats {
         let inner = self.lock();
         EndpointStats {
-            len: inner.queue.len(),
-            bytes: inner.queue.bytes(),
+            len: inner.queue.len() + usize::try_from(inner.backlog.messages()).unwrap_or(usize::MAX),
+            bytes: inner.queue.bytes().saturating_add(inner.backlog.bytes()),
+            unstored: inner.queue.unstored(),
             accepted: inner.accepted,
             delivered: inner.delivered,
             dropped: inner.dropped.clone(),
@@ -247,7 +280,11 @@ impl Endpoint {
 
     /// Nothing waits, nothing is out; or what waits is not due before `until`.
     pub(crate) fn is_drained(&self, now: Uptime, until: Uptime) -> bool {
-        let queue = &self.lock().queue;
+        let inner = self.lock();
+        let queue = &inner.queue;
+        if inner.loading || inner.backlog.is_storing() {
+            return false;
+        }
         let hopeless =
             queue.out() == 0 && queue.most_urgent(now).is_none() && queue.next_due().is_none_or(|due| due > until);
         queue.is_empty() || hopeless
@@ -256,8 +293,20 @@ impl Endpoint {
     /// Counts what the queue has given up and tells the log, which must not drown in it. True: there was something.
     fn note_drops(&self, inner: &mut Inner, now: Uptime) -> bool {
         let dropped = inner.queue.take_dropped();
+        self.note_dropped(inner, dropped, now)
+    }
+
+    fn note_dropped(&self, inner: &mut Inner, dropped: Vec<Dropped>, now: Uptime) -> bool {
         let any = !dropped.is_empty();
+        let mut outcome = Outcome::default();
         for drop in dropped {
+            match (drop.stored, &drop.reason) {
+                (None, _) => {}
+                // The log removes them all together, and counts them.
+                (Some(_), DropReason::EndpointRemoved) => continue,
+                (Some(place), DropReason::Expired) => outcome.expired.push(place),
+                (Some(place), reason) => outcome.dead.push((place, drop.attempts, reason.to_string())),
+            }
             if drop.reason == DropReason::EndpointRemoved {
                 self.removed.fetch_add(1, Relaxed);
             }
@@ -265,6 +314,7 @@ impl Endpoint {
             inner.unlogged.count += 1;
             inner.unlogged.first.get_or_insert(drop);
         }
+        self.storage.tell(outcome);
         let Some(first) = inner.unlogged.first.take_if(|_| inner.unlogged.quiet_until <= now) else { return any };
         inner.unlogged.quiet_until = now.after(BETWEEN_DROP_LINES);
         tracing::warn!(

@@ -11,6 +11,7 @@ use std::{
 };
 
 use marram_core::{
+    log::Place,
     ports::{Delivery, MAX_UNSETTLED, ReceiveError, Received, Settlement},
     queue::Batch,
     time::Uptime,
@@ -76,7 +77,12 @@ impl ProgramInbox {
             stop.as_mut().enable();
             let now = self.clock.uptime();
             match self.take(now)? {
-                Look::Found(received) => return Ok(Some(received)),
+                Look::Found(received, suspect) => {
+                    if let Some((place, attempts)) = suspect {
+                        self.router.storage().begin(place, attempts).await;
+                    }
+                    return Ok(Some(received));
+                }
                 Look::Nothing(_) if now >= until => return Ok(None),
                 Look::Nothing(due) => {
                     let due = due.map_or(until, |due| due.min(until));
@@ -101,6 +107,7 @@ impl ProgramInbox {
         state.inputs.refresh(&self.router, &self.module);
         while let Some(endpoint) = state.inputs.pick(now) {
             let mut batch = endpoint.take_one(now);
+            let suspect = batch.suspect();
             let Some(item) = batch.next_item(|| now) else {
                 endpoint.finish(batch, now); // it had expired
                 continue;
@@ -113,7 +120,7 @@ impl ProgramInbox {
             state.last_ticket += 1;
             let ticket = state.last_ticket;
             state.unsettled.insert(ticket, Unsettled { endpoint, batch });
-            return Ok(Look::Found(Received { ticket, delivery }));
+            return Ok(Look::Found(Received { ticket, delivery }, suspect));
         }
         Ok(Look::Nothing(state.inputs.next_due()))
     }
@@ -154,7 +161,8 @@ impl Drop for ProgramInbox {
 
 /// What a look at the queues gave.
 enum Look {
-    Found(Received),
+    /// And what is to be noted in the log before.
+    Found(Received, Option<(Place, u32)>),
     /// Nothing before this time, unless the bell rings.
     Nothing(Option<Uptime>),
 }

@@ -16,15 +16,17 @@ mod logs;
 mod router;
 mod state;
 mod status;
+mod storage;
 mod supervisor;
 mod twins;
 mod upstream;
 
 pub use agent::{Agent, Applied, ApplyError, Config, ModuleError, ReadError, StartError, TwinView};
 pub use cache::{CacheStatus, Caches, Collector, PruneRequest, Pruned};
+pub use clock::clocks;
 pub use control::{SocketError, serve};
 pub use logs::{LogLine, LogQuery};
-pub use status::{ModuleStatus, QueueStatus, Status};
+pub use status::{MessageLogStatus, ModuleStatus, QueueStatus, Status};
 pub use twins::{TwinError, TwinQuery};
 
 #[cfg(test)]

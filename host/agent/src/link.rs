@@ -29,8 +29,9 @@ use crate::{
     endpoint::Endpoint,
     inbox::ProgramInbox,
     logs::LogBuffer,
-    router::{Refusal, Resolved, Router},
+    router::{self, Refusal, Resolved, Router, Taken},
     state::StateCell,
+    storage::{ASK_AGAIN, NotStored},
     twins::TwinCell,
 };
 
@@ -123,7 +124,13 @@ impl Inner {
         self.timers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn try_accept(&self, output: &str, message: &Arc<Message>) -> Result<u64, Attempt> {
+    /// Finds the receivers of an output and offers them a message.
+    fn offer<T>(
+        &self,
+        output: &str,
+        message: &Arc<Message>,
+        accept: impl Fn(&Resolved) -> Result<T, Refusal>,
+    ) -> Result<T, Attempt> {
         if self.closed.load(SeqCst) {
             return Err(Attempt::Refused(SendError::ShuttingDown));
         }
@@ -132,10 +139,12 @@ impl Inner {
         // A change of the routes between look-up and lock shows as `Stale`; the next round sees the new ones.
         loop {
             let resolved = self.resolve(&mut outputs, output).map_err(Attempt::Refused)?;
-            match self.router.accept(resolved, message, &self.sequence) {
-                Ok(sequence) => return Ok(sequence),
+            match accept(resolved) {
+                Ok(taken) => return Ok(taken),
                 Err(Refusal::Stale) => outputs.clear(),
                 Err(Refusal::Full(endpoint, patience)) => return Err(Attempt::Full(endpoint, patience)),
+                Err(Refusal::ToBeStored) => return Err(Attempt::ToBeStored),
+                Err(Refusal::Stopped) => return Err(Attempt::Refused(SendError::ShuttingDown)),
             }
         }
     }
@@ -173,9 +182,24 @@ impl Inner {
             if let Some(room) = room.as_mut().as_pin_mut() {
                 room.enable();
             }
-            let (endpoint, patience) = match self.try_accept(&output, &message) {
-                Ok(sequence) => return Ok(sequence),
+            let taken = self.offer(&output, &message, |found| self.router.accept(found, &message, &self.sequence));
+            let (endpoint, patience) = match taken {
+                Ok(Taken::Now(sequence)) => return Ok(sequence),
+                Ok(Taken::Storing(answer, patience)) => match router::stored(answer).await {
+                    Ok(sequence) => return Ok(sequence),
+                    Err(NotStored::Stopped) => return Err(SendError::ShuttingDown),
+                    Err(why) => {
+                        let now = tokio::time::Instant::now();
+                        let until = *deadline.get_or_insert_with(|| now + patience);
+                        if now >= until {
+                            return Err(why.into());
+                        }
+                        tokio::time::sleep_until(until.min(now + ASK_AGAIN)).await;
+                        continue;
+                    }
+                },
                 Err(Attempt::Refused(error)) => return Err(error),
+                Err(Attempt::ToBeStored) => continue, // the log has taken over meanwhile
                 Err(Attempt::Full(endpoint, patience)) => (endpoint, patience),
             };
             let until = *deadline.get_or_insert_with(|| tokio::time::Instant::now() + patience);
@@ -198,15 +222,17 @@ impl Inner {
 enum Attempt {
     Refused(SendError),
     Full(Arc<Endpoint>, Duration),
+    ToBeStored,
 }
 
 impl ModuleHost for ModuleLink {
     fn try_send(&self, output: &str, message: &Arc<Message>) -> Sent {
-        match self.inner.try_accept(output, message) {
+        let inner = &self.inner;
+        match inner.offer(output, message, |found| inner.router.accept_now(found, message, &inner.sequence)) {
             Ok(sequence) => Sent::Accepted(sequence),
             Err(Attempt::Refused(error)) => Sent::Refused(error),
             Err(Attempt::Full(_, patience)) if patience.is_zero() => Sent::Refused(SendError::Full),
-            Err(Attempt::Full(..)) => Sent::Wait,
+            Err(Attempt::Full(..) | Attempt::ToBeStored) => Sent::Wait,
         }
     }
 

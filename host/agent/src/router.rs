@@ -3,31 +3,36 @@
 //! Which routes match, and which conditions are true, is `core::route`'s; this keeps the tables and the locks.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst},
     },
 };
 
 use marram_core::{
-    deployment::Deployment,
+    deployment::{Deployment, Durability},
+    log::Safety,
     message::{Accepted, MAX_MESSAGE_BYTES, Message},
     ports::SendError,
     queue::{ITEM_OVERHEAD, Item},
     route::{Candidates, MessageFacts, Origin, Sink, Table, Target},
 };
 
+use tokio::sync::oneshot;
+
 use crate::{
     clock::Clock,
     doorbell::Doorbell,
-    endpoint::{Endpoint, INPUT_QUEUE_BYTES, Inner, Room, UPSTREAM_QUEUE_BYTES},
+    endpoint::{Endpoint, Inner, Room},
+    storage::{self, Append, NotStored, Storage},
 };
 
 /// The routes in force and the queues behind them.
 #[derive(Debug)]
 pub(crate) struct Router {
     clock: Clock,
+    storage: Arc<Storage>,
     table: RwLock<Arc<InForce>>,
     /// Rises with each change of the routes, so that senders know that what they resolved is stale.
     generation: AtomicU64,
@@ -38,7 +43,7 @@ pub(crate) struct Router {
     /// Why upstream does not take messages.
     upstream_error: Mutex<Option<String>>,
     /// Of all sources that are not modules here: increasing for all of them together is increasing for each.
-    foreign_sequence: AtomicU64,
+    foreign_sequence: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +65,17 @@ pub(crate) struct Resolved {
     /// The endpoint of a sink and the sink's place among the candidates; in the order of the sinks, which is the order of
     /// locking.
     endpoints: Arc<[(Arc<Endpoint>, usize)]>,
+    /// One of them has its messages in the log.
+    is_durable: bool,
+}
+
+/// A message that was accepted, or is on its way into the log.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// Its number.
+    Now(u64),
+    /// The same, once it is stored; and how long a sender waits for a log that is full.
+    Storing(oneshot::Receiver<Result<u64, NotStored>>, std::time::Duration),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -87,37 +103,50 @@ pub(crate) enum Refusal {
     Full(Arc<Endpoint>, std::time::Duration),
     /// Resolve again: the routes have changed.
     Stale,
+    /// It goes into the log, and the sender did not want to wait for that.
+    ToBeStored,
+    /// The host ends.
+    Stopped,
 }
 
 impl Router {
     /// A router without routes: everything is dropped and counted. Sequences of sources that are not modules begin after
     /// `first_sequence`.
     #[must_use]
-    pub(crate) fn new(clock: Clock, first_sequence: u64) -> Self {
+    pub(crate) fn new(clock: Clock, first_sequence: u64, storage: Arc<Storage>, removed: Arc<AtomicU64>) -> Self {
         Self {
             clock,
+            storage,
             table: RwLock::default(),
             generation: AtomicU64::new(0),
             doorbells: Mutex::default(),
             no_route: AtomicU64::new(0),
-            removed: Arc::default(),
+            removed,
             upstream_error: Mutex::default(),
-            foreign_sequence: AtomicU64::new(first_sequence),
+            foreign_sequence: Arc::new(AtomicU64::new(first_sequence)),
         }
     }
 
-    /// Puts the routes of a deployment in force. Queues of sinks that are still in use stay as they are; what waits for
-    /// one that is not is given up, counted and logged.
-    pub(crate) fn apply(&self, deployment: Arc<Deployment>) {
+    /// Puts the routes of a deployment in force. Queues of sinks that are still in use stay as they are, and new ones begin with what
+    /// the log has for them; what waits for one that is not in use is given up, counted and logged.
+    pub(crate) async fn apply(&self, deployment: Arc<Deployment>) {
         let old = self.table();
         let mut endpoints = BTreeMap::new();
         for spec in &deployment.routes {
             let sink = &spec.route.sink;
             if !endpoints.contains_key(sink) {
-                let endpoint = old.endpoints.get(sink).cloned().unwrap_or_else(|| self.open(sink.clone()));
+                let endpoint = match old.endpoints.get(sink) {
+                    Some(endpoint) => endpoint.clone(),
+                    None => self.open(sink.clone()).await,
+                };
                 endpoints.insert(sink.clone(), endpoint);
             }
         }
+        for (sink, endpoint) in &endpoints {
+            let mut routes = deployment.routes.iter().filter(|spec| spec.route.sink == *sink);
+            endpoint.set_durable(routes.any(|spec| spec.options.durability > Durability::Memory));
+        }
+        let names: BTreeSet<_> = endpoints.values().map(|endpoint| endpoint.name()).collect();
         let gone: Vec<_> = old.endpoints.iter().filter(|(sink, _)| !endpoints.contains_key(*sink)).collect();
         let routes = Table::new(&deployment);
         let table = Arc::new(InForce { deployment, routes, endpoints });
@@ -126,6 +155,8 @@ impl Router {
         for (_, endpoint) in gone {
             endpoint.close(self.clock.uptime());
         }
+        // After that: what was handed over for them before is buried with the rest.
+        self.storage.keep(names);
         // Who waits for room may have other receivers now.
         for endpoint in self.endpoints() {
             endpoint.wake_senders();
@@ -135,12 +166,19 @@ impl Router {
         }
     }
 
-    fn open(&self, sink: Sink) -> Arc<Endpoint> {
-        let (bytes, bell) = match &sink {
-            Sink::Upstream => (UPSTREAM_QUEUE_BYTES, self.doorbell("")),
-            Sink::Input { module, .. } => (INPUT_QUEUE_BYTES, self.doorbell(module)),
+    async fn open(&self, sink: Sink) -> Arc<Endpoint> {
+        let bell = match &sink {
+            Sink::Upstream => self.doorbell(""),
+            Sink::Input { module, .. } => self.doorbell(module),
         };
-        Arc::new(Endpoint::new(sink, bytes, bell, self.removed.clone()))
+        let endpoint = Arc::new(Endpoint::new(sink, bell, self.removed.clone(), self.storage.clone()));
+        self.storage.open(endpoint.clone()).await;
+        endpoint
+    }
+
+    /// The message log.
+    pub(crate) fn storage(&self) -> &Arc<Storage> {
+        &self.storage
     }
 
     /// The bell of a module's queues; `""` is upstream's.
@@ -209,23 +247,27 @@ impl Router {
         let table = self.table();
         let candidates = table.routes.candidates(&table.deployment, source);
         let sinks = candidates.sinks.iter().enumerate();
-        let endpoints =
+        let endpoints: Arc<[_]> =
             sinks.filter_map(|(place, sink)| Some((table.endpoints.get(&sink.sink)?.clone(), place))).collect();
+        let is_durable = endpoints.iter().any(|(endpoint, _)| endpoint.is_durable());
         let (origin, candidates) = (Arc::new(origin), Arc::new(candidates));
-        Resolved { generation, source: source.into(), origin, candidates, endpoints }
+        Resolved { generation, source: source.into(), origin, candidates, endpoints, is_durable }
     }
 
     pub(crate) fn is_current(&self, resolved: &Resolved) -> bool {
         resolved.generation == self.generation()
     }
 
-    /// Accepts a message for all its receivers, or for none. `sequence` is advanced only on success.
-    pub(crate) fn accept(
+    /// Accepts a message for all its receivers, or for none, in memory. `sequence` is advanced only on success.
+    pub(crate) fn accept_now(
         &self,
         resolved: &Resolved,
         message: &Arc<Message>,
         sequence: &AtomicU64,
     ) -> Result<u64, Refusal> {
+        if resolved.is_durable {
+            return Err(Refusal::ToBeStored);
+        }
         let facts = resolved.candidates.facts(message, &resolved.origin);
         // Most sources have one receiver: no list is made for it.
         if let [only] = &*resolved.endpoints {
@@ -240,6 +282,71 @@ impl Router {
             [only] => self.accept_one(resolved, *only, message, sequence),
             many => self.accept_many(resolved, many, message, sequence),
         }
+    }
+
+    /// The same, through the log where a receiver has its messages there. Whatever becomes of the answer, the message is stored for all
+    /// its receivers or for none.
+    pub(crate) fn accept(
+        &self,
+        resolved: &Resolved,
+        message: &Arc<Message>,
+        sequence: &Arc<AtomicU64>,
+    ) -> Result<Taken, Refusal> {
+        let facts = resolved.candidates.facts(message, &resolved.origin);
+        let receivers = resolved.endpoints.iter().filter_map(|endpoint| resolved.receiver(endpoint, &facts));
+        let receivers: Vec<_> = receivers.collect();
+        if receivers.is_empty() {
+            return Ok(Taken::Now(self.accept_nowhere(sequence)));
+        }
+        let size = message.size() + ITEM_OVERHEAD;
+        let mut locked = self.lock_all(&receivers, size)?;
+        let stored: Vec<bool> =
+            receivers.iter().zip(&locked).map(|(receiver, inner)| receiver.endpoint.stores(inner)).collect();
+        if !stored.contains(&true) {
+            drop(locked);
+            return self.accept_many(resolved, &receivers, message, sequence).map(Taken::Now);
+        }
+        let is_power = receivers.iter().any(|receiver| receiver.target.durability == Durability::Power);
+        let patience = receivers.iter().map(|receiver| receiver.target.send_timeout).min().unwrap_or_default();
+        let now = self.clock.uptime();
+        let (reply, answer) = oneshot::channel();
+        let append = Append {
+            message: message.clone(),
+            source: resolved.source.clone(),
+            sequence: sequence.clone(),
+            receivers: receivers
+                .iter()
+                .zip(stored)
+                .map(|(Receiver { endpoint, target }, stored)| storage::Receiver {
+                    endpoint: (*endpoint).clone(),
+                    priority: target.priority,
+                    deadline: target.time_to_live.map(|ttl| now.after(ttl)),
+                    max_attempts: target.max_attempts,
+                    stored,
+                })
+                .collect(),
+            size,
+            safety: if is_power { Safety::Synced } else { Safety::Written },
+            reply,
+        };
+        // Under the locks: an endpoint that is closed after this is buried after this.
+        self.storage.append(append).map_err(|_| Refusal::Stopped)?;
+        for inner in &mut locked {
+            Endpoint::reserve(inner, size);
+        }
+        Ok(Taken::Storing(answer, patience))
+    }
+
+    /// The queues of these receivers, if all have room. Always in the order of their sinks, so that two senders never wait for each
+    /// other.
+    fn lock_all<'r>(&self, receivers: &[Receiver<'r>], size: usize) -> Result<Vec<MutexGuard<'r, Inner>>, Refusal> {
+        let mut locked = Vec::with_capacity(receivers.len());
+        for receiver in receivers {
+            let mut inner = receiver.endpoint.lock();
+            self.check(*receiver, &mut inner, size)?;
+            locked.push(inner);
+        }
+        Ok(locked)
     }
 
     /// No route wants it: accepted, counted, dropped.
@@ -258,6 +365,9 @@ impl Router {
         let size = message.size() + ITEM_OVERHEAD;
         let mut inner = receiver.endpoint.lock();
         self.check(receiver, &mut inner, size)?;
+        if receiver.endpoint.stores(&inner) {
+            return Err(Refusal::ToBeStored);
+        }
         let number = sequence.fetch_add(1, Relaxed) + 1;
         Endpoint::push(&mut inner, self.item(resolved, receiver, message, number, size));
         drop(inner);
@@ -273,12 +383,9 @@ impl Router {
         sequence: &AtomicU64,
     ) -> Result<u64, Refusal> {
         let size = message.size() + ITEM_OVERHEAD;
-        // Always in the order of their sinks, so that two senders never wait for each other.
-        let mut locked: Vec<_> = Vec::with_capacity(receivers.len());
-        for receiver in receivers {
-            let mut inner = receiver.endpoint.lock();
-            self.check(*receiver, &mut inner, size)?;
-            locked.push(inner);
+        let mut locked = self.lock_all(receivers, size)?;
+        if receivers.iter().zip(&locked).any(|(receiver, inner)| receiver.endpoint.stores(inner)) {
+            return Err(Refusal::ToBeStored);
         }
         let number = sequence.fetch_add(1, Relaxed) + 1;
         for (receiver, inner) in receivers.iter().zip(&mut locked) {
@@ -320,17 +427,21 @@ impl Router {
             deadline: target.time_to_live.map(|ttl| self.clock.uptime().after(ttl)),
             attempts: 0,
             max_attempts: target.max_attempts,
+            stored: None,
+            suspect: false,
         }
     }
 
     /// Accepts a message from a source that is not a module here, without waiting for room.
-    pub(crate) fn publish(&self, source: &str, message: &Arc<Message>) -> Result<(), SendError> {
+    pub(crate) async fn publish(&self, source: &str, message: &Arc<Message>) -> Result<(), SendError> {
         Self::check_size(message)?;
         loop {
             match self.accept(&self.resolve(source, Origin::default()), message, &self.foreign_sequence) {
-                Ok(_) => return Ok(()),
-                Err(Refusal::Stale) => {}
+                Ok(Taken::Now(_)) => return Ok(()),
+                Ok(Taken::Storing(answer, _)) => return stored(answer).await.map(drop).map_err(SendError::from),
+                Err(Refusal::Stale | Refusal::ToBeStored) => {}
                 Err(Refusal::Full(..)) => return Err(SendError::Full),
+                Err(Refusal::Stopped) => return Err(SendError::ShuttingDown),
             }
         }
     }
@@ -341,5 +452,20 @@ impl Router {
             return Err(SendError::TooLarge(MAX_MESSAGE_BYTES as u64));
         }
         Ok(())
+    }
+}
+
+/// The log's answer.
+pub(crate) async fn stored(answer: oneshot::Receiver<Result<u64, NotStored>>) -> Result<u64, NotStored> {
+    answer.await.unwrap_or(Err(NotStored::Stopped))
+}
+
+impl From<NotStored> for SendError {
+    fn from(why: NotStored) -> Self {
+        match why {
+            NotStored::Full => Self::Full,
+            NotStored::Disk(words) => Self::Other(words),
+            NotStored::Stopped => Self::ShuttingDown,
+        }
     }
 }

@@ -29,6 +29,25 @@ pub struct Status {
     /// Why upstream does not take messages; none while it does, or has not been asked.
     #[serde(default)]
     pub upstream_error: Option<String>,
+    /// The message log.
+    #[serde(default)]
+    pub message_log: MessageLogStatus,
+}
+
+/// The message log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MessageLogStatus {
+    /// Bytes of all its files.
+    pub bytes: u64,
+    /// Most bytes of them.
+    pub max_bytes: u64,
+    /// Places that were found damaged since the host started, its opening included.
+    pub damaged: u64,
+    /// Messages that were lost by that, as far as they could be counted.
+    pub lost: u64,
+    /// Why it takes no messages; none while it does.
+    pub error: Option<String>,
 }
 
 /// One module.

@@ -25,7 +25,7 @@ use crate::{
     logs::LogBuffer,
     router::Router,
     state::{StateCell, StateCells},
-    status::{ModuleStatus, QueueStatus, Status},
+    status::{MessageLogStatus, ModuleStatus, QueueStatus, Status},
     twins::Twins,
 };
 
@@ -565,8 +565,14 @@ impl Supervisor {
             no_route: self.worlds.router.no_route(),
             endpoint_removed: self.worlds.router.endpoint_removed(),
             upstream_error: self.worlds.router.upstream_error(),
+            message_log: message_log_status(self.worlds.router.storage().facts()),
         }
     }
+}
+
+fn message_log_status(facts: crate::storage::Facts) -> MessageLogStatus {
+    let crate::storage::Facts { room, damaged, lost, error } = facts;
+    MessageLogStatus { bytes: room.disk_bytes, max_bytes: room.max_bytes, damaged, lost, error }
 }
 
 fn queue_status(endpoint: &crate::endpoint::Endpoint, now: marram_core::time::UtcMillis) -> QueueStatus {

@@ -7,4 +7,5 @@ mod ending;
 mod lifetime;
 mod receiving;
 mod routing;
+mod storing;
 mod worlds;

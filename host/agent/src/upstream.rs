@@ -38,12 +38,16 @@ impl UpstreamTask {
                     self.back_off(failures).await;
                 }
                 Published::Nothing => {
-                    if is_closing(&mut self.closing) {
-                        break;
-                    }
                     bell.arm();
                     if self.endpoint_with_work().is_some() {
                         continue;
+                    }
+                    if self.router.upstream().is_some_and(|endpoint| endpoint.awaits_log()) {
+                        bell.wait().await;
+                        continue;
+                    }
+                    if is_closing(&mut self.closing) {
+                        break;
                     }
                     tokio::select! {
                         () = bell.wait() => {}
@@ -123,7 +127,7 @@ enum Published {
 /// Returns a batch to its queue also when the task is dropped.
 struct Returned<'e> {
     batch: marram_core::queue::Batch,
-    endpoint: &'e Endpoint,
+    endpoint: &'e Arc<Endpoint>,
     clock: Clock,
 }
 

@@ -1,4 +1,4 @@
-//! What `marram.toml` means: identity, data folder, engine, registries, upstream, cache. Plain data; `config::file` reads it, and
+//! What `marram.toml` means: identity, data folder, engine, registries, messages, upstream, cache. Plain data; `config::file` reads it, and
 //! `docs/configuration.md` describes it for people. Nothing here opens a socket or makes a folder.
 
 mod file;
@@ -18,6 +18,11 @@ pub(crate) use place::{data_folder, docker_config_of_user, load};
 /// Smallest file of the journal. Below it, more time goes into files than into messages.
 pub(crate) const MIN_JOURNAL_FILE_BYTES: u64 = 64 << 10;
 
+/// Smallest message log: it holds one message of the largest kind beside what must stay free.
+pub(crate) const MIN_MESSAGES_BYTES: u64 = 8 << 20;
+/// Longest time between two syncs of the message log. An hour is a typing error: it is as good as never, which is 0.
+pub(crate) const MAX_SYNC_SECONDS: u64 = 600;
+
 /// The owner's settings.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Config {
@@ -31,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) engine: Engine,
     /// `[registries]`.
     pub(crate) registries: Registries,
+    /// `[messages]`.
+    pub(crate) messages: Messages,
     /// `[upstream]`.
     pub(crate) upstream: Upstream,
     /// `[cache]`.
@@ -110,6 +117,22 @@ impl std::fmt::Debug for Password {
             Self::Text(_) => f.write_str("Text(…)"),
             Self::File(path) => write!(f, "File({})", path.display()),
         }
+    }
+}
+
+/// `[messages]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Messages {
+    /// `max-bytes`: over all files of the message log.
+    pub(crate) max_bytes: u64,
+    /// `sync-seconds`: how long what was written may be unsynced; 0 = for ever.
+    pub(crate) sync_seconds: u64,
+}
+
+impl Default for Messages {
+    /// A day of 10 messages of 300 bytes a second.
+    fn default() -> Self {
+        Self { max_bytes: 256 << 20, sync_seconds: 5 }
     }
 }
 

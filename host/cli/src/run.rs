@@ -22,7 +22,7 @@ use std::{
 use marram_agent::{Agent, Caches};
 use marram_engine::{CompileLimits, HelperCommand, WasmEngine};
 use marram_registry::Registry;
-use marram_store::{Folder, LockError, StateFolder, lock_data_dir};
+use marram_store::{Folder, LockError, StateFolder, lock_data_dir, log};
 use marram_upstream::Journal;
 
 use crate::{
@@ -70,6 +70,10 @@ fn open(config: &Config, data: &Path) -> Result<marram_agent::Config, Failure> {
     let failed = |error: &dyn std::error::Error| Failure::failed(error);
     let documents = Folder::open(data.join("store")).map_err(|error| failed(&error))?;
     let states = StateFolder::open(data.join("state")).map_err(|error| failed(&error))?;
+    let options = log::Options::within(config.messages.max_bytes);
+    let opened = log::Log::open(data.join("messages"), options, &marram_agent::clocks());
+    let (log, recovery) = opened.map_err(|error| failed(&error))?;
+    tell_recovery(&recovery);
     let journal = Journal::open(config.upstream.journal(data.join("upstream"))).map_err(|error| failed(&error))?;
     let registry = Registry::new(config.registry(&data.join("cache"))?)
         .map_err(|error| Failure::new(Code::BadConfig, chain(&error)))?;
@@ -83,10 +87,24 @@ fn open(config: &Config, data: &Path) -> Result<marram_agent::Config, Failure> {
         caches: Some(caches),
         upstream: Arc::new(journal),
         documents: Arc::new(documents),
+        log: Box::new(log),
+        damage: recovery.damage,
+        clocks: marram_agent::clocks,
+        sync_after: (config.messages.sync_seconds > 0).then(|| Duration::from_secs(config.messages.sync_seconds)),
         states: Arc::new(states),
         check_image,
         initial: None,
     })
+}
+
+/// Damage has been told by the log itself.
+fn tell_recovery(recovery: &log::Recovery) {
+    for torn in &recovery.torn {
+        tracing::info!(file = %torn.path.display(), at = torn.at, "the last write to the message log had broken off; its rest was cut off");
+    }
+    if recovery.references > 0 {
+        tracing::info!(messages = recovery.references, "messages of the last run wait");
+    }
 }
 
 /// This binary in a process of its own.
@@ -105,7 +123,7 @@ pub(crate) fn engine_settings(config: &Config, data: &Path) -> Result<marram_eng
         profile: config.engine.profile,
         cache: data.join("compiled"),
         precompiled: config.engine.precompiled.clone(),
-        private: ["store", "state", "upstream", "cache"].map(|folder| data.join(folder)).to_vec(),
+        private: ["store", "state", "messages", "upstream", "cache"].map(|folder| data.join(folder)).to_vec(),
         helper: compiler()?,
         limits: CompileLimits::default(),
     })

@@ -151,6 +151,22 @@ pub struct RouteOptions {
     pub send_timeout: Duration,
     /// Deliveries of one message before it becomes a dead letter; none = no limit (always so for `$upstream`).
     pub max_attempts: Option<u32>,
+    /// What its messages survive.
+    pub durability: Durability,
+}
+
+/// `durability` of a route: what a message survives once `send` has said that it is accepted. The later ones include the
+/// earlier ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Durability {
+    /// Whatever happens to modules; not the end of the host.
+    Memory,
+    /// A kill of the host: it is written before `send` returns. The default: it costs a write, and no wear that the sync
+    /// of a few seconds later would not cost.
+    #[default]
+    Crash,
+    /// A loss of power: it is synced before `send` returns.
+    Power,
 }
 
 /// Default of `sendTimeout`.
@@ -160,7 +176,11 @@ pub const DEFAULT_MAX_ATTEMPTS: u32 = 20;
 
 impl Default for RouteOptions {
     fn default() -> Self {
-        Self { send_timeout: DEFAULT_SEND_TIMEOUT, max_attempts: Some(DEFAULT_MAX_ATTEMPTS) }
+        Self {
+            send_timeout: DEFAULT_SEND_TIMEOUT,
+            max_attempts: Some(DEFAULT_MAX_ATTEMPTS),
+            durability: Durability::default(),
+        }
     }
 }
 

@@ -11,6 +11,8 @@ mod trial;
 
 use std::{fmt, time::Duration};
 
+use crate::deployment::Durability;
+
 pub use condition::{
     Body, BodyPath, BodyPlan, Condition, Explanation, Facts, Field, Found, Json, MAX_CONDITION_BYTES, MAX_NESTING,
     Step, Truth, Unreadable, Value,
@@ -68,6 +70,8 @@ pub struct Target {
     pub send_timeout: Duration,
     /// Deliveries before it is a dead letter; none = no limit.
     pub max_attempts: Option<u32>,
+    /// What it survives on its way there.
+    pub durability: Durability,
 }
 
 impl Route {

@@ -35,12 +35,19 @@ impl Hop {
             helper: HelperCommand::InProcess,
             limits: CompileLimits::default(),
         };
+        let options = marram_store::log::Options::default();
+        let opened = marram_store::log::Log::open(cache.path().join("messages"), options, &marram_agent::clocks());
+        let (log, recovery) = opened.expect("a log");
         let config = Config {
             device_id: "bench".into(),
             engine: Arc::new(WasmEngine::new(settings).expect("an engine")),
             images: Arc::new(Guests),
             upstream: Arc::new(Nowhere),
             documents: Arc::new(Nowhere),
+            log: Box::new(log),
+            damage: recovery.damage,
+            clocks: marram_agent::clocks,
+            sync_after: None,
             states: Arc::new(Nowhere),
             check_image: |_| Ok(()),
             caches: None,
@@ -48,12 +55,13 @@ impl Hop {
         };
         let agent = Agent::start(config).await.expect("an agent");
         let module = |guest| serde_json::json!({ "type": "wasm", "status": "running", "settings": { "image": guest } });
+        let memory = |route| serde_json::json!({ "route": route, "marram": { "durability": "memory" } });
         let manifest = serde_json::json!({ "modulesContent": {
             "$edgeAgent": { "properties.desired": { "schemaVersion": "1.1", "runtime": { "type": "docker", "settings": {} },
                 "modules": { "forwarder": module("forwarder"), "sink": module("sink") } } },
             "$edgeHub": { "properties.desired": { "schemaVersion": "1.1", "routes": {
-                "in": "FROM /messages/bench INTO BrokeredEndpoint(\"/modules/forwarder/inputs/in\")",
-                "hop": "FROM /messages/modules/forwarder/outputs/out INTO BrokeredEndpoint(\"/modules/sink/inputs/in\")"
+                "in": memory("FROM /messages/bench INTO BrokeredEndpoint('/modules/forwarder/inputs/in')"),
+                "hop": memory("FROM /messages/modules/forwarder/outputs/out INTO BrokeredEndpoint('/modules/sink/inputs/in')")
             }, "storeAndForwardConfiguration": { "timeToLiveSecs": -1 } } }
         }});
         agent.apply(&manifest.to_string()).await.expect("a deployment");
@@ -73,7 +81,7 @@ impl Hop {
     /// filled before, while neither module can run: this thread is the only one.
     pub(crate) async fn round(&mut self, message: &Arc<Message>, count: usize) -> f64 {
         for _ in 0..count {
-            self.agent.publish("/messages/bench", message).expect("room");
+            self.agent.publish("/messages/bench", message).await.expect("room");
         }
         let target = self.delivered + count as u64;
         let started = thread_cpu();

@@ -204,7 +204,13 @@ impl Supervisor {
         for endpoint in self.worlds.router.endpoints() {
             let stats = endpoint.stats();
             if stats.len > 0 && endpoint.sink != Sink::Upstream {
-                tracing::warn!(endpoint = %endpoint.sink, messages = stats.len, "messages in memory were not handled before the stop");
+                let kept = stats.len.saturating_sub(stats.unstored);
+                tracing::warn!(
+                    endpoint = %endpoint.sink,
+                    lost = stats.unstored,
+                    kept,
+                    "messages were not handled before the stop; those in memory alone are lost"
+                );
             }
         }
     }

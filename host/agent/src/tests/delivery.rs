@@ -322,14 +322,14 @@ async fn a_slow_receiver_gives_room_with_each_message_not_with_each_batch() {
     agent.apply(&manifest(&[("b", "{}")], &[route])).await.unwrap();
     let large = message(&"x".repeat(100_000));
     let mut sent = 0;
-    while agent.publish("/messages", &large).is_ok() {
+    while agent.publish("/messages", &large).await.is_ok() {
         sent += 1;
     }
     world.log.until("the first call", |lines| lines.contains(&"handling".into())).await;
-    assert!(agent.publish("/messages", &large).is_err(), "full");
+    assert!(agent.publish("/messages", &large).await.is_err(), "full");
     step.add_permits(1);
     world.log.until("the second call", |lines| lines.iter().filter(|line| *line == "handling").count() == 2).await;
-    assert!(agent.publish("/messages", &large).is_ok(), "one of {sent} is done, the batch is not");
+    assert!(agent.publish("/messages", &large).await.is_ok(), "one of {sent} is done, the batch is not");
 }
 
 #[tokio::test]
@@ -339,10 +339,10 @@ async fn what_expires_for_want_of_a_receiver_is_counted_without_one() {
     let route = r#"{"route":"FROM /messages INTO BrokeredEndpoint(\"/modules/b/inputs/in\")","timeToLiveSecs":1}"#;
     agent.apply(&manifest(&[], &[route])).await.unwrap();
     let large = message(&"x".repeat(200_000));
-    while agent.publish("/messages", &large).is_ok() {}
+    while agent.publish("/messages", &large).await.is_ok() {}
     let full = agent.status().await.unwrap().queues[0].clone();
     tokio::time::timeout(super::worlds::DEADLINE, async {
-        while agent.publish("/messages", &large).is_err() {
+        while agent.publish("/messages", &large).await.is_err() {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     })

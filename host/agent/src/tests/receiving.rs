@@ -62,7 +62,7 @@ async fn a_program_receives_in_order_as_messages_come_and_sends_them_on() {
     agent.apply(&manifest(&[("p", "{}")], &[TO_P, P_UP])).await.unwrap();
     world.log.until("the program waits", |lines| lines.contains(&"waits".into())).await;
     for n in 0..100 {
-        agent.publish("/messages/feed", &message(&n.to_string())).unwrap();
+        agent.publish("/messages/feed", &message(&n.to_string())).await.unwrap();
     }
     let taken = world.upstream.taken.until("100 messages", |lines| lines.len() == 100).await;
     assert_eq!(taken, (0..100).map(|n| n.to_string()).collect::<Vec<_>>());
@@ -92,7 +92,7 @@ async fn what_a_program_has_not_settled_at_its_end_comes_again_and_the_rest_is_a
     let agent = world.agent().await;
     agent.apply(&manifest(&[], &[TO_P])).await.unwrap();
     for n in 0..5 {
-        agent.publish("/messages/feed", &message(&n.to_string())).unwrap();
+        agent.publish("/messages/feed", &message(&n.to_string())).await.unwrap();
     }
     agent.apply(&manifest(&[("p", "{}")], &[TO_P])).await.unwrap();
     while agent.status().await.unwrap().modules.iter().all(|module| module.status != "backoff") {
@@ -128,7 +128,7 @@ async fn a_program_hears_of_a_stop_and_settles_what_it_holds() {
     world.guest("p", program(body));
     let agent = world.agent().await;
     agent.apply(&manifest(&[("p", "{}")], &[TO_P])).await.unwrap();
-    agent.publish("/messages/feed", &message("x")).unwrap();
+    agent.publish("/messages/feed", &message("x")).await.unwrap();
     world.log.until("it holds one", |lines| lines.contains(&"holds one".into())).await;
     let stopped = manifest(&[("p", r#"{"status":"stopped"}"#)], &[TO_P]);
     agent.apply(&stopped).await.unwrap();
@@ -160,7 +160,7 @@ async fn the_end_of_the_host_waits_for_what_a_program_has_still_to_receive() {
     let agent = world.agent().await;
     agent.apply(&manifest(&[("p", "{}")], &[TO_P, P_UP])).await.unwrap();
     for n in 0..50 {
-        agent.publish("/messages/feed", &message(&n.to_string())).unwrap();
+        agent.publish("/messages/feed", &message(&n.to_string())).await.unwrap();
     }
     world.upstream.taken.until("the first", |lines| !lines.is_empty()).await;
     agent.shut_down(Duration::from_secs(10)).await;
@@ -191,7 +191,7 @@ async fn a_program_holds_a_bounded_number_of_messages() {
     let agent = world.agent().await;
     agent.apply(&manifest(&[("p", "{}")], &[TO_P])).await.unwrap();
     for _ in 0..=MAX_UNSETTLED {
-        agent.publish("/messages/feed", &message("x")).unwrap();
+        agent.publish("/messages/feed", &message("x")).await.unwrap();
     }
     let lines = world.log.until("one more", |lines| lines.iter().any(|line| line.starts_with("then"))).await;
     assert_eq!(lines[1..], ["TooManyUnsettled after 256", "then 257"]);

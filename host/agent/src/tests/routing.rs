@@ -4,14 +4,14 @@ use std::{
 };
 
 use marram_core::{
-    deployment::{DEFAULT_PRIORITY, Deployment, RouteOptions, RouteSpec},
+    deployment::{DEFAULT_PRIORITY, Deployment, Durability, RouteOptions, RouteSpec},
     message::MAX_MESSAGE_BYTES,
     name::ModuleName,
     ports::{ModuleHost, ModuleInfo, SendError, Sent},
     route::Route,
 };
 
-use super::worlds::{MemoryDisk, message};
+use super::worlds::{MemoryDisk, Messages, message, open_log};
 use crate::state::StateCells;
 use crate::{
     clock::Clock,
@@ -19,6 +19,7 @@ use crate::{
     link::{LinkParts, ModuleLink},
     logs::LogBuffer,
     router::Router,
+    storage::Storage,
     twins::Twins,
 };
 
@@ -28,7 +29,11 @@ fn deployment(routes: &[(&str, Duration)]) -> Arc<Deployment> {
         route: Route::parse(text).unwrap(),
         priority: DEFAULT_PRIORITY,
         time_to_live: None,
-        options: RouteOptions { send_timeout: *send_timeout, ..RouteOptions::default() },
+        options: RouteOptions {
+            send_timeout: *send_timeout,
+            durability: Durability::Memory,
+            ..RouteOptions::default()
+        },
     };
     Arc::new(Deployment { routes: routes.iter().enumerate().map(spec).collect(), ..Deployment::default() })
 }
@@ -54,9 +59,12 @@ const TO_A: &str = "FROM /messages/* INTO BrokeredEndpoint(\"/modules/a/inputs/i
 const TO_B: &str = "FROM /messages/* INTO BrokeredEndpoint(\"/modules/b/inputs/i\")";
 const AT_ONCE: Duration = Duration::ZERO;
 
-fn router(routes: &[(&str, Duration)]) -> Arc<Router> {
-    let router = Arc::new(Router::new(Clock::start(), 0));
-    router.apply(deployment(routes));
+async fn router(routes: &[(&str, Duration)]) -> Arc<Router> {
+    let (clock, removed) = (Clock::start(), Arc::default());
+    let (log, _) = open_log(Messages::default().path());
+    let storage = Storage::start(Box::new(log), &[], clock, None, Arc::clone(&removed)).unwrap();
+    let router = Arc::new(Router::new(clock, 0, storage, removed));
+    router.apply(deployment(routes)).await;
     router
 }
 
@@ -66,7 +74,7 @@ fn len(router: &Router, module: &str) -> usize {
 
 #[tokio::test]
 async fn a_message_without_a_route_is_accepted_counted_and_numbered() {
-    let router = router(&[]);
+    let router = router(&[]).await;
     let link = link(&router).await;
     assert_eq!(link.try_send("o", &message("x")), Sent::Accepted(1));
     assert_eq!(link.try_send("o", &message("x")), Sent::Accepted(2));
@@ -75,7 +83,7 @@ async fn a_message_without_a_route_is_accepted_counted_and_numbered() {
 
 #[tokio::test]
 async fn a_message_goes_to_all_its_receivers_or_to_none() {
-    let router = router(&[(TO_A, AT_ONCE), (TO_B, AT_ONCE)]);
+    let router = router(&[(TO_A, AT_ONCE), (TO_B, AT_ONCE)]).await;
     let link = link(&router).await;
     let big = message(&"x".repeat(MAX_MESSAGE_BYTES));
     let mut accepted = 0;
@@ -91,13 +99,13 @@ async fn a_message_goes_to_all_its_receivers_or_to_none() {
     assert_eq!(link.try_send("o", &big), Sent::Refused(SendError::Full));
     assert_eq!((len(&router, "a"), len(&router, "b")), (accepted as usize - 1, accepted as usize));
     // The refused one took no number.
-    router.apply(deployment(&[(TO_A, AT_ONCE)]));
+    router.apply(deployment(&[(TO_A, AT_ONCE)])).await;
     assert_eq!(link.try_send("o", &big), Sent::Accepted(accepted + 1));
 }
 
 #[tokio::test]
 async fn two_routes_to_one_endpoint_make_one_copy() {
-    let router = router(&[(TO_A, AT_ONCE), (TO_A, AT_ONCE)]);
+    let router = router(&[(TO_A, AT_ONCE), (TO_A, AT_ONCE)]).await;
     let link = link(&router).await;
     link.try_send("o", &message("x"));
     assert_eq!(len(&router, "a"), 1);
@@ -113,7 +121,7 @@ async fn conditions_choose_the_receivers_of_each_message() {
         ),
         ("FROM /* WHERE kind = 'ab' INTO BrokeredEndpoint('/modules/a/inputs/i')", AT_ONCE),
     ];
-    let router = router(&routes);
+    let router = router(&routes).await;
     let link = link(&router).await;
     for (kind, lengths) in [("a", (1, 0)), ("b", (1, 1)), ("ab", (2, 2)), ("c", (2, 2))] {
         let mut sent = marram_core::message::Message::default();
@@ -122,14 +130,14 @@ async fn conditions_choose_the_receivers_of_each_message() {
         assert_eq!((len(&router, "a"), len(&router, "b")), lengths, "{kind}");
     }
     assert_eq!(router.no_route(), 1);
-    router.apply(deployment(&[("FROM /* WHERE kind = 'x' INTO $upstream", AT_ONCE)]));
+    router.apply(deployment(&[("FROM /* WHERE kind = 'x' INTO $upstream", AT_ONCE)])).await;
     assert_eq!(link.try_send("o", &message("y")), Sent::Accepted(5), "one receiver, and its condition is undefined");
     assert_eq!(router.no_route(), 2);
 }
 
 #[tokio::test]
 async fn queues_are_bounded_by_bytes() {
-    let router = router(&[(TO_A, AT_ONCE)]);
+    let router = router(&[(TO_A, AT_ONCE)]).await;
     let link = link(&router).await;
     while matches!(link.try_send("o", &message("")), Sent::Accepted(_)) {}
     let stats = router.inputs_of("a")[0].stats();
@@ -138,7 +146,7 @@ async fn queues_are_bounded_by_bytes() {
 
 #[tokio::test]
 async fn a_sender_waits_for_room_and_gets_it() {
-    let router = router(&[(TO_A, Duration::from_secs(30))]);
+    let router = router(&[(TO_A, Duration::from_secs(30))]).await;
     let link = link(&router).await;
     let big = message(&"x".repeat(MAX_MESSAGE_BYTES / 2));
     while matches!(link.try_send("o", &big), Sent::Accepted(_)) {}
@@ -154,7 +162,7 @@ async fn a_sender_waits_for_room_and_gets_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_sender_hears_full_after_the_send_time_out_and_nothing_is_stored() {
-    let router = router(&[(TO_A, Duration::from_secs(3))]);
+    let router = router(&[(TO_A, Duration::from_secs(3))]).await;
     let link = link(&router).await;
     let big = message(&"x".repeat(MAX_MESSAGE_BYTES / 2));
     while matches!(link.try_send("o", &big), Sent::Accepted(_)) {}
@@ -167,11 +175,11 @@ async fn a_sender_hears_full_after_the_send_time_out_and_nothing_is_stored() {
 
 #[tokio::test]
 async fn a_removed_endpoint_gives_up_what_waits_and_counts_it() {
-    let router = router(&[(TO_A, AT_ONCE), (TO_B, AT_ONCE)]);
+    let router = router(&[(TO_A, AT_ONCE), (TO_B, AT_ONCE)]).await;
     let link = link(&router).await;
     link.try_send("o", &message("x"));
     let a = router.inputs_of("a")[0].clone();
-    router.apply(deployment(&[(TO_B, AT_ONCE)]));
+    router.apply(deployment(&[(TO_B, AT_ONCE)])).await;
     assert_eq!(a.stats().dropped.get("endpoint_removed"), Some(&1));
     assert_eq!(len(&router, "b"), 1, "the other queue stays as it is");
     assert!(matches!(link.try_send("o", &message("y")), Sent::Accepted(2)));
@@ -180,7 +188,7 @@ async fn a_removed_endpoint_gives_up_what_waits_and_counts_it() {
 
 #[tokio::test]
 async fn bad_outputs_and_large_messages_are_refused_with_the_reason() {
-    let router = router(&[]);
+    let router = router(&[]).await;
     let link = link(&router).await;
     assert!(
         matches!(link.try_send("a/b", &message("x")), Sent::Refused(SendError::Denied(why)) if why.contains("'/'"))
@@ -193,7 +201,7 @@ async fn bad_outputs_and_large_messages_are_refused_with_the_reason() {
 
 #[tokio::test]
 async fn senders_to_the_same_receivers_do_not_lock_each_other_out() {
-    let router = router(&[(TO_A, AT_ONCE), (TO_B, AT_ONCE)]);
+    let router = router(&[(TO_A, AT_ONCE), (TO_B, AT_ONCE)]).await;
     let senders: Vec<_> = (0..4)
         .map(|_| {
             let router = router.clone();

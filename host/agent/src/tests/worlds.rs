@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -9,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use marram_core::{
     deployment::ModuleSpec,
+    elapsed::Clocks,
     message::Message,
     name::ModuleName,
     ports::{
@@ -18,6 +20,7 @@ use marram_core::{
     },
     state::StateError,
 };
+use marram_store::log;
 use tokio::sync::{Semaphore, watch};
 
 use crate::{Agent, Caches, Config};
@@ -44,6 +47,34 @@ pub(super) struct World {
     pub(super) upstream: Arc<MemoryUpstream>,
     pub(super) disk: Arc<MemoryDisk>,
     pub(super) caches: Option<Caches>,
+    /// The folder of the message log, which is the real one.
+    pub(super) messages: Messages,
+    pub(super) clocks: Option<fn() -> Clocks>,
+}
+
+/// A folder that goes with the last of its users.
+#[derive(Clone)]
+pub(super) struct Messages(Arc<tempfile::TempDir>);
+
+impl Default for Messages {
+    fn default() -> Self {
+        Self(Arc::new(tempfile::tempdir().unwrap()))
+    }
+}
+
+impl Messages {
+    pub(super) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+/// A log of 8 MiB.
+pub(super) fn open_log(path: &Path) -> (log::Log, log::Recovery) {
+    open_log_at(path, crate::clocks)
+}
+
+fn open_log_at(path: &Path, clocks: fn() -> Clocks) -> (log::Log, log::Recovery) {
+    log::Log::open(path, log::Options::within(8 << 20), &clocks()).unwrap()
 }
 
 /// What a made-up component is.
@@ -126,18 +157,37 @@ impl World {
         self.guest(image, Guest { handler, ..Guest::default() });
     }
 
+    /// The world as a kill of the host at this moment leaves it: what was written is there, what runs is not. (The agent of this one
+    /// goes on, in a world of its own.)
+    pub(super) fn after_kill(&self) -> Self {
+        let messages = Messages::default();
+        for file in std::fs::read_dir(self.messages.path()).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), messages.path().join(file.file_name())).unwrap();
+        }
+        let disk = MemoryDisk::default();
+        disk.documents.lock().unwrap().clone_from(&self.disk.documents.lock().unwrap());
+        let guests = self.guests.lock().unwrap().clone();
+        Self { guests: Arc::new(Mutex::new(guests)), disk: Arc::new(disk), messages, ..Self::default() }
+    }
+
     pub(super) async fn agent(&self) -> Arc<Agent> {
         self.agent_with(None).await
     }
 
     pub(super) async fn agent_with(&self, initial: Option<String>) -> Arc<Agent> {
         let world = Arc::new(self.clone());
+        let (log, recovery) = open_log_at(self.messages.path(), self.clocks.unwrap_or(crate::clocks));
         let config = Config {
             device_id: "device".into(),
             engine: world.clone(),
             images: world,
             upstream: self.upstream.clone(),
             documents: self.disk.clone(),
+            log: Box::new(log),
+            damage: recovery.damage,
+            clocks: self.clocks.unwrap_or(crate::clocks),
+            sync_after: Some(Duration::from_secs(5)),
             states: self.disk.clone(),
             check_image: |_| Ok(()),
             caches: self.caches.clone(),
@@ -338,8 +388,13 @@ pub(super) fn text(message: &Message) -> String {
     String::from_utf8(message.body.to_vec()).unwrap()
 }
 
-/// A manifest with these modules (name, further keys of the module object as JSON) and routes.
+/// A manifest with these modules (name, further keys of the module object as JSON) and routes, whose messages are in memory alone.
 pub(super) fn manifest(modules: &[(&str, &str)], routes: &[&str]) -> String {
+    manifest_with("memory", modules, routes)
+}
+
+/// The same with another durability of all routes that say nothing of their own.
+pub(super) fn manifest_with(durability: &str, modules: &[(&str, &str)], routes: &[&str]) -> String {
     let modules: serde_json::Map<String, serde_json::Value> = modules
         .iter()
         .map(|(name, extra)| {
@@ -354,7 +409,15 @@ pub(super) fn manifest(modules: &[(&str, &str)], routes: &[&str]) -> String {
     let routes: serde_json::Map<String, serde_json::Value> = routes
         .iter()
         .enumerate()
-        .map(|(n, route)| (format!("r{n}"), serde_json::from_str(route).unwrap_or_else(|_| (*route).into())))
+        .map(|(n, route)| {
+            let mut route: serde_json::Value = serde_json::from_str(route).unwrap_or_else(|_| (*route).into());
+            if route.is_string() {
+                route = serde_json::json!({ "route": route });
+            }
+            let options = route.as_object_mut().unwrap().entry("marram").or_insert_with(|| serde_json::json!({}));
+            options.as_object_mut().unwrap().entry("durability").or_insert_with(|| durability.into());
+            (format!("r{n}"), route)
+        })
         .collect();
     serde_json::json!({ "modulesContent": {
         "$edgeAgent": { "properties.desired": { "schemaVersion": "1.1",

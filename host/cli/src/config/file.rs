@@ -8,13 +8,14 @@ use marram_registry::{Authority, Mirror, Proxy};
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    Cache, Config, Credential, Engine, MIN_JOURNAL_FILE_BYTES, Password, Registries, Upstream, Way, check_device_id,
+    Cache, Config, Credential, Engine, MAX_SYNC_SECONDS, MIN_JOURNAL_FILE_BYTES, MIN_MESSAGES_BYTES, Messages,
+    Password, Registries, Upstream, Way, check_device_id,
     reader::{Entry, Reader, entries},
 };
 
 type Value<'t> = Spanned<DeValue<'t>>;
 
-const ROOT: [&str; 6] = ["device-id", "data", "engine", "registries", "upstream", "cache"];
+const ROOT: [&str; 7] = ["device-id", "data", "engine", "registries", "messages", "upstream", "cache"];
 const ENGINE: [&str; 2] = ["profile", "precompiled"];
 const REGISTRIES: [&str; 9] = [
     "default",
@@ -30,6 +31,7 @@ const REGISTRIES: [&str; 9] = [
 const MIRRORS: [&str; 2] = ["prefix", "location"];
 const CREDENTIALS: [&str; 4] = ["address", "username", "password", "password-file"];
 const CACHE: [&str; 1] = ["max-bytes"];
+const MESSAGES: [&str; 2] = ["max-bytes", "sync-seconds"];
 const UPSTREAM: [&str; 2] = ["journal-max-bytes", "journal-files"];
 
 /// Most components that are downloaded at once: as many as the host fetches images at once.
@@ -48,6 +50,7 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Finding>> {
             "data" => config.data = path(&mut reader, "data", value, folder),
             "engine" => config.engine = engine(&mut reader, value, folder),
             "registries" => config.registries = registries(&mut reader, value, folder),
+            "messages" => config.messages = messages(&mut reader, value),
             "upstream" => config.upstream = upstream(&mut reader, value),
             "cache" => config.cache = cache(&mut reader, value),
             _ => reader.unknown("", key, &ROOT),
@@ -208,6 +211,31 @@ fn require_one(reader: &mut Reader<'_>, at: &str, table: &Value<'_>, entries: &[
         1 => {}
         _ => reader.fault(table.span(), at, format!("only one of {names} may stand there")),
     }
+}
+
+fn messages(reader: &mut Reader<'_>, value: &Value<'_>) -> Messages {
+    let mut messages = Messages::default();
+    for (key, value) in reader.table("messages", value) {
+        let at = format!("messages.{}", key.get_ref());
+        let (most, least, into) = match key.get_ref().as_ref() {
+            "max-bytes" => (u64::MAX, MIN_MESSAGES_BYTES, &mut messages.max_bytes),
+            "sync-seconds" => (MAX_SYNC_SECONDS, 0, &mut messages.sync_seconds),
+            _ => {
+                reader.unknown("messages", key, &MESSAGES);
+                continue;
+            }
+        };
+        let Some(number) = reader.number(&at, value) else { continue };
+        let result = if (least..=most).contains(&number) {
+            Ok(number)
+        } else if number < least {
+            Err(format!("{number}: expected at least {least}"))
+        } else {
+            Err(format!("{number}: expected {least} to {most}"))
+        };
+        *into = reader.checked(&at, value.span(), result).unwrap_or(*into);
+    }
+    messages
 }
 
 fn upstream(reader: &mut Reader<'_>, value: &Value<'_>) -> Upstream {

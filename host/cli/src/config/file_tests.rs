@@ -35,6 +35,9 @@ password-file = "pump.password"
 address = "other.example"
 username = "pump"
 password = "secret"
+[messages]
+max-bytes = 16_777_216
+sync-seconds = 0
 [upstream]
 journal-max-bytes = 1_048_576
 journal-files = 4
@@ -66,6 +69,7 @@ fn every_key_is_read() {
     assert_eq!(config.registries.mirrors, [mirror]);
     let passwords: Vec<_> = config.registries.credentials.iter().map(|c| c.password.clone()).collect();
     assert_eq!(passwords, [Password::File("/etc/marram/pump.password".into()), Password::Text("secret".into())]);
+    assert_eq!(config.messages, Messages { max_bytes: 16 << 20, sync_seconds: 0 });
     assert_eq!(config.upstream.journal("/j".into()).max_file_bytes, 262_144);
 }
 
@@ -82,6 +86,17 @@ fn all_faults_are_told_at_once_in_the_order_of_the_file() {
         "line 6, column 14: registries.plain-http: expected an array of strings, found string",
         "line 8, column 17: upstream.journal-files: 0: expected 1 to 10000",
         "line 9, column 1: upstream.speed: unknown key",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn sizes_of_the_message_log_that_cannot_be_used_are_faults() {
+    let found = faults("[messages]\nmax-bytes = 8388607\nsync-seconds = 601\nsync = 1\n");
+    let expected = [
+        "line 2, column 13: messages.max-bytes: 8388607: expected at least 8388608",
+        "line 3, column 16: messages.sync-seconds: 601: expected 0 to 600",
+        "line 4, column 1: messages.sync: unknown key",
     ];
     assert_eq!(found, expected);
 }

@@ -14,7 +14,7 @@ use super::{
     values,
 };
 use crate::{
-    deployment::{DEFAULT_PRIORITY, RouteOptions, RouteSpec},
+    deployment::{DEFAULT_PRIORITY, Durability, RouteOptions, RouteSpec},
     route::{Condition, Route, Sink},
 };
 
@@ -36,6 +36,9 @@ struct Deployed<'a> {
 const NO_PRIORITY: u32 = 2_000_000_000;
 /// `sendTimeout`. A sender that waits longer than a minute runs into its own deadline.
 const SEND_TIMEOUT_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
+
+const DURABILITIES: [(&str, Durability); 3] =
+    [("memory", Durability::Memory), ("crash", Durability::Crash), ("power", Durability::Power)];
 
 /// Reads the desired properties of `$edgeHub`. `deployed` are the names of the modules.
 pub(super) fn read(desired: &Field<'_>, deployed: &BTreeSet<String>, found: &mut Findings) -> Hub {
@@ -91,7 +94,7 @@ fn read_store_and_forward(config: &Field<'_>, found: &mut Findings) -> Option<Du
             values::integer(&size, 0..=i64::MAX, found);
         }
         limits_fields.warn_of_rest(found);
-        found.note(&limits.at, "accepted: queues are in memory in this version and have bounds of their own");
+        found.note(&limits.at, "accepted: the message log is bounded by `messages.max-bytes` of marram.toml, and each queue by a share of it");
     }
     fields.warn_of_rest(found);
     if seconds == Some(0) {
@@ -220,22 +223,16 @@ fn read_options(field: &Field<'_>, sink: Option<&Sink>, found: &mut Findings) ->
             options.max_attempts = Some(attempts);
         }
     }
-    if let Some(field) = fields.optional("durability", found) {
-        read_durability(&field, found);
+    if let Some(field) = fields.optional("durability", found)
+        && let Some(durability) = values::word(&field, "durability", &DURABILITIES, found)
+    {
+        options.durability = durability;
     }
     for name in ["overflow", "drain", "ordering", "expiredToDeadLetter"] {
         if let Some(field) = fields.optional(name, found) {
-            found.fault(&field.at, format!("`{name}` comes with the durable store of a later version"));
+            found.fault(&field.at, format!("`{name}` comes with a later version"));
         }
     }
     fields.refuse_rest(found);
     options
-}
-
-fn read_durability(field: &Field<'_>, found: &mut Findings) {
-    let words = [("memory", true), ("crash", false), ("power", false)];
-    if values::word(field, "durability", &words, found) == Some(false) {
-        let hint = "write `memory`: messages are lost when the host ends";
-        found.fault_hint(&field.at, "the durable store comes with a later version", hint);
-    }
 }

@@ -128,6 +128,7 @@ fn target(deployment: &Deployment, spec: &RouteSpec) -> Target {
             Sink::Upstream => None,
             Sink::Input { .. } => spec.options.max_attempts,
         },
+        durability: spec.options.durability,
     }
 }
 

@@ -5,8 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use super::*;
 use crate::{
     deployment::{
-        DEFAULT_PRIORITY, DesiredStatus, Mount, PullPolicy, RegistryCredential, RestartPolicy, RouteOptions, RouteSpec,
-        Sandbox,
+        DEFAULT_PRIORITY, DesiredStatus, Durability, Mount, PullPolicy, RegistryCredential, RestartPolicy,
+        RouteOptions, RouteSpec, Sandbox,
     },
     route::Route,
 };
@@ -249,7 +249,11 @@ fn a_route_as_an_object_says_more() {
     let reading = reading("hub/routes/up", object);
     let route = first_route(&reading);
     assert_eq!((route.priority, route.time_to_live), (2, Some(Duration::from_secs(60))));
-    let expected = RouteOptions { send_timeout: Duration::from_millis(250), max_attempts: Some(3) };
+    let expected = RouteOptions {
+        send_timeout: Duration::from_millis(250),
+        max_attempts: Some(3),
+        durability: Durability::Memory,
+    };
     assert_eq!(route.options, expected);
 }
 
@@ -259,6 +263,19 @@ fn iot_edges_default_numbers_mean_the_defaults() {
     let reading = reading("hub/routes/up", object);
     let route = first_route(&reading);
     assert_eq!((route.priority, route.time_to_live), (DEFAULT_PRIORITY, None));
+}
+
+#[test]
+fn a_route_survives_a_crash_unless_it_says_otherwise() {
+    let durability = |options| {
+        let reading = reading("hub/routes/up", json!({"route": "FROM /* INTO $upstream", "marram": options}));
+        first_route(&reading).options.durability
+    };
+    assert_eq!(durability(json!({})), Durability::Crash);
+    assert_eq!(durability(json!({"durability": "crash"})), Durability::Crash);
+    assert_eq!(durability(json!({"durability": "power"})), Durability::Power);
+    assert_eq!(durability(json!({"durability": "memory"})), Durability::Memory);
+    assert_eq!(first_route(&read_str(&base().to_string()).unwrap()).options.durability, Durability::Crash);
 }
 
 #[test]

@@ -341,9 +341,8 @@ fn routes() {
         (object("marram", json!({"sendTimout": "1s"})), "/marram/sendTimout", "unknown key"),
         (object("marram", json!({"sendTimeout": "2m"})), "/marram/sendTimeout", "expected a duration from 0 to 60s"),
         (object("marram", json!({"maxAttempts": 0})), "/marram/maxAttempts", "expected a whole number from 1"),
-        (object("marram", json!({"durability": "power"})), "/marram/durability", "the durable store comes with"),
         (object("marram", json!({"durability": "x"})), "/marram/durability", "unknown durability `x`"),
-        (object("marram", json!({"overflow": "x"})), "/marram/overflow", "`overflow` comes with the durable store"),
+        (object("marram", json!({"overflow": "x"})), "/marram/overflow", "`overflow` comes with a later version"),
     ];
     for (value, at, message) in cases {
         check_at(&[("hub/routes/up", value, &format!("hub/routes/up{at}"), message)]);

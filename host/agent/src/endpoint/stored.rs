@@ -1,0 +1,201 @@
+//! An endpoint and the message log: what of its messages is in memory, and what is told to the log.
+
+use std::sync::{Arc, atomic::Ordering::SeqCst};
+
+use marram_core::{
+    backlog::{Held, Reading},
+    log::{EndpointId, QueueUsage},
+    queue::{DropReason, Dropped, Item},
+    route::Sink,
+    time::Uptime,
+};
+
+use super::{Endpoint, INPUT_QUEUE_BYTES, Inner, UPSTREAM_QUEUE_BYTES};
+
+impl Endpoint {
+    /// Its name in the log and for people: `$upstream` or `module/input`.
+    pub(crate) fn name(&self) -> Box<str> {
+        match &self.sink {
+            Sink::Upstream => "$upstream".into(),
+            Sink::Input { module, input } => format!("{module}/{input}").into(),
+        }
+    }
+
+    /// Its number in the log, once it is open.
+    pub(crate) fn id(&self) -> Option<EndpointId> {
+        self.id.get().copied()
+    }
+
+    /// Whether what it accepts goes into the log. Changes only with the routes.
+    pub(crate) fn is_durable(&self) -> bool {
+        self.durable.load(SeqCst)
+    }
+
+    /// Sets, with the routes, whether its messages go into the log.
+    pub(crate) fn set_durable(&self, durable: bool) {
+        let mut inner = self.lock();
+        self.durable.store(durable, SeqCst);
+        let is_upstream = self.sink == Sink::Upstream;
+        let max_bytes = match (durable || inner.in_log, is_upstream) {
+            (true, _) => self.storage.share(is_upstream),
+            (false, true) => UPSTREAM_QUEUE_BYTES,
+            (false, false) => INPUT_QUEUE_BYTES,
+        };
+        inner.queue.set_max_bytes(max_bytes);
+    }
+
+    /// What the log holds for it. Called once, by the log's owner, before anything is accepted.
+    pub(crate) fn opened(&self, id: EndpointId, queues: &[QueueUsage]) {
+        let mut inner = self.lock();
+        let _ = self.id.set(id);
+        for queue in queues {
+            inner.backlog.restore(queue.priority, queue.messages, queue.bytes);
+        }
+        inner.loading = true; // the owner reads now
+        inner.account();
+    }
+
+    /// Whether a message goes into the log, under a lock that the caller holds: also one of a route that does not ask for it, as long as
+    /// others wait there. They go first.
+    pub(crate) fn stores(&self, inner: &Inner) -> bool {
+        inner.in_log || self.is_durable()
+    }
+
+    /// Sets bytes aside for a message on its way into the log, under a lock that the caller holds.
+    pub(crate) fn reserve(inner: &mut Inner, size: usize) {
+        inner.backlog.reserve(size);
+        inner.account();
+    }
+
+    /// The message was not stored.
+    pub(crate) fn release(&self, size: usize) {
+        let mut inner = self.lock();
+        inner.backlog.release(size);
+        inner.account();
+        drop(inner);
+        self.room.notify_waiters();
+    }
+
+    /// A message for which bytes were set aside is stored, or was sent to another one that stores it.
+    pub(crate) fn arrived(self: &Arc<Self>, item: Item) {
+        let mut inner = self.lock();
+        inner.backlog.release(item.size);
+        inner.accepted += 1;
+        let priority = item.priority;
+        let stays = match item.stored {
+            // What is in the log of a closed endpoint is removed there.
+            Some(place) if !inner.closed => {
+                let held = inner.held(priority);
+                inner.backlog.stored(priority, place.sequence, item.size, held)
+            }
+            stored => stored.is_none(),
+        };
+        if stays {
+            inner.queue.push(item);
+        }
+        inner.account();
+        if inner.closed {
+            inner.queue.remove_all();
+            self.note_drops(&mut inner, Uptime(0));
+        } else if !stays {
+            self.read_on(&mut inner);
+        }
+        drop(inner);
+        self.ring(priority);
+    }
+
+    /// Asks the log to read on if there is room in memory.
+    pub(super) fn read_on(self: &Arc<Self>, inner: &mut Inner) {
+        inner.account();
+        if inner.in_log && !inner.loading && !inner.closed && inner.reading().is_some() {
+            inner.loading = true;
+            self.storage.load(self.clone());
+        }
+    }
+
+    /// What the log's owner is to read next; none = enough for now.
+    pub(crate) fn next_reading(&self) -> Option<Reading> {
+        let mut inner = self.lock();
+        let reading = inner.reading().filter(|_| !inner.closed);
+        inner.loading = reading.is_some();
+        if reading.is_none() {
+            drop(inner);
+            self.consumer.ring(); // it may wait for the end of the reading
+        }
+        reading
+    }
+
+    /// What was read, in its order; `is_all`: there is no more of this priority.
+    pub(crate) fn loaded(&self, priority: u8, items: impl Iterator<Item = Item>, is_all: bool, now: Uptime) {
+        let mut inner = self.lock();
+        let mut dropped = Vec::new();
+        for item in items {
+            let Some(place) = item.stored else { continue };
+            inner.backlog.read(priority, place.sequence, item.size);
+            let is_spent = item.max_attempts.is_some_and(|most| item.attempts >= most);
+            let reason = if item.deadline.is_some_and(|deadline| deadline <= now) {
+                DropReason::Expired
+            } else if is_spent {
+                DropReason::TooManyAttempts
+            } else {
+                let suspect = item.suspect && self.sink != Sink::Upstream;
+                inner.queue.push(Item { suspect, ..item });
+                continue;
+            };
+            let (source, sequence, attempts) = (item.accepted.source, item.accepted.sequence, item.attempts);
+            dropped.push(Dropped { source, sequence, attempts, reason, stored: Some(place) });
+        }
+        if is_all {
+            inner.backlog.came_to_the_end(priority);
+        }
+        inner.account();
+        self.note_dropped(&mut inner, dropped, now);
+        if inner.closed {
+            inner.queue.remove_all();
+            self.note_drops(&mut inner, now);
+        }
+        drop(inner);
+        self.ring(priority);
+        self.room.notify_waiters();
+    }
+
+    /// Gives up what has expired.
+    pub(crate) fn expire(self: &Arc<Self>, now: Uptime) {
+        let mut inner = self.lock();
+        inner.queue.drop_expired(now);
+        if self.note_drops(&mut inner, now) {
+            self.read_on(&mut inner);
+            drop(inner);
+            self.consumer.ring();
+            self.room.notify_waiters();
+        }
+    }
+
+    /// Bytes in memory.
+    #[cfg(test)]
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.lock().queue.bytes()
+    }
+
+    /// Whether messages are on their way into memory or into the log: a consumer that finds nothing waits for them.
+    pub(crate) fn awaits_log(&self) -> bool {
+        let inner = self.lock();
+        inner.loading || inner.backlog.is_storing()
+    }
+}
+
+impl Inner {
+    fn held(&self, priority: u8) -> Held {
+        Held { bytes: self.queue.bytes(), lane_is_idle: !self.queue.has_ready(priority) }
+    }
+
+    fn reading(&self) -> Option<Reading> {
+        self.backlog.next_reading(|priority| self.held(priority))
+    }
+
+    /// What is in the log counts against the bound of the queue.
+    fn account(&mut self) {
+        self.queue.set_beside(self.backlog.bytes());
+        self.in_log = self.backlog.is_behind() || self.backlog.is_storing();
+    }
+}

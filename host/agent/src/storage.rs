@@ -1,0 +1,308 @@
+//! The message log behind the router. It has one owner, a thread of its own ([`writer`]), because each of its calls blocks on the
+//! disk; everybody else hands it jobs, which it does in their order. What senders hand over while it writes is its next write: so
+//! groups form by themselves.
+
+mod writer;
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use marram_core::{
+    elapsed::Elapsed,
+    log::{Damage, LogError, Loss, MessageLog, Place, Room, Safety},
+    message::Message,
+    time::Uptime,
+};
+use tokio::sync::{oneshot, watch};
+
+use self::writer::Writer;
+use crate::{clock::Clock, endpoint::Endpoint};
+
+/// How long a sender that was refused by a full log waits before it asks again. Short beside the second in which a log goes on that has
+/// room again, long beside a write.
+pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The log as the rest of the agent sees it.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    jobs: Mutex<Jobs>,
+    came: Condvar,
+    facts: Mutex<Facts>,
+    /// The log's elapsed time when the clock began.
+    began: Elapsed,
+    max_bytes: u64,
+    ended: watch::Receiver<bool>,
+}
+
+#[derive(Debug, Default)]
+struct Jobs {
+    list: Vec<Job>,
+    /// The writer ends, or has died.
+    closed: bool,
+}
+
+/// What is to be done with the log.
+#[derive(Debug)]
+enum Job {
+    /// Store a message.
+    Append(Append),
+    /// What became of deliveries.
+    Outcome(Outcome),
+    /// Note that a delivery begins, and say when that is written.
+    Begin(Place, u32, oneshot::Sender<()>),
+    /// An endpoint is new: what waits for it in the log?
+    Open(Arc<Endpoint>, oneshot::Sender<()>),
+    /// An endpoint's window has room.
+    Load(Arc<Endpoint>),
+    /// These endpoints are in force: what waits for others becomes dead letters.
+    Keep(BTreeSet<Box<str>>),
+    /// Write all, sync it, and end.
+    Stop,
+}
+
+/// A message on its way into the log. Each receiver has set its bytes aside.
+#[derive(Debug)]
+pub(crate) struct Append {
+    pub(crate) message: Arc<Message>,
+    pub(crate) source: Arc<str>,
+    /// Of the sender; advanced when the message is stored.
+    pub(crate) sequence: Arc<AtomicU64>,
+    pub(crate) receivers: Vec<Receiver>,
+    /// In the account of each receiver.
+    pub(crate) size: usize,
+    pub(crate) safety: Safety,
+    pub(crate) reply: oneshot::Sender<Result<u64, NotStored>>,
+}
+
+/// Who gets it.
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) priority: u8,
+    pub(crate) deadline: Option<Uptime>,
+    pub(crate) max_attempts: Option<u32>,
+    /// It gets it from the log; otherwise from memory alone.
+    pub(crate) stored: bool,
+}
+
+/// What became of messages that are in the log.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) done: Vec<Place>,
+    pub(crate) expired: Vec<Place>,
+    /// With the attempts made.
+    pub(crate) tried: Vec<(Place, u32)>,
+    /// With the attempts made, and why they were given up.
+    pub(crate) dead: Vec<(Place, u32, String)>,
+}
+
+impl Outcome {
+    fn is_empty(&self) -> bool {
+        self.done.is_empty() && self.expired.is_empty() && self.tried.is_empty() && self.dead.is_empty()
+    }
+}
+
+/// Why a message was not stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NotStored {
+    /// The log is full; perhaps not for long.
+    Full,
+    /// The disk fails.
+    Disk(String),
+    /// The host ends.
+    Stopped,
+}
+
+/// What a person may want to know.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Facts {
+    pub(crate) room: Room,
+    /// Places that were found damaged since the host started, its opening included.
+    pub(crate) damaged: u64,
+    /// Messages that were lost by that, at most, as far as they can be counted.
+    pub(crate) lost: u64,
+    /// Why the log does not take messages; none while it does.
+    pub(crate) error: Option<String>,
+}
+
+impl Facts {
+    fn count(&mut self, damage: &[Damage]) {
+        for damage in damage {
+            self.damaged += 1;
+            self.lost += match damage.loss {
+                Loss::Messages(count) | Loss::Segment(Some(count)) => count,
+                Loss::Segment(None) | Loss::End | Loss::Name(_) | Loss::Settlements | Loss::Nothing => 0,
+            };
+        }
+    }
+}
+
+impl Storage {
+    /// Takes a log that has just been opened into service. `damage` is what its opening found; `removed` counts messages whose endpoint
+    /// is gone.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub(crate) fn start(
+        mut log: Box<dyn MessageLog>,
+        damage: &[Damage],
+        clock: Clock,
+        sync_after: Option<Duration>,
+        removed: Arc<AtomicU64>,
+    ) -> std::io::Result<Arc<Self>> {
+        let now = log.stamp(&clock.clocks());
+        let mut facts = Facts { room: log.room(), ..Facts::default() };
+        facts.count(damage);
+        let (end, ended) = watch::channel(false);
+        let storage = Arc::new(Self {
+            jobs: Mutex::default(),
+            came: Condvar::new(),
+            began: Elapsed(now.0.saturating_sub(clock.uptime().0)),
+            max_bytes: facts.room.max_bytes,
+            facts: Mutex::new(facts),
+            ended,
+        });
+        let writer = Writer::new(log, storage.clone(), clock, sync_after, removed, end);
+        std::thread::Builder::new().name("message-log".into()).spawn(move || writer.run())?;
+        Ok(storage)
+    }
+
+    /// Most bytes of one endpoint's queue: a share of the log, so that one receiver that is away does not fill it for all. Upstream may be
+    /// away for days, and is what the log is for.
+    pub(crate) fn share(&self, is_upstream: bool) -> usize {
+        let share = if is_upstream { self.max_bytes / 4 * 3 } else { self.max_bytes / 8 };
+        usize::try_from(share).unwrap_or(usize::MAX)
+    }
+
+    /// A moment of this run in the log's elapsed time.
+    fn elapsed(&self, at: Uptime) -> Elapsed {
+        Elapsed(self.began.0.saturating_add(at.0))
+    }
+
+    /// The reverse; what was before this run is its beginning.
+    fn uptime(&self, at: Elapsed) -> Uptime {
+        Uptime(at.0.saturating_sub(self.began.0))
+    }
+
+    /// Hands a message over. The caller holds the locks of its receivers, so that what becomes of them later comes later here.
+    pub(crate) fn append(&self, append: Append) -> Result<(), Append> {
+        match self.push(Job::Append(append)) {
+            Ok(()) => Ok(()),
+            Err(Job::Append(append)) => Err(append),
+            Err(_) => Ok(()), // what comes back is what was handed over
+        }
+    }
+
+    /// Tells what became of deliveries. When the log has ended, they come again at the next start.
+    pub(crate) fn tell(&self, outcome: Outcome) {
+        if !outcome.is_empty() {
+            let _ = self.push(Job::Outcome(outcome));
+        }
+    }
+
+    /// Has the beginning of a delivery written, so that a message which ends the host is not delivered for ever.
+    pub(crate) async fn begin(&self, place: Place, attempts: u32) {
+        let (reply, done) = oneshot::channel();
+        if self.push(Job::Begin(place, attempts, reply)).is_ok() {
+            let _ = done.await;
+        }
+    }
+
+    /// Gives an endpoint what waits for it in the log.
+    pub(crate) async fn open(&self, endpoint: Arc<Endpoint>) {
+        let (reply, done) = oneshot::channel();
+        if self.push(Job::Open(endpoint, reply)).is_ok() {
+            let _ = done.await;
+        }
+    }
+
+    pub(crate) fn load(&self, endpoint: Arc<Endpoint>) {
+        let _ = self.push(Job::Load(endpoint));
+    }
+
+    /// Makes dead letters of what waits for other endpoints than these.
+    pub(crate) fn keep(&self, endpoints: BTreeSet<Box<str>>) {
+        let _ = self.push(Job::Keep(endpoints));
+    }
+
+    pub(crate) fn facts(&self) -> Facts {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Does all that was handed over, makes it safe, and ends.
+    pub(crate) async fn stop(&self) {
+        let _ = self.push(Job::Stop);
+        self.lock().closed = true;
+        self.ended().await;
+    }
+
+    /// Ends when the writer has.
+    pub(crate) async fn ended(&self) {
+        let mut ended = self.ended.clone();
+        // An error: its end is gone, which says the same.
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
+
+    fn push(&self, job: Job) -> Result<(), Job> {
+        let mut jobs = self.lock();
+        if jobs.closed {
+            return Err(job);
+        }
+        jobs.list.push(job);
+        drop(jobs);
+        self.came.notify_one();
+        Ok(())
+    }
+
+    /// Waits for jobs, at most so long.
+    fn next(&self, patience: Duration) -> Vec<Job> {
+        let jobs = self.lock();
+        let (mut jobs, _) = self
+            .came
+            .wait_timeout_while(jobs, patience, |jobs| jobs.list.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut jobs.list)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Jobs> {
+        // A list that is pushed to and taken whole.
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Append {
+    /// Nothing of it is stored.
+    fn refuse(self, why: NotStored) {
+        for receiver in &self.receivers {
+            receiver.endpoint.release(self.size);
+        }
+        let _ = self.reply.send(Err(why));
+    }
+
+    /// The next number of its sender.
+    fn number(&self) -> u64 {
+        self.sequence.fetch_add(1, SeqCst) + 1
+    }
+
+    /// It was not used. Another one may have been drawn meanwhile (an update's new instance, another foreign source): then there is a
+    /// gap, which is allowed.
+    fn give_number_back(&self, number: u64) {
+        let _ = self.sequence.compare_exchange(number, number - 1, SeqCst, SeqCst);
+    }
+}
+
+impl From<&LogError> for NotStored {
+    fn from(error: &LogError) -> Self {
+        match error {
+            LogError::Full(_) => Self::Full,
+            LogError::Disk(words) | LogError::Refused(words) => Self::Disk(words.clone()),
+            LogError::Unknown(_) => Self::Disk(error.to_string()),
+        }
+    }
+}

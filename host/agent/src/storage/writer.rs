@@ -1,0 +1,480 @@
+//! The one owner of the log: does jobs in their order, several messages in one write, and in quiet moments what can wait: writing
+//! settlements, syncing, giving room back.
+
+use std::{
+    collections::BTreeSet,
+    ops::Range,
+    sync::{
+        Arc, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use marram_core::{
+    log::{DEAD_LETTERS, EndpointId, Entry, How, LogError, MessageLog, Place, Reference, Safety},
+    message::Accepted,
+    queue::{ITEM_OVERHEAD, Item},
+    time::Uptime,
+};
+use tokio::sync::watch;
+
+use super::{Append, Job, NotStored, Outcome, Storage};
+use crate::{clock::Clock, endpoint::Endpoint};
+
+/// Bytes of messages in one write. A quarter of a segment of 4 MiB; more would only keep the first sender waiting.
+const GROUP_BYTES: usize = 1 << 20;
+/// What is written and not synced: at most this much, or as old as the owner allows. Surviving a kill needs only the write; each sync
+/// costs some 17 KiB of the file system's own, so not twice as often.
+const SYNC_BYTES: usize = 1 << 20;
+/// Settlements go to the disk with the next message, or after this: as much is delivered again after a kill.
+const FLUSH_AFTER: Duration = Duration::from_secs(1);
+/// Between two looks for what has failed (dead letters, readings) and for housekeeping.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Between two notes of the clocks, and two looks for what has expired.
+const STAMP_EVERY: Duration = Duration::from_secs(60);
+/// The same while nothing happens. It bounds how much longer a message may live after a loss of power.
+const IDLE_STAMP_EVERY: Duration = Duration::from_secs(600);
+
+pub(super) struct Writer {
+    log: Box<dyn MessageLog>,
+    storage: Arc<Storage>,
+    clock: Clock,
+    /// None: the owner wants no syncs but those that routes ask for.
+    sync_after: Option<Duration>,
+    /// Messages that were given up because their endpoint is gone.
+    removed: Arc<AtomicU64>,
+    /// What this run of the host stores begins here.
+    first: u64,
+    endpoints: Vec<Weak<Endpoint>>,
+    /// Endpoints in force, until the messages of others have been buried.
+    keep: Option<BTreeSet<Box<str>>>,
+    /// Endpoints that are gone and have no message left.
+    retired: BTreeSet<EndpointId>,
+    group: Vec<Append>,
+    group_bytes: usize,
+    /// Dead letters that could not be made yet.
+    unburied: Vec<(Place, u32, String)>,
+    /// Endpoints that could not be read.
+    unread: Vec<Arc<Endpoint>>,
+    unflushed: Option<Uptime>,
+    unsynced: Option<Uptime>,
+    unsynced_bytes: usize,
+    stamped: Uptime,
+    untidy: bool,
+    looked: Uptime,
+    /// Last, so that nobody hears of the end before it.
+    end: watch::Sender<bool>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        log: Box<dyn MessageLog>,
+        storage: Arc<Storage>,
+        clock: Clock,
+        sync_after: Option<Duration>,
+        removed: Arc<AtomicU64>,
+        end: watch::Sender<bool>,
+    ) -> Self {
+        let now = clock.uptime();
+        Self {
+            first: log.next_sequence(),
+            log,
+            storage,
+            clock,
+            sync_after,
+            removed,
+            endpoints: Vec::new(),
+            keep: None,
+            retired: BTreeSet::new(),
+            group: Vec::new(),
+            group_bytes: 0,
+            unburied: Vec::new(),
+            unread: Vec::new(),
+            unflushed: None,
+            unsynced: None,
+            unsynced_bytes: 0,
+            stamped: now,
+            untidy: true,
+            looked: now,
+            end,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        loop {
+            let jobs = self.storage.next(self.patience());
+            self.untidy |= !jobs.is_empty();
+            for job in jobs {
+                if matches!(job, Job::Stop) {
+                    return self.stop();
+                }
+                self.work(job);
+            }
+            self.commit();
+            self.keep_house();
+        }
+    }
+
+    fn work(&mut self, job: Job) {
+        match job {
+            Job::Append(append) => {
+                self.group_bytes += append.size;
+                self.group.push(append);
+                if self.group_bytes >= GROUP_BYTES {
+                    self.commit();
+                }
+            }
+            // Of messages that were stored before: the group need not be broken up.
+            Job::Outcome(outcome) => self.note(outcome),
+            Job::Begin(place, attempts, reply) => {
+                self.log.attempt(place, attempts);
+                self.flush();
+                let _ = reply.send(());
+            }
+            Job::Open(endpoint, reply) => {
+                self.commit();
+                self.open(endpoint);
+                let _ = reply.send(());
+            }
+            Job::Load(endpoint) => {
+                self.commit();
+                self.load(endpoint);
+            }
+            Job::Keep(names) => {
+                self.commit();
+                self.keep = Some(names);
+                self.bury_others();
+            }
+            Job::Stop => {}
+        }
+    }
+
+    /// Stores what has come together, with one write.
+    fn commit(&mut self) {
+        self.group_bytes = 0;
+        let group = std::mem::take(&mut self.group);
+        if !group.is_empty() {
+            self.store(group);
+        }
+    }
+
+    fn store(&mut self, mut group: Vec<Append>) {
+        match self.write(&group) {
+            Ok((numbers, accepted)) => {
+                self.set_error(None);
+                for ((append, accepted), number) in group.into_iter().zip(accepted).zip(numbers) {
+                    self.hand_on(append, &accepted, number);
+                }
+            }
+            // The log takes all or none; some of them may fit.
+            Err(LogError::Full(_) | LogError::Refused(_)) if group.len() > 1 => {
+                let rest = group.split_off(group.len() / 2);
+                self.store(group);
+                self.store(rest);
+            }
+            Err(error) => {
+                self.set_error(Some(error.to_string()));
+                for append in group {
+                    append.refuse(NotStored::from(&error));
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, group: &[Append]) -> Result<(Range<u64>, Vec<Accepted>), LogError> {
+        let enqueued = self.clock.utc_coarse();
+        let accepted: Vec<Accepted> = group
+            .iter()
+            .map(|append| Accepted {
+                message: append.message.clone(),
+                source: append.source.clone(),
+                sequence: append.number(),
+                enqueued,
+            })
+            .collect();
+        let references: Vec<Vec<Reference>> = group.iter().map(|append| self.references(append)).collect();
+        let entries = accepted.iter().zip(&references).map(|(message, references)| Entry { message, references });
+        let entries: Vec<Entry<'_>> = entries.collect();
+        let safety = group.iter().map(|append| append.safety).max().unwrap_or(Safety::Written);
+        match self.log.append(&entries, safety) {
+            Ok(numbers) => {
+                self.unflushed = None;
+                if safety == Safety::Synced {
+                    (self.unsynced, self.unsynced_bytes) = (None, 0);
+                } else {
+                    self.wrote(group.iter().map(|append| append.size).sum());
+                }
+                Ok((numbers, accepted))
+            }
+            Err(error) => {
+                for (append, accepted) in group.iter().zip(&accepted).rev() {
+                    append.give_number_back(accepted.sequence);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn references(&self, append: &Append) -> Vec<Reference> {
+        let stored = append.receivers.iter().filter(|receiver| receiver.stored);
+        let stored = stored.filter_map(|receiver| Some((receiver, receiver.endpoint.id()?)));
+        let reference = |(receiver, endpoint): (&super::Receiver, EndpointId)| Reference {
+            endpoint,
+            priority: receiver.priority,
+            deadline: receiver.deadline.map(|at| self.storage.elapsed(at)),
+            max_attempts: receiver.max_attempts,
+        };
+        stored.map(reference).collect()
+    }
+
+    /// A message is stored: its receivers and its sender hear of it.
+    fn hand_on(&self, append: Append, accepted: &Accepted, sequence: u64) {
+        let Append { receivers, size, reply, .. } = append;
+        for receiver in receivers {
+            let super::Receiver { endpoint, priority, deadline, max_attempts, stored } = receiver;
+            let stored = endpoint.id().filter(|_| stored).map(|endpoint| Place { endpoint, priority, sequence });
+            let accepted = accepted.clone();
+            let item = Item { accepted, size, priority, deadline, attempts: 0, max_attempts, stored, suspect: false };
+            endpoint.arrived(item);
+        }
+        let _ = reply.send(Ok(accepted.sequence));
+    }
+
+    fn note(&mut self, outcome: Outcome) {
+        let Outcome { done, expired, tried, dead } = outcome;
+        for place in done {
+            self.log.settle(place, How::Delivered);
+        }
+        for place in expired {
+            self.log.settle(place, How::Expired);
+        }
+        for (place, attempts) in tried {
+            self.log.attempt(place, attempts);
+        }
+        let now = self.clock.uptime();
+        self.unflushed.get_or_insert(now);
+        for (place, attempts, reason) in dead {
+            self.bury(place, attempts, reason);
+        }
+    }
+
+    fn bury(&mut self, place: Place, attempts: u32, reason: String) {
+        self.log.attempt(place, attempts);
+        match self.log.bury(place, &reason, self.clock.utc()) {
+            Ok(_) => self.wrote(ITEM_OVERHEAD),
+            Err(LogError::Unknown(_)) => {} // settled meanwhile, or damaged
+            Err(error) => {
+                tracing::debug!(%error, "a dead letter waits for room in the message log");
+                self.unburied.push((place, attempts, reason));
+            }
+        }
+    }
+
+    fn open(&mut self, endpoint: Arc<Endpoint>) {
+        let name = endpoint.name();
+        let id = self.log.endpoint(&name);
+        self.retired.remove(&id);
+        // Its messages are not to be buried any more, if that has not been done yet.
+        if let Some(keep) = &mut self.keep {
+            keep.insert(name.clone());
+        }
+        let queues = self.log.endpoints().into_iter().find(|usage| usage.id == id).map(|usage| usage.queues);
+        endpoint.opened(id, &queues.unwrap_or_default());
+        self.endpoints.retain(|endpoint| endpoint.strong_count() > 0);
+        self.endpoints.push(Arc::downgrade(&endpoint));
+        self.load(endpoint);
+    }
+
+    /// Reads on into an endpoint's window, until it is full or there is nothing behind it.
+    fn load(&mut self, endpoint: Arc<Endpoint>) {
+        let Some(id) = endpoint.id() else { return };
+        while let Some(reading) = endpoint.next_reading() {
+            let mut found = Vec::new();
+            let read = self.log.read(id, reading.priority, reading.after, reading.max_bytes, &mut found);
+            let bytes: usize = found.iter().map(|stored| stored.accepted.message.size() + ITEM_OVERHEAD).sum();
+            let is_all = read.is_ok() && bytes < reading.max_bytes;
+            let items = found.into_iter().map(|stored| Item {
+                size: stored.accepted.message.size() + ITEM_OVERHEAD,
+                priority: reading.priority,
+                deadline: stored.deadline.map(|at| self.storage.uptime(at)),
+                attempts: stored.attempts,
+                max_attempts: stored.max_attempts,
+                suspect: stored.place.sequence < self.first,
+                stored: Some(stored.place),
+                accepted: stored.accepted,
+            });
+            endpoint.loaded(reading.priority, items, is_all, self.clock.uptime());
+            if let Err(error) = read {
+                tracing::error!(endpoint = %endpoint.sink, %error, "messages cannot be read; trying again");
+                self.unread.push(endpoint);
+                return;
+            }
+        }
+    }
+
+    /// Buries what waits for endpoints that are not in force. What cannot be done now is tried again.
+    fn bury_others(&mut self) {
+        let Some(keep) = &self.keep else { return };
+        let others = self.log.endpoints().into_iter().filter(|usage| {
+            *usage.name != *DEAD_LETTERS && !keep.contains(&*usage.name) && !self.retired.contains(&usage.id)
+        });
+        for usage in others.collect::<Vec<_>>() {
+            match self.log.remove_endpoint(usage.id, "endpoint_removed", self.clock.utc()) {
+                Ok(removed) => {
+                    self.retired.insert(usage.id);
+                    let messages = removed.buried + removed.dropped;
+                    self.removed.fetch_add(messages, Relaxed);
+                    if messages > 0 {
+                        tracing::warn!(
+                            endpoint = %usage.name,
+                            dead_letters = removed.buried,
+                            dropped = removed.dropped,
+                            "no route leads to this endpoint any more; its messages were given up"
+                        );
+                        self.wrote(SYNC_BYTES);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(endpoint = %usage.name, %error, "messages of a removed endpoint wait to become dead letters");
+                    return;
+                }
+            }
+        }
+        self.keep = None;
+    }
+
+    /// How long to wait for jobs before something is due.
+    fn patience(&self) -> Duration {
+        let now = self.clock.uptime();
+        let left = |since: Uptime, span: Duration| Duration::from_millis(since.after(span).0.saturating_sub(now.0));
+        let flush = self.unflushed.map(|since| left(since, FLUSH_AFTER));
+        let sync = self.unsynced.zip(self.sync_after).map(|(since, after)| left(since, after));
+        let waits = !self.unburied.is_empty() || !self.unread.is_empty() || self.keep.is_some() || self.untidy;
+        let look = waits.then(|| left(self.looked, LOOK_AGAIN));
+        let stamp = left(self.stamped, if self.untidy { STAMP_EVERY } else { IDLE_STAMP_EVERY });
+        [flush, sync, look].into_iter().flatten().fold(stamp, Duration::min)
+    }
+
+    fn keep_house(&mut self) {
+        let now = self.clock.uptime();
+        let is_over = |since: Uptime, span: Duration| since.after(span) <= now;
+        if let (Some(since), Some(after)) = (self.unsynced, self.sync_after)
+            && (self.unsynced_bytes >= SYNC_BYTES || is_over(since, after))
+        {
+            self.sync();
+        }
+        if self.unflushed.is_some_and(|since| is_over(since, FLUSH_AFTER)) {
+            self.flush();
+        }
+        if is_over(self.stamped, STAMP_EVERY) {
+            let was_idle = is_over(self.stamped, IDLE_STAMP_EVERY);
+            self.stamped = now;
+            self.log.stamp(&self.clock.clocks());
+            self.expire(now);
+            if was_idle && self.log.endpoints().iter().any(|endpoint| !endpoint.queues.is_empty()) {
+                self.flush();
+            }
+        }
+        if is_over(self.looked, LOOK_AGAIN) {
+            self.looked = now;
+            self.look_again();
+        }
+    }
+
+    fn look_again(&mut self) {
+        for (place, attempts, reason) in std::mem::take(&mut self.unburied) {
+            self.bury(place, attempts, reason);
+        }
+        for endpoint in std::mem::take(&mut self.unread) {
+            self.load(endpoint);
+        }
+        self.bury_others();
+        self.untidy = self.log.tidy();
+        let damage = self.log.take_damage();
+        let mut facts = self.storage.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        facts.count(&damage);
+        facts.room = self.log.room();
+        let is_full = facts.error.is_some();
+        drop(facts);
+        if is_full {
+            self.expire(self.clock.uptime());
+        }
+    }
+
+    /// Has endpoints give up what has expired; what comes into their windows instead is judged when it is read.
+    fn expire(&mut self, now: Uptime) {
+        for endpoint in self.endpoints.iter().filter_map(Weak::upgrade) {
+            endpoint.expire(now);
+        }
+    }
+
+    fn flush(&mut self) {
+        match self.log.flush() {
+            Ok(()) => {
+                self.unflushed = None;
+                self.wrote(ITEM_OVERHEAD);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "settlements wait for the disk");
+                self.unflushed = Some(self.clock.uptime());
+            }
+        }
+    }
+
+    fn sync(&mut self) {
+        match self.log.sync() {
+            Ok(()) => (self.unflushed, self.unsynced, self.unsynced_bytes) = (None, None, 0),
+            Err(error) => {
+                tracing::error!(%error, "the message log cannot be synced; the last messages may not survive a loss of power");
+                (self.unsynced, self.unsynced_bytes) = (Some(self.clock.uptime()), 0);
+            }
+        }
+    }
+
+    fn wrote(&mut self, bytes: usize) {
+        let now = self.clock.uptime();
+        self.unsynced.get_or_insert(now);
+        self.unsynced_bytes += bytes;
+    }
+
+    /// Notes why the log takes nothing; its first time goes to the host's log.
+    fn set_error(&self, error: Option<String>) {
+        let mut facts = self.storage.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        if facts.error.is_some() == error.is_some() {
+            return;
+        }
+        match &error {
+            Some(error) => tracing::error!(%error, "the message log takes no messages; senders get `full`"),
+            None => tracing::info!("the message log takes messages again"),
+        }
+        facts.error = error;
+    }
+
+    fn stop(mut self) {
+        self.commit();
+        for (place, attempts, reason) in std::mem::take(&mut self.unburied) {
+            self.bury(place, attempts, reason);
+        }
+        self.log.stamp(&self.clock.clocks());
+        self.sync();
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Whether it ends or has died: who waits for an answer hears that there is none.
+        let mut jobs = self.storage.lock();
+        jobs.closed = true;
+        let left = std::mem::take(&mut jobs.list);
+        drop(jobs);
+        for append in left.into_iter().filter_map(|job| if let Job::Append(append) = job { Some(append) } else { None })
+        {
+            append.refuse(NotStored::Stopped);
+        }
+        for append in std::mem::take(&mut self.group) {
+            append.refuse(NotStored::Stopped);
+        }
+        self.end.send_replace(true);
+    }
+}

@@ -1,0 +1,398 @@
+//! Messages that outlive the host: the router over the real log.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use marram_core::{
+    elapsed::Clocks,
+    ports::{Exports, SendError, Settlement},
+    time::UtcMillis,
+};
+
+use super::worlds::{DEADLINE, Guest, Handler, World, manifest_with, message, open_log, text};
+use crate::{Agent, QueueStatus};
+
+const TO_B: &str = r#""FROM /messages INTO BrokeredEndpoint(\"/modules/b/inputs/in\")""#;
+const TO_C: &str = r#""FROM /messages INTO BrokeredEndpoint(\"/modules/c/inputs/in\")""#;
+const STOPPED: &str = r#"{"status":"stopped"}"#;
+
+fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
+    range.map(|n| n.to_string()).collect()
+}
+
+async fn publish(agent: &Agent, texts: &[String]) {
+    for text in texts {
+        agent.publish("/messages", &message(text)).await.unwrap();
+    }
+}
+
+/// A world whose `b` handles what comes and notes it.
+fn noting() -> World {
+    let world = World::default();
+    note_in(&world);
+    world
+}
+
+fn note_in(world: &World) {
+    let log = world.log.clone();
+    world.handler("b", move |_, delivery| {
+        log.push(text(&delivery.accepted.message));
+        Ok(Settlement::Done)
+    });
+}
+
+async fn noted(world: &World, count: usize) -> Vec<String> {
+    let lines = world
+        .log
+        .until(&format!("{count} messages"), |lines| {
+            lines.iter().filter(|line| !line.starts_with("start")).count() >= count
+        })
+        .await;
+    lines.into_iter().filter(|line| !line.starts_with("start")).collect()
+}
+
+async fn queue_with(agent: &Agent, wanted: impl Fn(&QueueStatus) -> bool) -> QueueStatus {
+    let waiting = async {
+        loop {
+            let queue = agent.status().await.unwrap().queues[0].clone();
+            if wanted(&queue) {
+                return queue;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    match tokio::time::timeout(DEADLINE, waiting).await {
+        Ok(queue) => queue,
+        Err(_) => panic!("the queue stays {:?}", agent.status().await.unwrap().queues),
+    }
+}
+
+/// Dead letters of a world whose agent has ended: text, endpoint, reason, attempts.
+fn dead_letters(world: &World) -> Vec<(String, String, String, u32)> {
+    let (mut log, _) = open_log(world.messages.path());
+    let letters = log.dead_letters(None, usize::MAX).unwrap();
+    letters
+        .into_iter()
+        .map(|letter| {
+            let death = letter.death.unwrap();
+            let text = text(&letter.accepted.message);
+            (text, death.endpoint.to_string(), death.reason.to_string(), death.attempts)
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn messages_go_from_guest_to_guest_to_upstream_in_order_through_the_log() {
+    for durability in ["crash", "power"] {
+        let world = World::default();
+        let program: Arc<super::worlds::Program> = Arc::new(|host| {
+            Box::pin(async move {
+                for text in numbers(0..500) {
+                    host.send("out".into(), message(&text)).await.unwrap();
+                }
+                std::future::pending().await
+            })
+        });
+        let exports = Exports { run: true, ..Exports::default() };
+        world.guest("a", Guest { exports, program, ..Guest::default() });
+        let forward: Arc<Handler> = Arc::new(|host, delivery| {
+            let sent = host.send("up".into(), delivery.accepted.message.clone());
+            Box::pin(async move { sent.await.map(|_| Settlement::Done).map_err(|_| unreachable!()) })
+        });
+        world.guest("b", Guest { handler: forward, ..Guest::default() });
+        let agent = world.agent().await;
+        let routes = [
+            r#""FROM /messages/modules/a/* INTO BrokeredEndpoint(\"/modules/b/inputs/in\")""#,
+            r#""FROM /messages/modules/b/* INTO $upstream""#,
+        ];
+        agent.apply(&manifest_with(durability, &[("a", "{}"), ("b", "{}")], &routes)).await.unwrap();
+        let taken = world.upstream.taken.until("500 messages", |lines| lines.len() == 500).await;
+        assert_eq!(taken, numbers(0..500));
+        queue_with(&agent, |queue| queue.delivered == 500).await;
+        agent.shut_down(Duration::from_secs(5)).await;
+        let (_, recovery) = open_log(world.messages.path());
+        assert_eq!((recovery.references, recovery.damage), (0, vec![]), "all is settled");
+    }
+}
+
+#[tokio::test]
+async fn what_was_accepted_is_delivered_after_a_kill_in_order() {
+    let world = noting();
+    let agent = world.agent().await;
+    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &[TO_B])).await.unwrap();
+    publish(&agent, &numbers(0..100)).await;
+    let next = world.after_kill();
+    note_in(&next);
+    let agent = next.agent().await;
+    agent.apply(&manifest_with("crash", &[("b", "{}")], &[TO_B])).await.unwrap();
+    publish(&agent, &numbers(100..120)).await;
+    assert_eq!(noted(&next, 120).await, numbers(0..120));
+    assert_eq!(queue_with(&agent, |queue| queue.length == 0).await.delivered, 120);
+}
+
+#[tokio::test]
+async fn messages_of_a_memory_route_are_not_in_the_log() {
+    let world = noting();
+    let agent = world.agent().await;
+    let memory =
+        r#"{"route":"FROM /messages INTO BrokeredEndpoint('/modules/c/inputs/in')","marram":{"durability":"memory"}}"#;
+    agent.apply(&manifest_with("crash", &[("b", STOPPED), ("c", STOPPED)], &[TO_B, memory])).await.unwrap();
+    publish(&agent, &numbers(0..10)).await;
+    let queues = agent.status().await.unwrap().queues;
+    assert_eq!([queues[0].length, queues[1].length], [10, 10], "accepted for both");
+    let agent = world.after_kill().agent().await;
+    let queues = agent.status().await.unwrap().queues;
+    assert_eq!([queues[0].length, queues[1].length], [10, 0]);
+}
+
+#[tokio::test]
+async fn a_backlog_stays_on_the_disk_and_is_delivered_in_order() {
+    let world = noting();
+    let agent = world.agent().await;
+    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &[TO_B])).await.unwrap();
+    let padding = "x".repeat(1000);
+    let texts: Vec<String> = numbers(0..800).into_iter().map(|n| format!("{n} {padding}")).collect();
+    publish(&agent, &texts).await;
+    let queue = agent.status().await.unwrap().queues[0].clone();
+    assert_eq!(queue.length, 800);
+    let held = agent.router().inputs_of("b")[0].held_bytes();
+    assert!(held <= marram_core::backlog::WINDOW_BYTES + 2000, "{held} of {} bytes are in memory", queue.bytes);
+    agent.apply(&manifest_with("crash", &[("b", "{}")], &[TO_B])).await.unwrap();
+    assert!(noted(&world, 800).await == texts, "in order, each once");
+    let queue = queue_with(&agent, |queue| queue.delivered == 800).await;
+    assert_eq!((queue.length, queue.bytes), (0, 0));
+}
+
+#[tokio::test]
+async fn an_urgent_message_does_not_wait_for_a_backlog_on_the_disk() {
+    let world = noting();
+    let agent = world.agent().await;
+    let urgent =
+        r#"{"route":"FROM /messages WHERE u = '1' INTO BrokeredEndpoint('/modules/b/inputs/in')","priority":0}"#;
+    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &[TO_B, urgent])).await.unwrap();
+    let padding = "x".repeat(1000);
+    let texts: Vec<String> = numbers(0..500).into_iter().map(|n| format!("{n} {padding}")).collect();
+    publish(&agent, &texts).await;
+    let mut first = marram_core::message::Message::clone(&message("urgent"));
+    first.set_property("u", "1");
+    agent.publish("/messages", &Arc::new(first)).await.unwrap();
+    agent.apply(&manifest_with("crash", &[("b", "{}")], &[TO_B, urgent])).await.unwrap();
+    let lines = noted(&world, 501).await;
+    assert_eq!(lines[0], "urgent");
+    assert!(lines[1..] == texts);
+}
+
+#[tokio::test]
+async fn what_a_receiver_rejects_or_fails_too_often_is_a_dead_letter() {
+    let world = World::default();
+    let log = world.log.clone();
+    world.handler("b", move |_, delivery| {
+        log.push(format!("{} {}", text(&delivery.accepted.message), delivery.attempt));
+        Ok(match &*text(&delivery.accepted.message) {
+            "bad" => Settlement::Reject("no json".into()),
+            _ => Settlement::Retry(Some(Duration::ZERO)),
+        })
+    });
+    let agent = world.agent().await;
+    let route =
+        r#"{"route":"FROM /messages INTO BrokeredEndpoint('/modules/b/inputs/in')","marram":{"maxAttempts":3}}"#;
+    agent.apply(&manifest_with("crash", &[("b", "{}")], &[route])).await.unwrap();
+    publish(&agent, &["bad".into(), "never".into()]).await;
+    let queue = queue_with(&agent, |queue| queue.length == 0).await;
+    assert_eq!(queue.dropped, [("max_attempts".into(), 1), ("rejected".into(), 1)].into());
+    agent.shut_down(Duration::from_secs(5)).await;
+    let letter = |text: &str, reason: &str, attempts| (text.to_owned(), "b/in".to_owned(), reason.to_owned(), attempts);
+    assert_eq!(dead_letters(&world), [letter("bad", "rejected: no json", 1), letter("never", "max_attempts", 3)]);
+}
+
+#[tokio::test]
+async fn a_message_that_ends_the_host_is_a_dead_letter_after_its_attempts_and_takes_no_other_with_it() {
+    let mut world = World::default();
+    let route =
+        r#"{"route":"FROM /messages INTO BrokeredEndpoint('/modules/b/inputs/in')","marram":{"maxAttempts":3}}"#;
+    let manifest = manifest_with("crash", &[("b", "{}")], &[route]);
+    world.guest("b", Guest::default());
+    let agent = world.agent().await;
+    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &[route])).await.unwrap();
+    publish(&agent, &["poison".into(), "good".into()]).await;
+    for attempt in 1..=3 {
+        world = world.after_kill();
+        let log = world.log.clone();
+        // The host dies while this call runs.
+        let handler: Arc<Handler> = Arc::new(move |_, delivery| {
+            log.push(format!("{} {}", text(&delivery.accepted.message), delivery.attempt));
+            Box::pin(std::future::pending())
+        });
+        world.guest("b", Guest { handler, ..Guest::default() });
+        let agent = world.agent().await;
+        agent.apply(&manifest).await.unwrap();
+        assert_eq!(noted(&world, 1).await, [format!("poison {attempt}")]);
+    }
+    world = world.after_kill();
+    note_in(&world);
+    let agent = world.agent().await;
+    assert_eq!(noted(&world, 1).await, ["good"], "the next one was not blamed");
+    queue_with(&agent, |queue| queue.length == 0).await;
+    agent.shut_down(Duration::from_secs(5)).await;
+    assert_eq!(dead_letters(&world), [("poison".into(), "b/in".into(), "max_attempts".into(), 3)]);
+}
+
+#[tokio::test]
+async fn messages_of_an_endpoint_that_is_gone_become_dead_letters_also_when_the_host_did_not_run_then() {
+    let world = World::default();
+    let agent = world.agent().await;
+    agent.apply(&manifest_with("crash", &[("b", STOPPED), ("c", STOPPED)], &[TO_B, TO_C])).await.unwrap();
+    publish(&agent, &numbers(0..3)).await;
+    let next = world.after_kill();
+    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &[TO_B])).await.unwrap();
+    agent.shut_down(Duration::from_secs(5)).await;
+    assert_eq!(agent.router().endpoint_removed(), 3);
+    let expected: Vec<_> =
+        numbers(0..3).into_iter().map(|n| (n, "c/in".to_owned(), "endpoint_removed".to_owned(), 0)).collect();
+    assert_eq!(dead_letters(&world), expected);
+
+    let agent = next.agent_with(Some(manifest_with("crash", &[("b", STOPPED)], &[TO_B]))).await;
+    assert_eq!(agent.status().await.unwrap().queues[0].length, 3, "of the other endpoint");
+    agent.shut_down(Duration::from_secs(5)).await;
+    assert_eq!(dead_letters(&next), expected);
+}
+
+#[tokio::test]
+async fn a_sender_hears_full_until_the_log_has_room() {
+    let world = noting();
+    let agent = world.agent().await;
+    // Each input may have an eighth of 8 MiB; nine of them, and the log is full before they are.
+    let routes: Vec<String> = (0..9)
+        .map(|n| format!(r#"{{"route":"FROM /messages/s{n} INTO BrokeredEndpoint('/modules/b/inputs/i{n}')"}}"#))
+        .collect();
+    let routes: Vec<&str> = routes.iter().map(String::as_str).collect();
+    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &routes)).await.unwrap();
+    let large = message(&"x".repeat(100_000));
+    let mut accepted = 0;
+    for n in 0..9 {
+        loop {
+            match agent.publish(&format!("/messages/s{n}"), &large).await {
+                Ok(()) => accepted += 1,
+                Err(error) => {
+                    assert_eq!(error, SendError::Full);
+                    break;
+                }
+            }
+        }
+    }
+    let status = agent.status().await.unwrap();
+    assert!(status.message_log.error.is_some(), "{:?}", status.message_log);
+    assert_eq!(status.queues.iter().map(|queue| queue.length).sum::<usize>(), accepted);
+    agent.apply(&manifest_with("crash", &[("b", "{}")], &routes)).await.unwrap();
+    noted(&world, accepted).await;
+    agent.publish("/messages/s0", &large).await.unwrap();
+    assert_eq!(agent.status().await.unwrap().message_log.error, None);
+}
+
+static STEP: AtomicU64 = AtomicU64::new(0);
+
+/// A clock that is set by hand, and says that it was set by an authority.
+fn stepping() -> Clocks {
+    let clocks = crate::clocks();
+    Clocks { utc: UtcMillis(clocks.utc.0.wrapping_add(STEP.load(SeqCst))), synchronised: true, ..clocks }
+}
+
+#[tokio::test]
+async fn steps_of_the_wall_clock_expire_nothing_and_time_that_passes_does() {
+    const DAY: u64 = 86_400_000;
+    let mut world = noting();
+    world.clocks = Some(stepping);
+    let route = |ttl: u32| {
+        format!(r#"{{"route":"FROM /messages INTO BrokeredEndpoint('/modules/b/inputs/in')","timeToLiveSecs":{ttl}}}"#)
+    };
+    let agent = world.agent().await;
+    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &[&route(3600)])).await.unwrap();
+    let padding = "x".repeat(1000);
+    let texts: Vec<String> = numbers(0..600).into_iter().map(|n| format!("{n} {padding}")).collect();
+    publish(&agent, &texts).await;
+    for step in [56 * 365 * DAY, 0_u64.wrapping_sub(DAY)] {
+        STEP.store(step, SeqCst);
+        world = world.after_kill();
+        world.clocks = Some(stepping);
+        let agent = world.agent().await;
+        assert_eq!(agent.status().await.unwrap().queues[0].length, 600);
+    }
+    note_in(&world);
+    let agent = world.agent().await;
+    agent.apply(&manifest_with("crash", &[("b", "{}")], &[&route(3600)])).await.unwrap();
+    assert!(noted(&world, 600).await == texts);
+
+    // The same with a time to live that is over: on the disk, too, nothing of it is delivered.
+    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &[&route(1)])).await.unwrap();
+    queue_with(&agent, |queue| queue.length == 0).await;
+    publish(&agent, &texts).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await; // what is tested is that time passes
+    agent.apply(&manifest_with("crash", &[("b", "{}")], &[&route(1)])).await.unwrap();
+    let queue = queue_with(&agent, |queue| queue.length == 0).await;
+    assert_eq!(queue.dropped, [("ttl_expiry".into(), 600)].into());
+}
+
+#[tokio::test]
+async fn attempts_made_in_one_run_of_the_host_count_in_the_next() {
+    let world = World::default();
+    let log = world.log.clone();
+    let failing = move |attempts: super::worlds::Log| {
+        move |_: &dyn marram_core::ports::ModuleHost, delivery: &marram_core::ports::Delivery| {
+            attempts.push(format!("attempt {}", delivery.attempt));
+            Ok(Settlement::Retry(Some(Duration::from_secs(3600))))
+        }
+    };
+    world.handler("b", failing(log));
+    let agent = world.agent().await;
+    agent.apply(&manifest_with("crash", &[("b", "{}")], &[TO_B])).await.unwrap();
+    publish(&agent, &["x".into()]).await;
+    noted(&world, 1).await;
+    // The end tries once more, and writes what became of both.
+    agent.shut_down(Duration::from_secs(5)).await;
+    assert_eq!(noted(&world, 2).await, ["attempt 1", "attempt 2"]);
+    let next = world.after_kill();
+    next.handler("b", failing(next.log.clone()));
+    let _agent = next.agent().await;
+    assert_eq!(noted(&next, 1).await, ["attempt 3"]);
+}
+
+#[tokio::test]
+async fn a_queue_in_the_log_is_bounded_by_its_share_and_a_refused_message_takes_neither_room_nor_number() {
+    let world = noting();
+    let sequences = world.log.clone();
+    world.handler("b", move |_, delivery| {
+        sequences.push(delivery.accepted.sequence.to_string());
+        Ok(Settlement::Done)
+    });
+    let agent = world.agent().await;
+    let routes: Vec<String> = (0..9)
+        .map(|n| format!(r#"{{"route":"FROM /messages/s{n} INTO BrokeredEndpoint('/modules/b/inputs/i{n}')"}}"#))
+        .collect();
+    let routes: Vec<&str> = routes.iter().map(String::as_str).collect();
+    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &routes)).await.unwrap();
+    let large = message(&"x".repeat(100_000));
+    let mut accepted = [0; 9];
+    for (n, accepted) in accepted.iter_mut().enumerate() {
+        while agent.publish(&format!("/messages/s{n}"), &large).await.is_ok() {
+            *accepted += 1;
+        }
+    }
+    let queues = agent.status().await.unwrap().queues;
+    assert_eq!((queues[0].max_bytes, accepted[0]), (1 << 20, 10), "an eighth of 8 MiB");
+    let size = 100_128;
+    assert!(accepted[8] < 10, "the log itself was full: {accepted:?}");
+    assert_eq!(queues.iter().map(|queue| queue.bytes / size).collect::<Vec<_>>(), accepted);
+    assert!(queues.iter().all(|queue| queue.bytes % size == 0), "{queues:?}");
+    let total: usize = accepted.iter().sum();
+    agent.apply(&manifest_with("crash", &[("b", "{}")], &routes)).await.unwrap();
+    noted(&world, total).await;
+    agent.publish("/messages/s0", &large).await.unwrap();
+    let mut numbers: Vec<u64> = noted(&world, total + 1).await.iter().map(|n| n.parse().unwrap()).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=total as u64 + 1).collect::<Vec<_>>(), "no number is missing");
+}
