@@ -13,11 +13,11 @@ use marram_core::{
     deployment::{Deployment, ModuleSpec},
     name::ModuleName,
     planner::{self, ModuleState, NextState, Observed, Step, needs_new_instance, plan},
-    ports::{Artifact, Component, Engine, Exit, FetchRequest, Images, ModuleInfo, Room},
+    ports::{Artifact, Component, Engine, Exit, FetchRequest, Images, ModuleInfo, Progress, Room},
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use self::record::{Prepared, Record, Running, Update};
+use self::record::{Preparation, Prepared, Record, Running, Update};
 use crate::{
     clock::Clock,
     delivery::{ModuleTask, StopSignal},
@@ -58,7 +58,7 @@ pub(crate) enum Event {
     /// Another deployment is in force.
     Deployed(Deployed),
     /// A component is ready, or not to be had.
-    Prepared { name: ModuleName, result: Result<(Artifact, Arc<dyn Component>), String> },
+    Prepared { name: ModuleName, run: u64, result: Result<(Artifact, Arc<dyn Component>), String> },
     /// An instance is ready for work.
     Up { name: ModuleName, run: u64 },
     /// An instance has ended.
@@ -179,6 +179,12 @@ impl Supervisor {
         tracing::debug!(%step, "step");
         match step {
             Step::Prepare(spec) => self.prepare(spec),
+            Step::Cancel(name) => {
+                tracing::info!(module = %name, "not preparing any more what nobody wants");
+                if let Some(record) = self.records.get_mut(name) {
+                    record.cancel();
+                }
+            }
             Step::Start(name) => self.start(name),
             Step::Stop(name) => self.stop(name),
             Step::StartUpdate(name) => self.start_update(name),
@@ -201,13 +207,14 @@ impl Supervisor {
             .entry(spec.name.clone())
             .or_insert_with(|| Record::new(&spec.name, clock, sequence.clone(), first));
         let beside_old = self.observed.modules.get(&spec.name).is_some_and(|module| module.next.is_some());
-        record.preparing(beside_old);
+        let progress = Arc::<Progress>::default();
+        record.progress = progress.clone();
         let request = FetchRequest {
             image: spec.image.clone(),
             policy: spec.pull_policy,
             prefer_cached: self.prefer_cached,
             credentials: self.desired.registry_credentials.clone(),
-            progress: record.progress.clone(),
+            progress,
             room: self.worlds.room.clone(),
         };
         tracing::info!(module = %spec.name, image = %spec.image, "preparing");
@@ -218,14 +225,19 @@ impl Supervisor {
             let component = engine.load(&artifact, &image).await.map_err(|error| error.to_string())?;
             Ok((artifact, component))
         };
+        self.runs += 1;
+        let run = self.runs;
+        let work = tokio::spawn(work);
+        record.preparing(beside_old, Preparation { run, task: work.abort_handle() });
         let (name, sender) = (spec.name.clone(), self.sender.clone());
         tokio::spawn(async move {
             // A panic in one world is a failed step, not the end of the host.
-            let result = match tokio::spawn(work).await {
+            let result = match work.await {
                 Ok(result) => result,
+                Err(error) if error.is_cancelled() => return,
                 Err(error) => Err(format!("internal error while preparing: {error}")),
             };
-            let _ = sender.send(Event::Prepared { name, result }).await;
+            let _ = sender.send(Event::Prepared { name, run, result }).await;
         });
     }
 
@@ -353,11 +365,15 @@ impl Supervisor {
                 self.version = deployed.version;
                 self.prefer_cached = deployed.prefer_cached;
                 self.forget_updates_taken_back();
+                // Of modules that were forgotten before they were removed.
+                self.records.retain(|name, _| {
+                    self.desired.modules.contains_key(name) || self.observed.modules.contains_key(name)
+                });
                 for (name, record) in self.records.iter().filter(|(_, record)| record.is_dead_end()) {
                     self.warn_of_dead_end(name, record);
                 }
             }
-            Event::Prepared { name, result } => self.on_prepared(&name, result),
+            Event::Prepared { name, run, result } => self.on_prepared(&name, run, result),
             Event::Up { name, run } => self.on_up(&name, run),
             Event::Ended { name, run, exit } => self.on_ended(&name, run, exit),
             Event::Restart { name, reply } => {
@@ -429,9 +445,10 @@ impl Supervisor {
         }
     }
 
-    fn on_prepared(&mut self, name: &ModuleName, result: Result<(Artifact, Arc<dyn Component>), String>) {
+    fn on_prepared(&mut self, name: &ModuleName, run: u64, result: Result<(Artifact, Arc<dyn Component>), String>) {
         let now = self.worlds.clock.uptime();
-        let Some(record) = self.records.get_mut(name) else { return };
+        // One that came to its end before it was cancelled is not heard.
+        let Some(record) = self.records.get_mut(name).filter(|record| record.is_preparing(run)) else { return };
         let event = match result {
             Ok((artifact, component)) => {
                 if artifact.stale {

@@ -41,8 +41,11 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
     /// Fetch, verify, compile this spec. Becomes the module's spec (or its `next` while an old instance exists or would be
-    /// started again).
+    /// started again). Takes the place of a preparation that is under way.
     Prepare(ModuleSpec),
+    /// End the preparation that is under way: nobody wants what it is for any more, and nothing is heard of it. A module of
+    /// which nothing else is known is forgotten with it.
+    Cancel(ModuleName),
     /// Start what is prepared.
     Start(ModuleName),
     /// Stop the running instance.
@@ -51,7 +54,7 @@ pub enum Step {
     StartUpdate(ModuleName),
     /// End the update's instance: it is not wanted any more.
     StopUpdate(ModuleName),
-    /// Forget a module that is not desired any more and does not run.
+    /// Forget a module that is not desired any more and does not run, and what is being prepared for it.
     Remove(ModuleName),
     /// The update is ready or up and the old instance is down: put `next` in place of `spec`.
     Promote(ModuleName),
@@ -65,6 +68,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, name) = match self {
             Self::Prepare(spec) => ("prepare", &spec.name),
+            Self::Cancel(name) => ("cancel", name),
             Self::Start(name) => ("start", name),
             Self::Stop(name) => ("stop", name),
             Self::StartUpdate(name) => ("start-update", name),
@@ -218,17 +222,21 @@ fn is_awaited(spec: &ModuleSpec, module: Option<&ObservedModule>, decision: &Dec
     }
 }
 
-/// For a module that is not desired any more. What is under way comes back as an event first, or the event would tell of a
-/// module that nobody knows.
+/// For a module that is not desired any more. What instances are about to do comes back as an event first, or the event
+/// would tell of a module that nobody knows.
 fn leave(name: &ModuleName, module: &ObservedModule) -> Decision {
+    if module.next.as_ref().is_some_and(|next| next.state == NextState::Preparing) {
+        return Decision::act(Step::Cancel(name.clone()));
+    }
     if module.next.as_ref().is_some_and(|next| next.state.has_instance()) {
         return Decision::act(Step::StopUpdate(name.clone()));
     }
     let next_under_way = module.next.as_ref().is_some_and(|next| next.state.is_under_way());
     let step = match module.state {
-        ModuleState::Preparing | ModuleState::Starting | ModuleState::Stopping => None,
+        ModuleState::Starting | ModuleState::Stopping => None,
         ModuleState::Running { .. } => Some(Step::Stop(name.clone())),
-        ModuleState::PrepareFailed { .. }
+        ModuleState::Preparing
+        | ModuleState::PrepareFailed { .. }
         | ModuleState::Prepared
         | ModuleState::Stopped
         | ModuleState::Exited { .. } => (!next_under_way).then(|| Step::Remove(name.clone())),
@@ -254,6 +262,10 @@ fn decide(spec: &ModuleSpec, module: Option<&ObservedModule>, may_start: bool, n
     if module.next.as_ref().is_some_and(|next| next.state.has_instance() && !is_wanted(next)) {
         return Decision::act(Step::StopUpdate(spec.name.clone()));
     }
+    let is_updated = differs && spec.desired_status == DesiredStatus::Running;
+    if module.next.as_ref().is_some_and(|next| next.state == NextState::Preparing) && !is_updated {
+        return Decision::act(Step::Cancel(spec.name.clone()));
+    }
     let mut decision = match spec.desired_status {
         DesiredStatus::Stopped => keep_stopped(spec, module),
         DesiredStatus::Running if differs => update(spec, module, may_start, now),
@@ -273,8 +285,11 @@ fn decide(spec: &ModuleSpec, module: Option<&ObservedModule>, may_start: bool, n
 }
 
 fn keep_stopped(spec: &ModuleSpec, module: &ObservedModule) -> Decision {
-    let runs = matches!(module.state, ModuleState::Running { .. });
-    Decision::act_if(runs, || Step::Stop(spec.name.clone()))
+    match module.state {
+        ModuleState::Running { .. } => Decision::act(Step::Stop(spec.name.clone())),
+        ModuleState::Preparing => Decision::act(Step::Cancel(spec.name.clone())),
+        _ => Decision::WAIT,
+    }
 }
 
 /// The spec in place is the wanted one; its state is to become running and to stay so.
@@ -307,13 +322,20 @@ pub fn restarts(policy: RestartPolicy, code: i32) -> bool {
 /// The spec in place is an old one that takes a new instance to replace.
 fn update(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, now: Uptime) -> Decision {
     match module.state {
-        ModuleState::Preparing | ModuleState::Stopping => Decision::WAIT,
+        ModuleState::Preparing => Decision::act_if(fetches_other(&module.spec, spec), || Step::Prepare(spec.clone())),
+        ModuleState::Stopping => Decision::WAIT,
         ModuleState::Starting | ModuleState::Running { .. } => update_beside(spec, module, may_start, now),
         ModuleState::PrepareFailed { .. }
         | ModuleState::Prepared
         | ModuleState::Stopped
         | ModuleState::Exited { .. } => update_in_place(spec, module, may_start, now),
     }
+}
+
+/// Whether a preparation of `old` is in vain for `new`. If it is not, its end is waited for: what it has fetched and
+/// compiled by then is the most of what the next one needs.
+fn fetches_other(old: &ModuleSpec, new: &ModuleSpec) -> bool {
+    old.image != new.image || old.pull_policy != new.pull_policy
 }
 
 /// The old instance is up: it runs on until one of the new version is up beside it. So neither an image that cannot be had
@@ -323,6 +345,7 @@ fn update_beside(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, no
     let is_up = matches!(module.state, ModuleState::Running { .. });
     let Some(next) = &module.next else { return Decision::act(prepare()) };
     match next.state {
+        NextState::Preparing if fetches_other(&next.spec, spec) => Decision::act(prepare()),
         NextState::Preparing | NextState::Starting | NextState::Stopping => Decision::WAIT,
         NextState::Failed { .. } | NextState::Ready if needs_new_instance(&next.spec, spec) => Decision::act(prepare()),
         NextState::Failed { at } => Decision::act_at(at.after(backoff(next.failures)), now, prepare),
@@ -339,6 +362,7 @@ fn update_in_place(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, 
     let old_stands_in = module.stands_in(spec.restart_policy);
     let Some(next) = &module.next else { return Decision::act(prepare()) };
     match next.state {
+        NextState::Preparing if fetches_other(&next.spec, spec) => Decision::act(prepare()),
         NextState::Preparing if old_stands_in => keep_running(spec, module, may_start, now),
         // A start does not take long, and ends one way or the other.
         NextState::Preparing | NextState::Starting | NextState::Stopping => Decision::WAIT,

@@ -13,7 +13,7 @@ use marram_core::{
     time::{Uptime, UtcMillis},
 };
 
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::AbortHandle};
 
 use crate::{clock::Clock, delivery::StopSignal, logs::LogBuffer, status::ModuleStatus};
 
@@ -28,6 +28,8 @@ pub(super) struct Record {
     first_sequence: u64,
     pub(super) prepared: Option<Prepared>,
     pub(super) next: Option<Prepared>,
+    /// The preparation under way.
+    preparation: Option<Preparation>,
     /// What is being prepared takes the place of a running version later.
     prepares_next: bool,
     pub(super) prepare_error: Option<String>,
@@ -43,6 +45,19 @@ pub(super) struct Record {
     pub(super) restart_count: u32,
     last_start: Option<UtcMillis>,
     last_exit: Option<(UtcMillis, Exit)>,
+}
+
+/// A preparation under way. Ends with this, and gives its place back, wherever it is.
+pub(super) struct Preparation {
+    /// Tells its event from that of an earlier one.
+    pub(super) run: u64,
+    pub(super) task: AbortHandle,
+}
+
+impl Drop for Preparation {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// A component that is ready to be started.
@@ -84,6 +99,7 @@ impl Record {
             first_sequence,
             prepared: None,
             next: None,
+            preparation: None,
             prepares_next: false,
             prepare_error: None,
             progress: Arc::default(),
@@ -98,12 +114,24 @@ impl Record {
         }
     }
 
-    pub(super) fn preparing(&mut self, beside_old: bool) {
+    /// One that is under way is ended by the next.
+    pub(super) fn preparing(&mut self, beside_old: bool, preparation: Preparation) {
+        self.preparation = Some(preparation);
         self.prepares_next = beside_old;
-        self.progress = Arc::default();
         if !beside_old {
             self.has_started = false;
             self.restart_count = 0;
+        }
+    }
+
+    pub(super) fn is_preparing(&self, run: u64) -> bool {
+        self.preparation.as_ref().is_some_and(|preparation| preparation.run == run)
+    }
+
+    pub(super) fn cancel(&mut self) {
+        self.preparation = None;
+        if self.prepares_next {
+            self.forget_next();
         }
     }
 

@@ -201,9 +201,9 @@ async fn a_module_that_is_stopped_while_it_is_fetched_shows_as_stopped() {
     until(&agent, "gone", "backoff").await;
     let stopped = r#"{"status":"stopped"}"#;
     agent.apply(&manifest(&[("a", stopped), ("gone", stopped)], &[])).await.unwrap();
-    fetched.add_permits(1);
-    assert_eq!(until(&agent, "a", "stopped").await.description, "stopped");
+    assert_eq!(until(&agent, "a", "stopped").await.description, "not started");
     until(&agent, "gone", "stopped").await;
+    fetched.add_permits(1);
     agent.apply(&manifest(&[("a", "{}")], &[])).await.unwrap();
     until(&agent, "a", "running").await;
 }
@@ -300,6 +300,69 @@ async fn components_that_take_long_to_compile_keep_no_others_waiting() {
     for name in &names {
         until(&agent, name, "running").await;
     }
+}
+
+/// Two images are fetched at once, and `never` does not come; `z` does, once it has a place.
+fn two_places() -> World {
+    let mut world = World::default();
+    world.places = Some(Arc::new(Semaphore::new(2)));
+    world.guest("never", Guest { fetched: Some(Arc::new(Semaphore::new(0))), ..forever() });
+    world.guest("a", forever());
+    world.guest("z", forever());
+    world
+}
+
+/// Modules `m` and `n` with these settings, and others beside them.
+fn two_and(extra: &str, others: &[(&str, &str)]) -> String {
+    manifest(&[&[("m", extra), ("n", extra)], others].concat(), &[])
+}
+
+const NEVER: &str = r#"{"settings":{"image":"never"}}"#;
+
+async fn until_both_are_fetched(world: &World) {
+    let fetched = async {
+        while world.fetches.lock().unwrap().iter().filter(|(image, _)| image == "never").count() < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(super::worlds::DEADLINE, fetched).await.expect("both have a place");
+}
+
+#[tokio::test]
+async fn the_fetch_for_a_module_that_is_removed_stopped_or_gets_another_image_gives_its_place_back() {
+    let z = ("z", "{}");
+    let removed = manifest(&[z], &[]);
+    let stopped = two_and(r#"{"settings":{"image":"never"},"status":"stopped"}"#, &[z]);
+    let changed = two_and(r#"{"settings":{"image":"a"}}"#, &[z]);
+    for (instead, then) in [(removed, None), (stopped, Some("stopped")), (changed, Some("running"))] {
+        let world = two_places();
+        let agent = world.agent().await;
+        agent.apply(&two_and(NEVER, &[])).await.unwrap();
+        until_both_are_fetched(&world).await;
+        agent.apply(&instead).await.unwrap();
+        until(&agent, "z", "running").await;
+        match then {
+            Some(status) => drop(until(&agent, "m", status).await),
+            None => assert_eq!(agent.status().await.unwrap().modules.len(), 1, "forgotten"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_fetch_for_an_update_that_is_taken_back_gives_its_place_back() {
+    let world = two_places();
+    let agent = world.agent().await;
+    let old = r#"{"settings":{"image":"a"}}"#;
+    agent.apply(&two_and(old, &[])).await.unwrap();
+    let before = [until(&agent, "m", "running").await, until(&agent, "n", "running").await];
+    agent.apply(&two_and(NEVER, &[])).await.unwrap();
+    until_both_are_fetched(&world).await;
+    agent.apply(&two_and(old, &[("z", "{}")])).await.unwrap();
+    until(&agent, "z", "running").await;
+    assert_eq!(
+        before.map(|status| status.last_start),
+        [status_of(&agent, "m").await, status_of(&agent, "n").await].map(|status| status.last_start)
+    );
 }
 
 #[tokio::test]

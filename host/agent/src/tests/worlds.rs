@@ -43,6 +43,8 @@ pub(super) type Fire = dyn Fn(&dyn ModuleHost, &str, u64) -> Result<(), Exit> + 
 pub(super) struct World {
     guests: Arc<Mutex<BTreeMap<String, Guest>>>,
     pub(super) fetches: Arc<Mutex<Vec<(String, bool)>>>,
+    /// Images that are fetched at once, if that is bounded.
+    pub(super) places: Option<Arc<Semaphore>>,
     pub(super) log: Log,
     pub(super) upstream: Arc<MemoryUpstream>,
     pub(super) disk: Arc<MemoryDisk>,
@@ -201,7 +203,12 @@ impl Images for World {
     fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<Artifact, FetchError>> {
         self.fetches.lock().unwrap().push((request.image.clone(), request.prefer_cached));
         let guest = self.guests.lock().unwrap().get(&request.image).cloned();
+        let places = self.places.clone();
         Box::pin(async move {
+            let _place = match places {
+                Some(places) => Some(places.acquire_owned().await.unwrap()),
+                None => None,
+            };
             if let Some(fetched) = guest.as_ref().and_then(|guest| guest.fetched.clone()) {
                 fetched.acquire_owned().await.unwrap().forget();
             }

@@ -168,6 +168,7 @@ impl Observed {
                     self.modules.insert(spec.name.clone(), module);
                 }
             },
+            Step::Cancel(name) => self.cancelled(name),
             Step::Start(name) => self.set(name, ModuleState::Starting),
             Step::Stop(name) => self.set(name, ModuleState::Stopping),
             Step::StartUpdate(name) => self.set_next(name, NextState::Starting),
@@ -200,6 +201,15 @@ impl Observed {
             Event::Stopped => module.state = ModuleState::Stopped,
             Event::UpdateStarted => module.update_started(now),
             Event::UpdateExited => module.update_exited(now),
+        }
+    }
+
+    fn cancelled(&mut self, name: &ModuleName) {
+        let Some(module) = self.modules.get_mut(name) else { return };
+        if module.next.take_if(|next| next.state == NextState::Preparing).is_none()
+            && module.state == ModuleState::Preparing
+        {
+            self.modules.remove(name);
         }
     }
 
@@ -250,7 +260,7 @@ impl ObservedModule {
         if self.state == ModuleState::Preparing {
             self.state = ModuleState::Prepared;
             self.failures = 0; // those were of preparing; it has not run yet
-        } else if let Some(next) = &mut self.next {
+        } else if let Some(next) = self.next.as_mut().filter(|next| next.state == NextState::Preparing) {
             // Its failures stay: it has not started yet, and may fail there again and again.
             next.state = NextState::Ready;
         }
@@ -260,7 +270,7 @@ impl ObservedModule {
         if self.state == ModuleState::Preparing {
             self.state = ModuleState::PrepareFailed { at };
             self.failures = self.failures.saturating_add(1);
-        } else if let Some(next) = &mut self.next {
+        } else if let Some(next) = self.next.as_mut().filter(|next| next.state == NextState::Preparing) {
             next.state = NextState::Failed { at };
             next.failures = next.failures.saturating_add(1);
         }

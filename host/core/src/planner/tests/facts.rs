@@ -450,8 +450,8 @@ fn an_update_that_is_taken_back_leaves_the_old_version_running() {
     scene.want([version("a", "v2")]);
     scene.step();
     scene.want([spec("a")]);
-    scene.event("a", Event::Prepared);
-    assert_eq!(scene.step(), NOTHING);
+    assert_eq!(scene.step(), ["cancel a"]);
+    scene.check_stays_down();
 }
 
 #[test]
@@ -615,23 +615,43 @@ fn a_removed_module_is_stopped_and_then_forgotten() {
 }
 
 #[test]
-fn a_module_removed_while_it_is_prepared_is_forgotten_when_that_ends() {
+fn a_module_removed_while_it_is_prepared_is_forgotten_at_once() {
     let mut scene = Scene::new([spec("a")]);
     scene.step();
     scene.want([]);
-    assert_eq!(scene.step(), NOTHING);
-    scene.event("a", Event::PrepareFailed);
     assert_eq!(scene.step(), ["remove a"]);
 
     let mut scene = Scene::running([spec("a")]);
     scene.want([version("a", "v2")]);
     scene.step();
     scene.want([]);
+    assert_eq!(scene.step(), ["cancel a"]);
     assert_eq!(scene.step(), ["stop a"]);
     scene.event("a", Event::Stopped);
-    assert_eq!(scene.step(), ["adopt a"], "the update is still under way");
-    scene.event("a", Event::Prepared);
     assert_eq!(scene.step(), ["remove a"]);
+}
+
+#[test]
+fn what_is_desired_stopped_while_it_is_prepared_costs_nothing_any_more() {
+    let mut scene = Scene::new([spec("a")]);
+    scene.step();
+    scene.want([stopped("a")]);
+    assert_eq!(scene.step(), ["cancel a"]);
+    scene.check_stays_down();
+    scene.want([spec("a")]);
+    assert_eq!(scene.step(), ["prepare a"], "without a back-off: it has not failed");
+}
+
+#[test]
+fn another_image_is_fetched_at_once_in_place_of_the_one_that_is_being_fetched() {
+    let image = |image: &str| with("a", |spec| (spec.image, spec.version) = (image.into(), image.into()));
+    for mut scene in [Scene::running([image("x")]), Scene::new([image("y")])] {
+        scene.want([image("y")]);
+        assert_eq!(scene.step(), ["prepare a y"]);
+        scene.want([image("z")]);
+        assert_eq!(scene.step(), ["prepare a z"]);
+        assert_eq!(scene.step(), NOTHING);
+    }
 }
 
 #[test]

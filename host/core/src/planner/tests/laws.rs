@@ -116,20 +116,32 @@ impl Model {
             check_laws(&plan, self);
             plan.steps.iter().for_each(|step| self.issue(step));
             if plan.wake_at.is_none_or(|at| at > self.now) {
+                self.check_preparations();
                 return;
             }
         }
         panic!("plans never come to rest: {:?}", self.observed);
     }
 
+    /// Nothing is fetched that nobody wants.
+    fn check_preparations(&self) {
+        for (_, name, _) in self.pending.iter().filter(|(.., work)| *work == Work::Prepare) {
+            let wanted = self.desired.modules.get(name).filter(|spec| spec.desired_status == DesiredStatus::Running);
+            assert_eq!(wanted.map(|spec| &spec.image), Some(&self.being_prepared(name).image));
+        }
+    }
+
     fn issue(&mut self, step: &Step) {
+        if let Step::Prepare(_) | Step::Cancel(_) | Step::Remove(_) = step {
+            self.pending.retain(|(_, name, work)| (name, *work) != (subject(step), Work::Prepare));
+        }
         let work = match step {
             Step::Prepare(_) => Some(Work::Prepare),
             Step::Start(_) => Some(Work::Start),
             Step::Stop(_) => Some(Work::Stop),
             Step::StartUpdate(_) => Some(Work::StartUpdate),
             Step::StopUpdate(_) => Some(Work::StopUpdate),
-            Step::Remove(_) | Step::Promote(_) | Step::Adopt(_) => None,
+            Step::Cancel(_) | Step::Remove(_) | Step::Promote(_) | Step::Adopt(_) => None,
         };
         if let Some(work) = work {
             self.pending.push((self.now.after(Duration::from_millis(WORK)), subject(step).clone(), work));
@@ -142,6 +154,10 @@ impl Model {
 
     fn next_of(&self, name: &ModuleName) -> Option<&NextState> {
         self.observed.modules.get(name)?.next.as_ref().map(|next| &next.state)
+    }
+
+    fn is_preparing(&self, name: &ModuleName) -> bool {
+        self.pending.iter().any(|(_, other, work)| (other, *work) == (name, Work::Prepare))
     }
 
     fn being_prepared(&self, name: &ModuleName) -> &ModuleSpec {
@@ -193,7 +209,7 @@ fn subject(step: &Step) -> &ModuleName {
     match step {
         Step::Prepare(spec) | Step::Adopt(spec) => &spec.name,
         Step::Start(name) | Step::Stop(name) | Step::Remove(name) | Step::Promote(name) => name,
-        Step::StartUpdate(name) | Step::StopUpdate(name) => name,
+        Step::StartUpdate(name) | Step::StopUpdate(name) | Step::Cancel(name) => name,
     }
 }
 
@@ -222,14 +238,15 @@ fn check_laws(plan: &Plan, model: &Model) {
             Step::StopUpdate(name) => assert!(model.next_of(name).unwrap().has_instance()),
             Step::Prepare(spec) => {
                 assert_eq!(spec.desired_status, DesiredStatus::Running, "fetches what is desired stopped");
-                let busy = model.pending.iter().any(|(_, other, work)| (other, *work) == (name, Work::Prepare));
-                assert!(!busy, "two preparations of {name} at once");
+                let busy = model.is_preparing(name) && model.being_prepared(name).image == spec.image;
+                assert!(!busy, "prepares {name} anew");
             }
             Step::Promote(name) => {
                 assert!(!model.observed.modules[name].state.has_instance());
                 let next = model.observed.modules[name].next.as_ref().unwrap();
                 assert!(!needs_new_instance(&next.spec, &model.desired.modules[name]), "promotes an outdated update");
             }
+            Step::Cancel(name) => assert!(model.is_preparing(name)),
             Step::Adopt(_) => {}
         }
     }
@@ -305,6 +322,7 @@ fn any_spec(name: &'static str) -> impl Strategy<Value = ModuleSpec> {
             with(name, |spec| {
                 spec.startup_order = order;
                 spec.version = version.to_string();
+                spec.image = format!("registry.test/{name}:{}", version / 2); // two versions share one
                 spec.restart_policy = policy;
                 spec.desired_status = if runs { DesiredStatus::Running } else { DesiredStatus::Stopped };
             })
