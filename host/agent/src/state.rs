@@ -11,26 +11,34 @@ use bytes::Bytes;
 use marram_core::{
     name::ModuleName,
     ports::{State, States},
-    state::{StateError, Write},
+    state::{QUOTA_BYTES, StateError, Write},
 };
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
-/// Time between two writes of a module, on average. Each is synced to flash: ten a second, for ever, is as much as one module
-/// may wear.
-const BETWEEN_WRITES: Duration = Duration::from_millis(100);
-/// Writes at once, before that holds. A start that sets everything up, or a burst of readings, is not to wait.
-const BURST: u32 = 100;
+/// Time that a page of a write costs, on average. Each write is synced and wears out a page of the flash at least, so ten pages a
+/// second are 3.3 GiB a day for ever, and with the rewrites of the file twice that at the most. A cheap 8 GB eMMC takes some 24 TB
+/// (3000 cycles of each cell): nine years of one module that does nothing else.
+const BETWEEN_PAGES: Duration = Duration::from_millis(100);
+/// What flash writes at once at the least.
+const PAGE_BYTES: usize = 4096;
+/// Pages at once, before that holds: a start that sets all up that a module may keep, or a burst of readings, is not to wait.
+const BURST: u32 = (QUOTA_BYTES / PAGE_BYTES) as u32;
+
+/// Calls on the disk at once, of all modules. As with twins: they wait for the one flash anyway, and without this bound a thousand
+/// modules would take some hundred threads for that.
+const DISK_CALLS: usize = 4;
 
 /// The states of all modules.
 pub(crate) struct StateCells {
     states: Arc<dyn States>,
     /// Kept as long as an instance has one.
     cells: Mutex<BTreeMap<ModuleName, Weak<StateCell>>>,
+    disk: Arc<Semaphore>,
 }
 
 impl StateCells {
     pub(crate) fn new(states: Arc<dyn States>) -> Self {
-        Self { states, cells: Mutex::default() }
+        Self { states, cells: Mutex::default(), disk: Arc::new(Semaphore::new(DISK_CALLS)) }
     }
 
     /// The state of a module; opens nothing yet.
@@ -43,7 +51,8 @@ impl StateCells {
         let cell = Arc::new(StateCell {
             module: module.clone(),
             states: self.states.clone(),
-            open: Mutex::default(),
+            disk: self.disk.clone(),
+            open: Arc::default(),
             paid_until: tokio::sync::Mutex::new(None),
         });
         cells.insert(module.clone(), Arc::downgrade(&cell));
@@ -55,7 +64,8 @@ impl StateCells {
 pub(crate) struct StateCell {
     module: ModuleName,
     states: Arc<dyn States>,
-    open: Mutex<Option<Box<dyn State>>>,
+    disk: Arc<Semaphore>,
+    open: Arc<tokio::sync::Mutex<Option<Box<dyn State>>>>,
     /// Until when the writes so far use up what is allowed; who writes waits here for its turn.
     paid_until: tokio::sync::Mutex<Option<Instant>>,
 }
@@ -79,11 +89,11 @@ impl StateCell {
         let mut paid_until = self.paid_until.lock().await;
         let now = Instant::now();
         let from = paid_until.map_or(now, |until| until.max(now));
-        let allowed = now + BETWEEN_WRITES * BURST;
+        let allowed = now + BETWEEN_PAGES * BURST;
         if from > allowed {
             tokio::time::sleep(from - allowed).await;
         }
-        *paid_until = Some(from + BETWEEN_WRITES);
+        *paid_until = Some(from + BETWEEN_PAGES * pages(&writes));
         self.clone().on_disk(move |state| state.write(&writes)).await
     }
 
@@ -91,8 +101,12 @@ impl StateCell {
         self: Arc<Self>,
         work: impl FnOnce(&mut dyn State) -> Result<T, StateError> + Send + 'static,
     ) -> Result<T, StateError> {
+        // The module's own turn first: its calls must not take the places of others to wait for each other. Both go with the
+        // work, which goes on when the instance that asked for it ends.
+        let mut open = self.open.clone().lock_owned().await;
+        let place = self.disk.clone().acquire_owned().await; // nobody closes it
         let done = tokio::task::spawn_blocking(move || {
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let _place = place;
             match &mut *open {
                 Some(state) => work(&mut **state),
                 None => work(&mut **open.insert(self.states.open(&self.module)?)),
@@ -100,6 +114,13 @@ impl StateCell {
         });
         done.await.unwrap_or_else(|error| Err(StateError::Store(format!("the disk task failed: {error}"))))
     }
+}
+
+/// Pages of flash that writes cost which are made together; one at the least.
+fn pages(writes: &[Write]) -> u32 {
+    let value = |write: &Write| write.value.as_ref().map_or(0, Bytes::len);
+    let bytes: usize = writes.iter().map(|write| write.bucket.len() + write.key.len() + value(write)).sum();
+    u32::try_from(bytes.div_ceil(PAGE_BYTES)).unwrap_or(u32::MAX).max(1)
 }
 
 #[cfg(test)]
@@ -152,9 +173,82 @@ mod tests {
         for _ in 0..BURST + 4 {
             cell.clone().write(Vec::new()).await.unwrap();
         }
-        assert!(begun.elapsed() >= BETWEEN_WRITES * 3, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() >= BETWEEN_PAGES * 3, "{:?}", begun.elapsed());
         assert_eq!(states.written.load(SeqCst), BURST as usize + 4);
         assert!(cells.cell(&ModuleName::new("other").unwrap()).paid_until.lock().await.is_none());
+    }
+
+    fn value(bytes: usize) -> Write {
+        Write { bucket: "b".into(), key: "k".into(), value: Some(vec![0; bytes].into()), only_if: None }
+    }
+
+    #[test]
+    fn a_write_costs_the_pages_that_it_fills() {
+        assert_eq!([pages(&[]), pages(&[value(1)]), pages(&[value(4094)]), pages(&[value(4095)])], [1, 1, 1, 2]);
+        assert_eq!(pages(&[value(100_000), value(100_000)]), 49);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_module_that_writes_much_is_slowed_down_as_one_that_writes_often() {
+        let cell = StateCells::new(Arc::new(Counting::default())).cell(&ModuleName::new("m").unwrap());
+        let begun = Instant::now();
+        for _ in 0..4 {
+            cell.clone().write(vec![value(256 * 1024)]).await.unwrap(); // all that it may keep, 65 pages each
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO, "a start does not wait");
+        cell.write(vec![value(1)]).await.unwrap();
+        let waited = begun.elapsed(); // the timer counts milliseconds
+        assert!((BETWEEN_PAGES * 4..BETWEEN_PAGES * 5).contains(&waited), "{waited:?}");
+    }
+
+    /// Each call says that it is there, and goes on with a permit.
+    struct Gates {
+        inside: Arc<AtomicUsize>,
+        most: Arc<AtomicUsize>,
+        entered: std::sync::mpsc::Sender<()>,
+        leave: Arc<Mutex<std::sync::mpsc::Receiver<()>>>,
+    }
+
+    impl States for Gates {
+        fn open(&self, _: &ModuleName) -> Result<Box<dyn State>, StateError> {
+            let most = self.inside.fetch_add(1, SeqCst) + 1;
+            self.most.fetch_max(most, SeqCst);
+            self.entered.send(()).unwrap();
+            self.leave.lock().unwrap().recv().unwrap();
+            self.inside.fetch_sub(1, SeqCst);
+            Ok(Box::new(Writes(Arc::default())))
+        }
+
+        fn remove(&self, _: &ModuleName) -> Result<(), StateError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_of_many_modules_take_few_threads_and_all_have_their_turn() {
+        let (entered, has_entered) = std::sync::mpsc::channel();
+        let (may_leave, leave) = std::sync::mpsc::channel();
+        let most = Arc::<AtomicUsize>::default();
+        let leave = Arc::new(Mutex::new(leave));
+        let states = Arc::new(Gates { inside: Arc::default(), most: most.clone(), entered, leave });
+        let cells = StateCells::new(states);
+        let calls: Vec<_> = (0..40)
+            .map(|n| tokio::spawn(cells.cell(&ModuleName::new(&format!("m{n}")).unwrap()).get("b".into(), "k".into())))
+            .collect();
+        let gate = tokio::task::spawn_blocking(move || {
+            (0..DISK_CALLS).for_each(|_| has_entered.recv().unwrap());
+            for n in 0..40 {
+                may_leave.send(()).unwrap();
+                if n < 40 - DISK_CALLS {
+                    has_entered.recv().unwrap();
+                }
+            }
+        });
+        for call in calls {
+            assert_eq!(call.await.unwrap(), Ok(None));
+        }
+        gate.await.unwrap();
+        assert_eq!(most.load(SeqCst), DISK_CALLS);
     }
 
     #[tokio::test]
