@@ -1,5 +1,7 @@
 //! Builds deployment manifests. Writes what it is told, also what is wrong.
 
+use std::path::Path;
+
 use serde_json::{Map, Value, json};
 
 /// A deployment manifest in the making.
@@ -139,6 +141,14 @@ impl Module {
     #[must_use]
     pub fn limit(mut self, name: &str, value: &str) -> Self {
         self.0["settings"]["sandbox"]["limits"][name] = value.into();
+        self
+    }
+
+    /// A folder of this machine, to read and write.
+    #[must_use]
+    pub fn writes(mut self, host: &Path, guest: &str) -> Self {
+        let mount = json!({ "host": host, "guest": guest, "access": "read-write" });
+        self.0["settings"]["sandbox"]["filesystem"] = json!([mount]);
         self
     }
 

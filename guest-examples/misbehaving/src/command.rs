@@ -28,8 +28,10 @@ pub(crate) enum Command {
     /// `{"do":"properties","count":N,"bytes":N}` [100000, 100]: hands the host one list of so many properties.
     Properties { count: u64, bytes: u64 },
     /// `{"do":"flood","count":N,"bytes":N,"output":TEXT}` [10000, 64, `flood`]: sends as fast as it can. Each message
-    /// has the property `n`, from 1. Answers with `flood: {accepted, full, failed}` in the reported twin and the log.
-    Flood { count: u64, bytes: u64, output: String },
+    /// has the property `n`, from 1. Answers with `flood: {accepted, full, failed}` in the reported twin and the log. With
+    /// `"receipts":PATH` each message has the property `run`, which tells floods apart, and for each that was accepted a line `RUN N
+    /// SEQUENCE` is added to that file.
+    Flood { count: u64, bytes: u64, output: String, receipts: Option<String> },
     /// `{"do":"log","lines":N,"bytes":N}` [10000, 100]: writes lines to standard output.
     Log { lines: u64, bytes: u64 },
     /// `{"do":"exit","code":N}` [0]: ends the instance.
@@ -61,6 +63,7 @@ impl Command {
                 count: number("count", 10_000),
                 bytes: number("bytes", 64),
                 output: json.get("output").and_then(Value::as_str).unwrap_or("flood").into(),
+                receipts: json.get("receipts").and_then(Value::as_str).map(Into::into),
             },
             "log" => Self::Log { lines: number("lines", 10_000), bytes: number("bytes", 100) },
             "exit" => Self::Exit { code: number("code", 0) as i32 },

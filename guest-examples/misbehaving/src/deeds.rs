@@ -2,9 +2,11 @@
 
 use std::{
     cell::RefCell,
+    fs::File,
     hint::black_box,
+    io::{self, Write},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use crate::{
@@ -37,7 +39,10 @@ pub(crate) fn carry_out(command: Command, msg: Option<Message>) -> Result<(), Na
         Command::Keep { count, bytes } => keep(count, bytes),
         Command::Oversize { bytes } => say("oversize", send_new("out", &vec![b'x'; bytes as usize])),
         Command::Properties { count, bytes } => properties(count, bytes as usize),
-        Command::Flood { count, bytes, output } => flood(count, bytes as usize, &output),
+        Command::Flood { count, bytes, output, receipts } => {
+            let receipts = receipts.map(Receipts::open).transpose().map_err(|err| Nack::Reject(err.to_string()))?;
+            flood(count, bytes as usize, &output, receipts);
+        }
         Command::Log { lines, bytes } => (0..lines).for_each(|_| println!("{}", "x".repeat(bytes as usize))),
         Command::Exit { code } => std::process::exit(code),
         Command::Retry { ms } => return Err(Nack::RetryAfter(ms)),
@@ -104,12 +109,39 @@ fn properties(count: u64, bytes: usize) {
     say("properties", messaging::send("out", &msg));
 }
 
-fn flood(count: u64, bytes: usize, output: &str) {
+/// What was accepted, where a kill of the host leaves it.
+struct Receipts {
+    run: String,
+    file: File,
+}
+
+impl Receipts {
+    fn open(path: String) -> io::Result<Self> {
+        let run = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos()).to_string();
+        Ok(Self { run, file: File::options().append(true).create(true).open(path)? })
+    }
+
+    fn write(&mut self, n: u64, sequence: u64) {
+        let line = format!("{} {n} {sequence}\n", self.run);
+        self.file.write_all(line.as_bytes()).expect("the receipt is written");
+    }
+}
+
+fn flood(count: u64, bytes: usize, output: &str, mut receipts: Option<Receipts>) {
     let body = vec![b'x'; bytes];
     let (mut accepted, mut full, mut failed) = (0u64, 0u64, 0u64);
     for n in 1..=count {
-        match messaging::send_bytes(output, &body, &[("n".into(), n.to_string())]) {
-            Ok(_) => accepted += 1,
+        let mut properties = vec![("n".into(), n.to_string())];
+        if let Some(receipts) = &receipts {
+            properties.push(("run".into(), receipts.run.clone()));
+        }
+        match messaging::send_bytes(output, &body, &properties) {
+            Ok(sequence) => {
+                accepted += 1;
+                if let Some(receipts) = &mut receipts {
+                    receipts.write(n, sequence);
+                }
+            }
             Err(SendError::Full) => full += 1,
             Err(_) => failed += 1,
         }
