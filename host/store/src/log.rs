@@ -19,7 +19,7 @@ mod append;
 mod checkpoint;
 mod compact;
 mod dead;
-mod disk;
+pub(crate) mod disk;
 mod files;
 mod format;
 mod index;
@@ -35,7 +35,7 @@ mod scan;
 mod segment;
 mod settle;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod types;
 mod wire;
 

@@ -19,10 +19,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{io, path::PathBuf};
 
 use bytes::Bytes;
 use marram_core::{
@@ -33,14 +30,15 @@ use marram_core::{
 
 use self::{file::LogFile, record::Place};
 use crate::{
-    disk::{Disk, RealDisk, create_private_folder},
     documents::OpenError,
     encoding::file_stem,
+    log::disk::{RealFolder, SegmentFolder},
 };
 
 /// The states of all modules of a host.
 pub struct StateFolder {
     path: PathBuf,
+    folder: RealFolder,
 }
 
 impl StateFolder {
@@ -50,55 +48,58 @@ impl StateFolder {
     /// The folder cannot be made, listed or cleaned.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, OpenError> {
         let path = path.into();
-        // The folder's own name must be safe before the first write in it is said to be.
-        let named = || match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => RealDisk.sync_folder(parent),
-            _ => Ok(()),
-        };
-        match create_private_folder(&path).and_then(|()| named()).and_then(|()| clean(&path)) {
-            Ok(()) => Ok(Self { path }),
+        // The folder's own name is safe then, before the first write in it is said to be.
+        match RealFolder::make(&path).and_then(|folder| clean(&folder).map(|()| folder)) {
+            Ok(folder) => Ok(Self { path, folder }),
             Err(source) => Err(OpenError::new(path, source)),
         }
     }
-
-    fn file(&self, module: &ModuleName) -> PathBuf {
-        self.path.join(format!("{}.log", file_stem(module.as_str())))
-    }
 }
 
-fn clean(path: &Path) -> io::Result<()> {
-    for file in RealDisk.list(path)? {
-        if file.as_os_str().as_encoded_bytes().ends_with(b".log.tmp") {
-            RealDisk.remove(&file)?;
+fn clean(folder: &dyn SegmentFolder) -> io::Result<()> {
+    for (name, _) in folder.list()? {
+        if name.ends_with(".log.tmp") {
+            folder.remove(&name)?;
         }
     }
     Ok(())
 }
 
+fn file_of(module: &ModuleName) -> String {
+    format!("{}.log", file_stem(module.as_str()))
+}
+
 impl States for StateFolder {
     fn open(&self, module: &ModuleName) -> Result<Box<dyn State>, StateError> {
-        let path = self.file(module);
-        match ModuleState::open(&path) {
+        let name = file_of(module);
+        let path = self.path.join(&name);
+        match ModuleState::open(Box::new(self.folder.clone()), name, path.clone()) {
             Ok(state) => Ok(Box::new(state)),
             Err(error) => Err(failed("open", &path, &error)),
         }
     }
 
     fn remove(&self, module: &ModuleName) -> Result<(), StateError> {
-        let path = self.file(module);
-        let removed = RealDisk.remove(&path).and_then(|()| RealDisk.sync_folder(&self.path));
-        removed.map_err(|error| failed("remove", &path, &error))
+        let name = file_of(module);
+        let removed = self.folder.remove(&name).and_then(|()| self.folder.sync_names());
+        removed.map_err(|error| failed("remove", &self.path.join(name), &error))
     }
 }
 
 /// The state of one module.
 struct ModuleState {
+    folder: Box<dyn SegmentFolder>,
+    /// Its file's, in the folder.
+    name: String,
+    /// For messages.
     path: PathBuf,
     /// None: nothing has ever been written.
     log: Option<LogFile>,
     index: Index<Place>,
     /// The file cannot be trusted beyond what is in the index: the next write goes into a new one.
     rewrite: bool,
+    /// The file's name is safe against loss of power. Not known of one that is found: a host that was killed may have left it.
+    named: bool,
 }
 
 /// A file is rewritten when it has more than this besides twice what is in force. A small state is rewritten once in some
@@ -106,23 +107,32 @@ struct ModuleState {
 const SLACK_BYTES: u64 = 128 * 1024;
 
 impl ModuleState {
-    fn open(path: &Path) -> io::Result<Self> {
-        let mut state = Self { path: path.to_owned(), log: None, index: Index::default(), rewrite: false };
-        let bytes = match fs::read(path) {
-            Ok(bytes) => bytes,
+    fn open(folder: Box<dyn SegmentFolder>, name: String, path: PathBuf) -> io::Result<Self> {
+        let mut state = Self { folder, name, path, log: None, index: Index::default(), rewrite: false, named: false };
+        let file = match state.folder.open(&state.name) {
+            Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(state),
             Err(error) => return Err(error),
         };
+        let bytes = file::whole(&*file)?;
         let found = record::read(&bytes, &mut state.index)?;
         if let Some(damage) = found.damage {
-            let kept = path.with_extension("log.damaged");
-            let kept =
-                fs::write(&kept, &bytes).map_or_else(|error| format!("not: {error}"), |()| kept.display().to_string());
-            tracing::error!(path = %path.display(), kept, "a module's state is damaged: {damage}; what can be read is in force");
+            let kept = match state.keep_damaged(&bytes) {
+                Ok(()) => format!("{}.damaged", state.path.display()),
+                Err(error) => format!("not: {error}"),
+            };
+            tracing::error!(path = %state.path.display(), kept, "a module's state is damaged: {damage}; what can be read is in force");
             state.rewrite = true;
         }
-        state.log = Some(LogFile::open(path, found.end)?);
+        state.log = Some(LogFile::open(file, found.end, bytes.len() as u64)?);
         Ok(state)
+    }
+
+    fn keep_damaged(&self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.folder.create(&format!("{}.damaged", self.name), bytes.len() as u64)?.write_at(bytes, 0)
     }
 
     fn holds(&self, bucket: &str, key: &str, expected: Option<&Bytes>) -> io::Result<bool> {
@@ -142,7 +152,7 @@ impl ModuleState {
             let rewritten = self.rewritten();
             if rewritten.is_err() {
                 // Half a file would only take room on a disk that may be full. Not there after the rename.
-                let _ = fs::remove_file(self.path.with_extension("log.tmp"));
+                let _ = self.folder.remove(&self.temporary());
             }
             match rewritten {
                 Ok(()) => {}
@@ -152,6 +162,10 @@ impl ModuleState {
                 }
                 Err(error) => return Err(error),
             }
+        }
+        if !self.named {
+            self.folder.sync_names()?;
+            self.named = true;
         }
         let Some(log) = &mut self.log else { return Err(io::Error::other("no file")) };
         let payload = record::payload(writes);
@@ -164,10 +178,14 @@ impl ModuleState {
         }
     }
 
+    fn temporary(&self) -> String {
+        format!("{}.tmp", self.name)
+    }
+
     /// Puts a file in place that has what is in force and no more.
     fn rewritten(&mut self) -> io::Result<()> {
-        let temporary = self.path.with_extension("log.tmp");
-        let (mut log, mut index) = (LogFile::create(&temporary)?, Index::default());
+        let temporary = self.temporary();
+        let (mut log, mut index) = (LogFile::create(&*self.folder, &temporary)?, Index::default());
         let all: Vec<(&str, &str)> = self.index.iter().map(|(bucket, key, _)| (bucket, key)).collect();
         for (bucket, key) in all {
             let value = self.read(bucket, key)?;
@@ -176,13 +194,9 @@ impl ModuleState {
             record::apply(&payload, at, &mut index)?;
         }
         log.sync()?;
-        fs::rename(&temporary, &self.path)?;
+        self.folder.rename(&temporary, &self.name)?;
         // From here on the old file has no name: whatever happens, nothing may be written to it any more.
-        (self.log, self.index, self.rewrite) = (Some(log), index, true);
-        if let Some(folder) = self.path.parent() {
-            RealDisk.sync_folder(folder)?;
-        }
-        self.rewrite = false;
+        (self.log, self.index, self.rewrite, self.named) = (Some(log), index, false, false);
         Ok(())
     }
 }
@@ -214,6 +228,6 @@ impl State for ModuleState {
     }
 }
 
-fn failed(what: &str, path: &Path, error: &io::Error) -> StateError {
+fn failed(what: &str, path: &std::path::Path, error: &io::Error) -> StateError {
     StateError::Store(format!("cannot {what} the module's state {}: {error}", path.display()))
 }

@@ -1,4 +1,4 @@
-//! The few file operations under the log, behind narrow traits so that a test can fail, tear or lose each of them. Knows
+//! The few file operations under the logs of messages and of modules' state, behind narrow traits so that a test can fail, tear or lose each of them. Knows
 //! names and bytes, no record.
 
 use std::{
@@ -39,14 +39,14 @@ pub(crate) trait SegmentFile: Send + Sync {
     fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<usize>;
     /// Writes all bytes at `at`. After an error some of them may be there.
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
-    /// Cuts it.
+    /// Cuts it, or makes it longer by zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Makes what was written safe against loss of power.
     fn sync(&self) -> io::Result<()>;
 }
 
 /// The operating system's.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct RealFolder(PathBuf);
 
 impl RealFolder {

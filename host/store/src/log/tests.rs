@@ -7,7 +7,7 @@ mod full;
 mod fuzz;
 mod model;
 mod promises;
-mod sim;
+pub(crate) mod sim;
 
 use std::sync::Arc;
 
@@ -76,7 +76,7 @@ fn check(stored: &Stored) {
 }
 
 /// A generator with a fixed beginning.
-struct Chance(u64);
+pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
     fn next(&mut self) -> u64 {

@@ -1,44 +1,36 @@
 //! One log file: where records end, and that they are safe. Knows nothing of what is in them.
 
-use std::{
-    fs::{File, OpenOptions},
-    io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
-    path::Path,
-};
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
 
 use super::record::{HEADER, Place, head};
+use crate::log::disk::{SegmentFile, SegmentFolder};
 
 /// Room that is set aside at once. The file's length changes only then: a sync of a longer file costs the flash four times
 /// as much as one of the same length.
 const CHUNK: u64 = 64 * 1024;
 
 pub(super) struct LogFile {
-    file: File,
+    file: Arc<dyn SegmentFile>,
     end: u64,
     room: u64,
 }
 
 impl LogFile {
     /// A file without records, in place of any of that name.
-    pub(super) fn create(path: &Path) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        file.write_all_at(HEADER, 0)?;
-        let end = HEADER.len() as u64;
-        Ok(Self { file, end, room: end })
+    pub(super) fn create(folder: &dyn SegmentFolder, name: &str) -> io::Result<Self> {
+        let file = folder.create(name, CHUNK)?;
+        file.write_at(HEADER, 0)?;
+        Ok(Self { file, end: HEADER.len() as u64, room: CHUNK })
     }
 
-    /// An existing file whose last record ends at `end`; what is behind it is forgotten.
-    pub(super) fn open(path: &Path, end: u64) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
-        let room = file.metadata()?.len();
+    /// A file of `room` bytes whose last record ends at `end`; what is behind it is forgotten.
+    pub(super) fn open(file: Arc<dyn SegmentFile>, end: u64, room: u64) -> io::Result<Self> {
         let mut log = Self { file, end, room };
         if !log.is_zero_behind_end()? {
             log.file.set_len(end)?; // torn: its bytes must not be taken for a record some day
-            log.file.sync_data()?;
+            log.file.sync()?;
             log.room = end;
         }
         Ok(log)
@@ -82,7 +74,7 @@ impl LogFile {
             self.file.set_len(room)?;
             self.room = room;
         }
-        if let Err(error) = self.file.write_all_at(&record, self.end) {
+        if let Err(error) = self.file.write_at(&record, self.end) {
             self.take_back();
             return Err(error);
         }
@@ -92,19 +84,35 @@ impl LogFile {
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.file.sync()
     }
 
     /// The caller is told that the record at the end was not written: it should not be there after a restart either. Best effort.
     fn take_back(&self) {
-        if let Err(error) = self.file.write_all_at(&[0; 4], self.end) {
+        if let Err(error) = self.file.write_at(&[0; 4], self.end) {
             tracing::debug!(%error, "cannot take a failed write back");
         }
     }
 
     pub(super) fn read(&self, place: Place) -> io::Result<Bytes> {
         let mut bytes = vec![0; place.len];
-        self.file.read_exact_at(&mut bytes, place.at)?;
-        Ok(bytes.into())
+        match self.file.read_at(&mut bytes, place.at)? {
+            read if read == place.len => Ok(bytes.into()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
+/// All bytes of a file.
+pub(super) fn whole(file: &dyn SegmentFile) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    loop {
+        let at = bytes.len();
+        bytes.resize(at + CHUNK as usize, 0);
+        let read = file.read_at(&mut bytes[at..], at as u64)?;
+        if read < CHUNK as usize {
+            bytes.truncate(at + read);
+            return Ok(bytes);
+        }
     }
 }

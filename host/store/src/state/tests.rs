@@ -1,3 +1,5 @@
+mod faults;
+
 use std::{collections::BTreeMap, fs};
 
 use proptest::prelude::*;

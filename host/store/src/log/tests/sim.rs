@@ -16,7 +16,7 @@ use super::{
 
 /// What happens at changing operation number `at`, counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     None,
     /// It fails, having done half of its work; the next ones succeed.
     Once {
@@ -60,17 +60,17 @@ struct State {
 }
 
 #[derive(Clone)]
-pub(super) struct Sim {
+pub(crate) struct Sim {
     state: Arc<Mutex<State>>,
     fault: Arc<Mutex<Fault>>,
 }
 
 impl Sim {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { state: Arc::default(), fault: Arc::new(Mutex::new(Fault::None)) }
     }
 
-    pub(super) fn failing(self, fault: Fault) -> Self {
+    pub(crate) fn failing(self, fault: Fault) -> Self {
         *self.fault.lock().unwrap() = fault;
         self.state().operations = 0;
         self
@@ -80,12 +80,12 @@ impl Sim {
         self.state.lock().unwrap()
     }
 
-    pub(super) fn operations(&self) -> usize {
+    pub(crate) fn operations(&self) -> usize {
         self.state().operations
     }
 
     /// Bytes that all files together may take.
-    pub(super) fn set_capacity(&self, bytes: Option<u64>) {
+    pub(crate) fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity = bytes;
     }
 
@@ -104,13 +104,13 @@ impl Sim {
     }
 
     /// What a killed process leaves: the kernel has all that was written.
-    pub(super) fn killed(&self) -> Sim {
+    pub(crate) fn killed(&self) -> Sim {
         let state = self.state().clone();
         Sim { state: Arc::new(Mutex::new(State { operations: 0, ..state })), fault: Arc::new(Mutex::new(Fault::None)) }
     }
 
     /// What a loss of power leaves: of the writes and names that were not synced, any.
-    pub(super) fn without_power(&self, chance: &mut Chance) -> Sim {
+    pub(crate) fn without_power(&self, chance: &mut Chance) -> Sim {
         let mut state = self.state().clone();
         for file in &mut state.files {
             for (at, bytes) in std::mem::take(&mut file.unsafe_writes) {
@@ -140,7 +140,7 @@ impl Sim {
     }
 
     /// The bytes of all files, by name.
-    pub(super) fn contents(&self) -> BTreeMap<String, Vec<u8>> {
+    pub(crate) fn contents(&self) -> BTreeMap<String, Vec<u8>> {
         let state = self.state();
         state.names.iter().map(|(name, file)| (name.clone(), state.files[*file].seen.clone())).collect()
     }
@@ -292,7 +292,12 @@ impl SegmentFile for SimFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        let (taken, capacity) = (self.sim.bytes(), self.sim.state().capacity);
         self.sim.count()?;
+        let grows = len.saturating_sub(self.sim.state().files[self.number].seen.len() as u64);
+        if grows > 0 && capacity.is_some_and(|capacity| taken + grows > capacity) {
+            return Err(Errno::NOSPC.into());
+        }
         let mut state = self.sim.state();
         let file = &mut state.files[self.number];
         file.has_hole |= len as usize > file.seen.len();
