@@ -674,7 +674,6 @@ impl Agent {
         self.stopped.send_replace(true);
     }
 
-    #[cfg(test)]
     pub(crate) fn router(&self) -> &Router {
         &self.router
     }

@@ -24,6 +24,7 @@ use marram_core::{manifest::MAX_MANIFEST_BYTES, time::UtcMillis};
 
 use crate::{
     agent::{Agent, ApplyError, ModuleError},
+    dead_letters::DeadLetterError,
     logs::LogQuery,
     twins::TwinQuery,
 };
@@ -158,6 +159,21 @@ async fn route(agent: &Agent, waiting: &Semaphore, request: Request<Incoming>) -
             let body = body(request).await?;
             ok(&json!({ "version": agent.set_twin(module, &body).await? }))
         }
+        (&Method::GET, ["v1", "dead-letters"]) => {
+            let after = number(request.uri().query().unwrap_or(""), "after", "the number of a dead letter")?;
+            ok(&agent.dead_letters(after).await?)
+        }
+        (&Method::POST, ["v1", "dead-letters", "purge"]) => {
+            ok(&json!({ "purged": agent.purge_dead_letters(None).await? }))
+        }
+        (&Method::GET, ["v1", "dead-letters", id]) => ok(&agent.dead_letter(letter(id)?).await?),
+        (&Method::POST, ["v1", "dead-letters", id, "replay"]) => {
+            agent.replay_dead_letter(letter(id)?).await?;
+            ok(&json!({}))
+        }
+        (&Method::POST, ["v1", "dead-letters", id, "purge"]) => {
+            ok(&json!({ "purged": agent.purge_dead_letters(Some(letter(id)?)).await? }))
+        }
         (&Method::GET, ["v1", "cache"]) => ok(&agent.cache().await?),
         (&Method::POST, ["v1", "cache", "prune"]) => {
             let body = body(request).await?;
@@ -232,6 +248,13 @@ fn number<T: std::str::FromStr>(query: &str, name: &str, expected: &str) -> Resu
     })
 }
 
+fn letter(id: &str) -> Result<u64, Failure> {
+    id.parse().map_err(|_| {
+        let message = format!("`{id}`: expected the number of a dead letter");
+        Failure::new(StatusCode::BAD_REQUEST, "bad-request", message)
+    })
+}
+
 fn may_wait(waiting: &Semaphore) -> Result<tokio::sync::SemaphorePermit<'_>, Failure> {
     waiting.try_acquire().map_err(|_| {
         let message =
@@ -292,6 +315,18 @@ impl From<ModuleError> for Failure {
             ModuleError::Twin(_) => (StatusCode::BAD_REQUEST, "bad-patch"),
             ModuleError::Cache(_) => (StatusCode::INTERNAL_SERVER_ERROR, "cache"),
             ModuleError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<DeadLetterError> for Failure {
+    fn from(error: DeadLetterError) -> Self {
+        let (status, code) = match &error {
+            DeadLetterError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown-dead-letter"),
+            DeadLetterError::NoRoute(_) => (StatusCode::CONFLICT, "refused"),
+            DeadLetterError::Log(_) => (StatusCode::INTERNAL_SERVER_ERROR, "store"),
+            DeadLetterError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
         };
         Self::new(status, code, error.to_string())
     }

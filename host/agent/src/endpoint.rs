@@ -70,6 +70,7 @@ pub(crate) struct Inner {
     closed: bool,
     accepted: u64,
     delivered: u64,
+    retried: u64,
     dropped: BTreeMap<&'static str, u64>,
     unlogged: Unlogged,
 }
@@ -96,6 +97,8 @@ pub(crate) struct EndpointStats {
     pub(crate) accepted: u64,
     /// Handled so far.
     pub(crate) delivered: u64,
+    /// Deliveries that failed and are made again, so far.
+    pub(crate) retried: u64,
     /// Given up so far, by reason.
     pub(crate) dropped: BTreeMap<&'static str, u64>,
     /// When the oldest message that waits was accepted.
@@ -127,6 +130,7 @@ impl Endpoint {
             closed: false,
             accepted: 0,
             delivered: 0,
+            retried: 0,
             dropped: BTreeMap::new(),
             unlogged: Unlogged::default(),
         };
@@ -211,8 +215,10 @@ impl Endpoint {
     /// Takes a batch back with its settlements, and lets senders that wait for room try again.
     pub(crate) fn finish(self: &Arc<Self>, mut batch: Batch, now: Uptime) {
         let tried = batch.close(now);
+        let retried = batch.failed();
         self.storage.tell(Outcome { done: batch.take_done_stored(), tried, ..Outcome::default() });
         let mut inner = self.lock();
+        inner.retried += retried as u64;
         let done = inner.queue.credit(&mut batch);
         inner.delivered += done as u64;
         inner.queue.finish(batch, now);
@@ -272,6 +278,7 @@ impl Endpoint {
             unstored: inner.queue.unstored(),
             accepted: inner.accepted,
             delivered: inner.delivered,
+            retried: inner.retried,
             dropped: inner.dropped.clone(),
             oldest: inner.queue.oldest(),
             max_bytes: inner.queue.max_bytes(),

@@ -7,6 +7,7 @@ mod agent;
 mod cache;
 mod clock;
 pub mod control;
+mod dead_letters;
 mod delivery;
 mod doorbell;
 mod endpoint;
@@ -25,6 +26,7 @@ pub use agent::{Agent, Applied, ApplyError, Config, ModuleError, ReadError, Star
 pub use cache::{CacheStatus, Caches, Collector, PruneRequest, Pruned};
 pub use clock::clocks;
 pub use control::{SocketError, serve};
+pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters, DeadMessage};
 pub use logs::{LogLine, LogQuery};
 pub use status::{MessageLogStatus, ModuleStatus, QueueStatus, Status};
 pub use twins::{TwinError, TwinQuery};

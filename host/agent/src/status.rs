@@ -46,6 +46,9 @@ pub struct MessageLogStatus {
     pub damaged: u64,
     /// Messages that were lost by that, as far as they could be counted.
     pub lost: u64,
+    /// Dead letters that are kept.
+    #[serde(default)]
+    pub dead_letters: u64,
     /// Why it takes no messages; none while it does.
     pub error: Option<String>,
 }
@@ -111,6 +114,9 @@ pub struct QueueStatus {
     pub accepted: u64,
     /// Handled since the host started.
     pub delivered: u64,
+    /// Deliveries since the host started that failed and are made again.
+    #[serde(default)]
+    pub retried: u64,
     /// Given up since the host started, by reason.
     pub dropped: BTreeMap<String, u64>,
 }

@@ -2,6 +2,7 @@
 //! disk; everybody else hands it jobs, which it does in their order. What senders hand over while it writes is its next write: so
 //! groups form by themselves.
 
+mod dead_letters;
 mod writer;
 
 use std::{
@@ -21,6 +22,7 @@ use marram_core::{
 };
 use tokio::sync::{oneshot, watch};
 
+pub(crate) use self::dead_letters::Replayed;
 use self::writer::Writer;
 use crate::{clock::Clock, endpoint::Endpoint};
 
@@ -62,6 +64,8 @@ enum Job {
     Load(Arc<Endpoint>),
     /// These endpoints are in force: what waits for others becomes dead letters.
     Keep(BTreeSet<Box<str>>),
+    /// A person asks.
+    Dead(dead_letters::Question),
     /// Write all, sync it, and end.
     Stop,
 }
@@ -127,6 +131,7 @@ pub(crate) struct Facts {
     pub(crate) damaged: u64,
     /// Messages that were lost by that, at most, as far as they can be counted.
     pub(crate) lost: u64,
+    pub(crate) dead_letters: u64,
     /// Why the log does not take messages; none while it does.
     pub(crate) error: Option<String>,
 }

@@ -588,8 +588,8 @@ impl Supervisor {
 }
 
 fn message_log_status(facts: crate::storage::Facts) -> MessageLogStatus {
-    let crate::storage::Facts { room, damaged, lost, error } = facts;
-    MessageLogStatus { bytes: room.disk_bytes, max_bytes: room.max_bytes, damaged, lost, error }
+    let crate::storage::Facts { room, damaged, lost, dead_letters, error } = facts;
+    MessageLogStatus { bytes: room.disk_bytes, max_bytes: room.max_bytes, damaged, lost, dead_letters, error }
 }
 
 fn queue_status(endpoint: &crate::endpoint::Endpoint, now: marram_core::time::UtcMillis) -> QueueStatus {
@@ -606,6 +606,7 @@ fn queue_status(endpoint: &crate::endpoint::Endpoint, now: marram_core::time::Ut
         oldest_ms: stats.oldest.map(|oldest| now.0.saturating_sub(oldest.0)),
         accepted: stats.accepted,
         delivered: stats.delivered,
+        retried: stats.retried,
         dropped: stats.dropped.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
     }
 }

@@ -32,6 +32,11 @@ pub(crate) enum Command {
     Apply(Apply),
     /// List the modules of the running host
     List(Ask),
+    /// List the queues: what waits, how old it is, what was given up and why
+    Queues(Ask),
+    /// Look at messages that were given up, send them again, forget them
+    #[command(name = "deadletters", subcommand)]
+    DeadLetters(DeadLetters),
     /// Show what a module has printed, and prints
     Logs(Logs),
     /// Replace a module's instance by a new one
@@ -254,6 +259,37 @@ pub(crate) enum Module {
     /// Make a component of a core module: one for WASI preview 1 (wasm32-wasip1), or one made with wit-bindgen
     #[cfg(feature = "author")]
     Componentize(Componentize),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLetters {
+    /// List them, oldest first
+    List(Ask),
+    /// Show one with its properties and its body
+    Show {
+        /// Its number in the list
+        #[arg(value_name = "ID")]
+        id: u64,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Send them to their receivers again
+    Replay(Letters),
+    /// Forget them
+    Purge(Letters),
+}
+
+/// Which dead letters.
+#[derive(Debug, Args)]
+pub(crate) struct Letters {
+    /// Their numbers in the list
+    #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) ids: Vec<u64>,
+    /// All of them
+    #[arg(long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) ask: Ask,
 }
 
 #[derive(Debug, Subcommand)]
@@ -493,6 +529,13 @@ impl Command {
             Self::Compile(Compile { format, .. }) => *format,
             Self::Check(Check { format, .. }) | Self::Version(Version { format }) => *format,
             Self::Route(Route::Explain(Explain { format, .. })) => *format,
+            Self::Queues(ask)
+            | Self::DeadLetters(
+                DeadLetters::List(ask)
+                | DeadLetters::Show { ask, .. }
+                | DeadLetters::Replay(Letters { ask, .. })
+                | DeadLetters::Purge(Letters { ask, .. }),
+            ) => ask.format,
             Self::List(ask) | Self::Cache(Cache::List(ask) | Cache::Prune(Prune { ask, .. })) => ask.format,
             Self::Apply(Apply { ask, .. }) | Self::Logs(Logs { ask, .. }) | Self::Restart(Restart { ask, .. }) => {
                 ask.format

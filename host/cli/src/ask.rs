@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use marram_agent::{Applied, Status, TwinView};
+use marram_agent::{Applied, QueueStatus, Status, TwinView};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -39,13 +39,15 @@ pub(crate) fn list(args: Ask) -> Result<(), Failure> {
             output::talk("no modules are deployed; `marram apply FILE` deploys some\n");
         }
         let paints: Vec<Option<Paint>> = status.modules.iter().map(|module| output::trouble(&module.status)).collect();
-        let mut table = Table::new(&["NAME", "STATUS", "RESTARTS", "MEMORY", "DESCRIPTION", "IMAGE"], &[2, 3]);
+        let mut table =
+            Table::new(&["NAME", "STATUS", "RESTARTS", "MEMORY", "WAITING", "DESCRIPTION", "IMAGE"], &[2, 3, 4]);
         for module in status.modules {
             table.row([
                 module.name.to_string(),
                 module.status,
                 module.restart_count.to_string(),
                 output::bytes(module.memory_bytes),
+                waiting(&status.queues, module.name.as_str()).to_string(),
                 module.description,
                 module.image,
             ]);
@@ -53,6 +55,12 @@ pub(crate) fn list(args: Ask) -> Result<(), Failure> {
         let paints = std::iter::once(Some(Paint::Head)).chain(paints);
         table.lines().iter().zip(paints).map(|(line, paint)| painted(line, paint) + "\n").collect()
     })
+}
+
+/// Messages that wait for a module, over all its inputs.
+fn waiting(queues: &[QueueStatus], module: &str) -> usize {
+    let of_module = |queue: &&QueueStatus| queue.endpoint.split_once('/').is_some_and(|(name, _)| name == module);
+    queues.iter().filter(of_module).map(|queue| queue.length).sum()
 }
 
 pub(crate) fn restart(args: Restart) -> Result<(), Failure> {

@@ -126,6 +126,20 @@ const MORE: &[More] = &[
         )],
     },
     More {
+        command: "queues",
+        text: "What waits in the message log is among it. RETRIED are deliveries that failed and are made again.",
+        examples: &[("marram queues", "what waits, how old it is, what was given up and why")],
+    },
+    More {
+        command: "deadletters replay",
+        text: "A replay goes to the receiver that the message had, behind what waits there, with its attempts counted anew and without a \
+               time to live.",
+        examples: &[
+            ("marram deadletters replay 7 9", "once the receiver is mended"),
+            ("marram deadletters replay --all", "all of them, the oldest first"),
+        ],
+    },
+    More {
         command: "cache list",
         text: "Works with and without a running host.",
         examples: &[("marram cache list", "what is kept, how large, and for whom")],

@@ -16,6 +16,7 @@ mod completions;
 #[cfg(feature = "author")]
 mod componentize;
 mod config;
+mod dead_letters;
 mod failure;
 mod help;
 #[cfg(feature = "author")]
@@ -30,6 +31,7 @@ mod progress;
 mod pull;
 #[cfg(feature = "author")]
 mod push;
+mod queues;
 mod route;
 mod run;
 mod twin_watch;
@@ -79,6 +81,8 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Check(args) => check::check(args),
         Command::Apply(args) => ask::apply(args),
         Command::List(args) => ask::list(args),
+        Command::Queues(args) => queues::queues(&args),
+        Command::DeadLetters(args) => dead_letters::dead_letters(args),
         Command::Logs(args) => logs::logs(args),
         Command::Restart(args) => ask::restart(args),
         Command::Twin(args) => ask::twin(args),

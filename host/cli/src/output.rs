@@ -106,6 +106,16 @@ pub(crate) fn trouble(status: &str) -> Option<Paint> {
     }
 }
 
+/// `350 ms`, `12 s`, `5 min`, `3 h`.
+pub(crate) fn age(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..120_000 => format!("{} s", ms / 1_000),
+        120_000..7_200_000 => format!("{} min", ms / 60_000),
+        _ => format!("{} h", ms / 3_600_000),
+    }
+}
+
 /// `640 B`, `1.5 MiB`.
 pub(crate) fn bytes(number: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
@@ -124,6 +134,13 @@ pub(crate) fn bytes(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_age_is_as_exact_as_a_glance() {
+        for (ms, text) in [(999, "999 ms"), (61_000, "61 s"), (180_000, "3 min"), (7_200_000, "2 h")] {
+            assert_eq!(age(ms), text);
+        }
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {

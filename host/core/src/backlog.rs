@@ -94,10 +94,16 @@ impl Backlog {
             lane.read_to = Some(sequence);
             return true;
         }
+        self.stored_unseen(priority, bytes);
+        false
+    }
+
+    /// A message is in the log that is not at hand: it is to be read.
+    pub fn stored_unseen(&mut self, priority: u8, bytes: usize) {
+        let Some(lane) = self.lane_mut(priority) else { return };
         lane.behind = true;
         lane.messages += 1;
         lane.bytes = lane.bytes.saturating_add(bytes);
-        false
     }
 
     /// What to read into memory now, the most urgent first. `held` tells what is there, for a priority.

@@ -271,6 +271,20 @@ pub trait MessageLog: Send {
     /// # Errors
     /// What is not a dead letter yet stays where it is, and the call may be made again.
     fn remove_endpoint(&mut self, endpoint: EndpointId, reason: &str, at: UtcMillis) -> Result<Removed, LogError>;
+    /// The dead letters behind `after`, oldest first, until they take `max_bytes` or there are none; at least one.
+    ///
+    /// # Errors
+    /// The disk cannot be read now.
+    fn dead_letters(&mut self, after: Option<u64>, max_bytes: usize) -> Result<Vec<Stored>, LogError>;
+    /// Sends a dead letter again: it is a new message for these, of the returned number, and a dead letter no more.
+    ///
+    /// # Errors
+    /// There is none of this sequence, or it cannot be stored; then it stays a dead letter.
+    fn replay(&mut self, sequence: u64, to: &[Reference]) -> Result<u64, LogError>;
+    /// Forgets a dead letter. False: there is none of this sequence.
+    fn purge(&mut self, sequence: u64) -> bool;
+    /// Forgets all dead letters; returns how many.
+    fn purge_all(&mut self) -> u64;
     /// Does one piece of housekeeping. True: there may be more to do.
     fn tidy(&mut self) -> bool;
     /// Writes what waits: settlements, attempts, a stamp.

@@ -582,6 +582,12 @@ impl Batch {
         self.failed.iter().filter_map(|(item, _)| Some((item.stored?, item.attempts))).collect()
     }
 
+    /// How many will be tried again.
+    #[must_use]
+    pub fn failed(&self) -> usize {
+        self.failed.len()
+    }
+
     fn has_place(&self, max: usize) -> bool {
         self.waiting.len() < max && !self.is_full
     }

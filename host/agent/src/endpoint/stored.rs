@@ -104,6 +104,14 @@ impl Endpoint {
         self.ring(priority);
     }
 
+    /// A message that was a dead letter is in the log for it again.
+    pub(crate) fn revived(self: &Arc<Self>, priority: u8, size: usize) {
+        let mut inner = self.lock();
+        inner.accepted += 1;
+        inner.backlog.stored_unseen(priority, size);
+        self.read_on(&mut inner);
+    }
+
     /// Asks the log to read on if there is room in memory.
     pub(super) fn read_on(self: &Arc<Self>, inner: &mut Inner) {
         inner.account();
@@ -169,6 +177,11 @@ impl Endpoint {
             self.consumer.ring();
             self.room.notify_waiters();
         }
+    }
+
+    /// Whether no route leads here any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
     }
 
     /// Bytes in memory.

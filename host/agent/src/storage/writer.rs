@@ -37,7 +37,7 @@ const STAMP_EVERY: Duration = Duration::from_secs(60);
 const IDLE_STAMP_EVERY: Duration = Duration::from_secs(600);
 
 pub(super) struct Writer {
-    log: Box<dyn MessageLog>,
+    pub(super) log: Box<dyn MessageLog>,
     storage: Arc<Storage>,
     clock: Clock,
     /// None: the owner wants no syncs but those that routes ask for.
@@ -46,7 +46,7 @@ pub(super) struct Writer {
     removed: Arc<AtomicU64>,
     /// What this run of the host stores begins here.
     first: u64,
-    endpoints: Vec<Weak<Endpoint>>,
+    pub(super) endpoints: Vec<Weak<Endpoint>>,
     /// Endpoints in force, until the messages of others have been buried.
     keep: Option<BTreeSet<Box<str>>>,
     /// Endpoints that are gone and have no message left.
@@ -102,6 +102,7 @@ impl Writer {
     }
 
     pub(super) fn run(mut self) {
+        self.note_facts();
         loop {
             let jobs = self.storage.next(self.patience());
             self.untidy |= !jobs.is_empty();
@@ -145,6 +146,10 @@ impl Writer {
                 self.commit();
                 self.keep = Some(names);
                 self.bury_others();
+            }
+            Job::Dead(question) => {
+                self.commit();
+                self.answer(question);
             }
             Job::Stop => {}
         }
@@ -391,15 +396,20 @@ impl Writer {
         }
         self.bury_others();
         self.untidy = self.log.tidy();
+        if self.note_facts() {
+            self.expire(self.clock.uptime());
+        }
+    }
+
+    /// Notes what a person may ask. True: the log is full, or fails.
+    pub(super) fn note_facts(&mut self) -> bool {
         let damage = self.log.take_damage();
+        let letters = self.log.endpoints().into_iter().find(|usage| *usage.name == *DEAD_LETTERS);
         let mut facts = self.storage.facts.lock().unwrap_or_else(PoisonError::into_inner);
         facts.count(&damage);
         facts.room = self.log.room();
-        let is_full = facts.error.is_some();
-        drop(facts);
-        if is_full {
-            self.expire(self.clock.uptime());
-        }
+        facts.dead_letters = letters.iter().flat_map(|usage| &usage.queues).map(|queue| queue.messages).sum();
+        facts.error.is_some()
     }
 
     /// Has endpoints give up what has expired; what comes into their windows instead is judged when it is read.
@@ -409,7 +419,7 @@ impl Writer {
         }
     }
 
-    fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         match self.log.flush() {
             Ok(()) => {
                 self.unflushed = None;

@@ -15,7 +15,7 @@ use marram_core::{
 };
 
 use super::worlds::{DEADLINE, Guest, Handler, World, manifest_with, message, open_log, text};
-use crate::{Agent, QueueStatus};
+use crate::{Agent, DeadLetterError, QueueStatus};
 
 const TO_B: &str = r#""FROM /messages INTO BrokeredEndpoint(\"/modules/b/inputs/in\")""#;
 const TO_C: &str = r#""FROM /messages INTO BrokeredEndpoint(\"/modules/c/inputs/in\")""#;
@@ -205,6 +205,7 @@ async fn what_a_receiver_rejects_or_fails_too_often_is_a_dead_letter() {
     publish(&agent, &["bad".into(), "never".into()]).await;
     let queue = queue_with(&agent, |queue| queue.length == 0).await;
     assert_eq!(queue.dropped, [("max_attempts".into(), 1), ("rejected".into(), 1)].into());
+    assert_eq!(queue.retried, 2);
     agent.shut_down(Duration::from_secs(5)).await;
     let letter = |text: &str, reason: &str, attempts| (text.to_owned(), "b/in".to_owned(), reason.to_owned(), attempts);
     assert_eq!(dead_letters(&world), [letter("bad", "rejected: no json", 1), letter("never", "max_attempts", 3)]);
@@ -395,4 +396,85 @@ async fn a_queue_in_the_log_is_bounded_by_its_share_and_a_refused_message_takes_
     let mut numbers: Vec<u64> = noted(&world, total + 1).await.iter().map(|n| n.parse().unwrap()).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (1..=total as u64 + 1).collect::<Vec<_>>(), "no number is missing");
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_listed_shown_sent_again_and_forgotten() {
+    let world = World::default();
+    let log = world.log.clone();
+    let mended = Arc::new(AtomicU64::new(0));
+    let is_mended = mended.clone();
+    world.handler("b", move |_, delivery| {
+        log.push(text(&delivery.accepted.message));
+        Ok(match is_mended.load(SeqCst) {
+            0 => Settlement::Reject("no json".into()),
+            _ => Settlement::Done,
+        })
+    });
+    let agent = world.agent().await;
+    agent.apply(&manifest_with("crash", &[("b", "{}")], &[TO_B])).await.unwrap();
+    let mut first = marram_core::message::Message::clone(&message("0"));
+    first.set_property("kind", "t");
+    first.system_mut().message_id = Some("m".into());
+    agent.publish("/messages", &Arc::new(first)).await.unwrap();
+    publish(&agent, &numbers(1..3)).await;
+    queue_with(&agent, |queue| queue.length == 0).await;
+    let letters = agent.dead_letters(None).await.unwrap().letters;
+    assert_eq!(letters.iter().map(|letter| letter.sequence).collect::<Vec<_>>(), [1, 2, 3]);
+    let ids: Vec<u64> = letters.iter().map(|letter| letter.id).collect();
+    assert_eq!(agent.dead_letters(Some(ids[1])).await.unwrap().letters, letters[2..]);
+    assert_eq!(agent.status().await.unwrap().message_log.dead_letters, 3);
+    let shown = agent.dead_letter(ids[0]).await.unwrap();
+    assert_eq!(shown.letter, letters[0]);
+    assert_eq!((&*shown.letter.endpoint, &*shown.letter.reason), ("b/in", "rejected: no json"));
+    assert_eq!(
+        (shown.properties["kind"].as_str(), shown.system_properties["messageId"].as_str()),
+        (Some("t"), Some("m"))
+    );
+    assert_eq!((shown.body_text.as_deref(), shown.body_hex), (Some("0"), None));
+
+    mended.store(1, SeqCst);
+    agent.replay_dead_letter(ids[1]).await.unwrap();
+    assert_eq!(noted(&world, 4).await, ["0", "1", "2", "1"]);
+    assert_eq!(queue_with(&agent, |queue| queue.length == 0).await.delivered, 1);
+    assert!(matches!(agent.replay_dead_letter(ids[1]).await, Err(DeadLetterError::Unknown(id)) if id == ids[1]));
+    // A kill now brings neither the letter back nor the message.
+    let next = world.after_kill();
+    let after = next.agent().await;
+    assert_eq!(after.dead_letters(None).await.unwrap().letters.len(), 2);
+
+    agent.apply(&manifest_with("crash", &[("b", "{}")], &[])).await.unwrap();
+    assert!(matches!(agent.replay_dead_letter(ids[0]).await, Err(DeadLetterError::NoRoute(name)) if name == "b/in"));
+    assert_eq!(agent.purge_dead_letters(Some(ids[0])).await.unwrap(), 1);
+    assert_eq!(world.after_kill().agent().await.dead_letters(None).await.unwrap().letters, letters[2..]);
+    assert!(matches!(agent.purge_dead_letters(Some(ids[0])).await, Err(DeadLetterError::Unknown(_))));
+    assert_eq!(agent.purge_dead_letters(None).await.unwrap(), 1);
+    assert_eq!(agent.dead_letters(None).await.unwrap().letters, []);
+    assert_eq!(agent.status().await.unwrap().message_log.dead_letters, 0);
+}
+
+#[tokio::test]
+async fn a_message_that_is_sent_again_finds_its_way_behind_a_backlog_on_the_disk() {
+    let world = World::default();
+    let log = world.log.clone();
+    world.handler("b", move |_, delivery| {
+        let text = text(&delivery.accepted.message);
+        let is_first = delivery.accepted.sequence == 1 && log.lines().iter().filter(|line| **line == text).count() == 0;
+        log.push(text);
+        Ok(if is_first { Settlement::Reject("not now".into()) } else { Settlement::Done })
+    });
+    let agent = world.agent().await;
+    agent.apply(&manifest_with("crash", &[("b", "{}")], &[TO_B])).await.unwrap();
+    publish(&agent, &["letter".into()]).await;
+    queue_with(&agent, |queue| queue.length == 0).await;
+    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &[TO_B])).await.unwrap();
+    let padding = "x".repeat(1000);
+    let mut texts: Vec<String> = numbers(0..500).into_iter().map(|n| format!("{n} {padding}")).collect();
+    publish(&agent, &texts).await;
+    let id = agent.dead_letters(None).await.unwrap().letters[0].id;
+    agent.replay_dead_letter(id).await.unwrap();
+    agent.apply(&manifest_with("crash", &[("b", "{}")], &[TO_B])).await.unwrap();
+    texts.insert(0, "letter".into());
+    texts.push("letter".into());
+    assert!(noted(&world, 502).await == texts);
 }

@@ -4,7 +4,10 @@ use std::{error::Error, io, ops::Range};
 
 use marram_core::{
     elapsed::{Clocks, Elapsed},
-    log::{Damage, EndpointId, EndpointUsage, Entry, How, LogError, MessageLog, Place, Removed, Room, Safety, Stored},
+    log::{
+        Damage, EndpointId, EndpointUsage, Entry, How, LogError, MessageLog, Place, Reference, Removed, Room, Safety,
+        Stored,
+    },
     time::UtcMillis,
 };
 
@@ -60,6 +63,22 @@ impl MessageLog for Log {
 
     fn remove_endpoint(&mut self, endpoint: EndpointId, reason: &str, at: UtcMillis) -> Result<Removed, LogError> {
         Ok(self.remove_endpoint(endpoint, reason, at)?)
+    }
+
+    fn dead_letters(&mut self, after: Option<u64>, max_bytes: usize) -> Result<Vec<Stored>, LogError> {
+        Ok(self.dead_letters(after, max_bytes)?)
+    }
+
+    fn replay(&mut self, sequence: u64, to: &[Reference]) -> Result<u64, LogError> {
+        Ok(self.replay(sequence, to)?)
+    }
+
+    fn purge(&mut self, sequence: u64) -> bool {
+        self.purge(sequence)
+    }
+
+    fn purge_all(&mut self) -> u64 {
+        self.purge_all()
     }
 
     fn tidy(&mut self) -> bool {

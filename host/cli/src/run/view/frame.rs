@@ -7,7 +7,7 @@ use marram_agent::{ModuleStatus, QueueStatus, Status};
 use super::rates::Measured;
 use crate::{
     colour::Paint,
-    output::{self, Table},
+    output::{self, Table, age},
 };
 
 /// Terminal rows that are left to log lines.
@@ -125,16 +125,6 @@ fn per_second(rate: Option<f64>) -> String {
     }
 }
 
-/// `350 ms`, `12 s`, `5 min`, `3 h`.
-fn age(ms: u64) -> String {
-    match ms {
-        0..1_000 => format!("{ms} ms"),
-        1_000..120_000 => format!("{} s", ms / 1_000),
-        120_000..7_200_000 => format!("{} min", ms / 60_000),
-        _ => format!("{} h", ms / 3_600_000),
-    }
-}
-
 /// A table's head and at most `room` more lines; what is left out is counted on the last of them.
 fn cut(lines: Vec<String>, room: usize, paint: impl Fn(usize) -> Option<Paint>) -> Vec<Line> {
     let rows = lines.len() - 1;
@@ -164,9 +154,6 @@ mod tests {
         let rates = [(None, "-"), (Some(0.0), "0"), (Some(0.25), "0.2"), (Some(9.96), "10"), (Some(15_400.0), "15k")];
         for (rate, text) in rates {
             assert_eq!(per_second(rate), text);
-        }
-        for (ms, text) in [(999, "999 ms"), (61_000, "61 s"), (180_000, "3 min"), (7_200_000, "2 h")] {
-            assert_eq!(age(ms), text);
         }
     }
 
