@@ -53,6 +53,9 @@ pub(crate) enum Command {
     /// Look at what is kept of images on this device, and make room
     #[command(subcommand)]
     Cache(Cache),
+    /// Look at what modules keep on this device, and remove it
+    #[command(subcommand)]
+    State(State),
     /// Write a completion script for a shell
     #[cfg(feature = "author")]
     Completions(Completions),
@@ -318,6 +321,22 @@ pub(crate) struct Prune {
     pub(crate) ask: Ask,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum State {
+    /// List the modules that keep state
+    List(Ask),
+    /// Remove all that a module keeps, while no host runs
+    Remove(RemoveState),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RemoveState {
+    /// The module; deployed or not
+    pub(crate) module: String,
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+}
+
 /// As whom and how a registry is asked.
 #[derive(Debug, Args)]
 pub(crate) struct Access {
@@ -537,6 +556,7 @@ impl Command {
                 | DeadLetters::Purge(Letters { ask, .. }),
             ) => ask.format,
             Self::List(ask) | Self::Cache(Cache::List(ask) | Cache::Prune(Prune { ask, .. })) => ask.format,
+            Self::State(State::List(ask) | State::Remove(RemoveState { ask, .. })) => ask.format,
             Self::Apply(Apply { ask, .. }) | Self::Logs(Logs { ask, .. }) | Self::Restart(Restart { ask, .. }) => {
                 ask.format
             }

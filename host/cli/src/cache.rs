@@ -90,14 +90,14 @@ fn answer<T: DeserializeOwned>(
 }
 
 /// Root would leave files in the folder of a host of another user that this host cannot read.
-fn refuse_anothers(data: &Path) -> Result<(), Failure> {
+pub(crate) fn refuse_anothers(data: &Path) -> Result<(), Failure> {
     let owner = fs::metadata(data).map_err(|error| Failure::failed(&error))?.uid();
     let running = socket_path(data)?.exists();
     if running || owner == rustix::process::geteuid().as_raw() {
         return Ok(());
     }
     let message = format!("{} belongs to user {owner}, and no host runs there", data.display());
-    let hint = format!("run this as that user: `sudo -u '#{owner}' marram cache … --data {}`", data.display());
+    let hint = format!("run this as that user: `sudo -u '#{owner}' marram … --data {}`", data.display());
     Err(Failure::new(Code::Failed, message).hint(hint))
 }
 
@@ -115,7 +115,7 @@ fn open(config: &config::Config, data: &Path) -> Result<Collector, Failure> {
     })
 }
 
-fn write<T: Serialize>(format: Format, answer: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
+pub(crate) fn write<T: Serialize>(format: Format, answer: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
     output::data(&match format {
         Format::Text => text(answer),
         Format::Json => format!("{}\n", serde_json::to_string(answer).map_err(|error| Failure::failed(&error))?),
@@ -176,7 +176,7 @@ fn day(time: UtcMillis) -> String {
     text.split('T').next().unwrap_or_default().to_owned()
 }
 
-fn lines(table: &Table) -> String {
+pub(crate) fn lines(table: &Table) -> String {
     table.lines().iter().map(|line| format!("{line}\n")).collect()
 }
 

@@ -153,6 +153,16 @@ const MORE: &[More] = &[
         ],
     },
     More {
+        command: "state list",
+        text: "Works with and without a running host; the host never removes state by itself.",
+        examples: &[("marram state list", "which modules keep how much")],
+    },
+    More {
+        command: "state remove",
+        text: "For good: there is no copy. A host that runs has the state open, so it is stopped first.",
+        examples: &[("marram state remove thermostat", "let it begin anew, or be forgotten")],
+    },
+    More {
         command: "module push",
         text: "Credentials come from marram.toml or from standard input, never from the command line, which others can see. The \
                answer is the reference that pins what was pushed.",

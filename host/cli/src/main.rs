@@ -34,6 +34,7 @@ mod push;
 mod queues;
 mod route;
 mod run;
+mod state;
 mod twin_watch;
 mod usage;
 mod version;
@@ -93,6 +94,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Module(Module::Pull(args)) => pull::pull(args),
         Command::Module(Module::Inspect(args)) => inspect::inspect(args),
         Command::Cache(args) => cache::cache(args),
+        Command::State(args) => state::state(args),
         #[cfg(feature = "author")]
         Command::Module(Module::Componentize(args)) => componentize::componentize(args),
         #[cfg(feature = "author")]

@@ -12,4 +12,4 @@ mod state;
 
 pub use documents::{Folder, MAX_DOCUMENT_BYTES, OpenError};
 pub use lock::{DataLock, LOCK_FILE, LockError, lock_data_dir};
-pub use state::StateFolder;
+pub use state::{KeptState, StateFolder, kept_states};

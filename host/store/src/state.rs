@@ -19,7 +19,11 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-use std::{io, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
 use marram_core::{
@@ -31,7 +35,7 @@ use marram_core::{
 use self::{file::LogFile, record::Place};
 use crate::{
     documents::OpenError,
-    encoding::file_stem,
+    encoding::{file_stem, name_of},
     log::disk::{RealFolder, SegmentFolder},
 };
 
@@ -54,6 +58,46 @@ impl StateFolder {
             Err(source) => Err(OpenError::new(path, source)),
         }
     }
+}
+
+/// What a module keeps on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptState {
+    /// The module's name; of a very long one, the name of its file.
+    pub module: String,
+    /// Bytes of its files, with the room that is set aside.
+    pub bytes: u64,
+}
+
+impl KeptState {
+    /// Whether it is this module's.
+    #[must_use]
+    pub fn is_of(&self, module: &ModuleName) -> bool {
+        let stem = file_stem(module.as_str());
+        self.module == module.as_str() || (name_of(&stem).is_none() && self.module == stem)
+    }
+}
+
+/// The states in a folder, by name. Changes nothing, so that a host may run there.
+///
+/// # Errors
+/// The folder cannot be listed; none is an empty one.
+pub fn kept_states(path: &Path) -> io::Result<Vec<KeptState>> {
+    let mut states = BTreeMap::new();
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let suffixes = [".log", ".log.damaged", ".log.tmp"];
+        let stem = name.to_str().and_then(|name| suffixes.iter().find_map(|suffix| name.strip_suffix(suffix)));
+        if let Some(stem) = stem {
+            *states.entry(name_of(stem).unwrap_or_else(|| stem.to_owned())).or_default() += entry.metadata()?.len();
+        }
+    }
+    Ok(states.into_iter().map(|(module, bytes)| KeptState { module, bytes }).collect())
 }
 
 fn clean(folder: &dyn SegmentFolder) -> io::Result<()> {
@@ -81,7 +125,10 @@ impl States for StateFolder {
 
     fn remove(&self, module: &ModuleName) -> Result<(), StateError> {
         let name = file_of(module);
-        let removed = self.folder.remove(&name).and_then(|()| self.folder.sync_names());
+        // What is kept for the owner goes with it: it is the module's data as well.
+        let files = [name.clone(), format!("{name}.damaged"), format!("{name}.tmp")];
+        let removed =
+            files.iter().try_for_each(|file| self.folder.remove(file)).and_then(|()| self.folder.sync_names());
         removed.map_err(|error| failed("remove", &self.path.join(name), &error))
     }
 }
@@ -228,6 +275,6 @@ impl State for ModuleState {
     }
 }
 
-fn failed(what: &str, path: &std::path::Path, error: &io::Error) -> StateError {
+fn failed(what: &str, path: &Path, error: &io::Error) -> StateError {
     StateError::Store(format!("cannot {what} the module's state {}: {error}", path.display()))
 }

@@ -72,6 +72,31 @@ fn modules_see_nothing_of_each_other_and_one_is_removed_alone() {
 }
 
 #[test]
+fn the_owner_sees_what_is_kept_under_every_name_and_removes_it_wholly() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state");
+    assert_eq!(kept_states(&path).unwrap(), []);
+    let states = folder(&dir);
+    let names = ["a", "Sensor.log", "b.log.c"];
+    for name in names {
+        states.open(&module(name)).unwrap().write(&[write("k", Some("v"))]).unwrap();
+    }
+    let kept = |path| kept_states(path).unwrap().into_iter().map(|kept| (kept.module, kept.bytes)).collect::<Vec<_>>();
+    assert_eq!(kept(&path), [("Sensor.log".into(), 65_536), ("a".into(), 65_536), ("b.log.c".into(), 65_536)]);
+    fs::write(path.join("a.log.damaged"), "1234").unwrap();
+    assert_eq!(kept(&path)[1], ("a".into(), 65_540));
+    for name in names {
+        states.remove(&module(name)).unwrap();
+    }
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+
+    let long = module(&"L".repeat(120)); // its file's name is cut
+    states.open(&long).unwrap().write(&[write("k", Some("v"))]).unwrap();
+    let found = kept_states(&path).unwrap();
+    assert!(found.len() == 1 && found[0].is_of(&long) && !found[0].is_of(&module("L")), "{found:?}");
+}
+
+#[test]
 fn a_write_with_a_condition_happens_wholly_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
     let mut state = reopened(&dir);
