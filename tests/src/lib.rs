@@ -4,6 +4,7 @@
 //! Nothing is mocked and nothing of Marram is linked in: what a test sees is what an operator sees. Crates of the host
 //! use [`registry`] and [`server`] in their own tests too.
 
+pub mod chance;
 pub mod device;
 pub mod figure;
 pub mod host;
@@ -12,6 +13,7 @@ pub mod machine;
 pub mod manifest;
 pub mod memory;
 pub mod program;
+pub mod receipts;
 pub mod registry;
 pub mod server;
 pub mod skopeo;

@@ -7,19 +7,20 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     env, fs,
-    io::Write as _,
     path::Path,
     thread,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use marram_tests::{
+    chance::Chance,
     device::Device,
     figure::figure,
     host::Host,
     journal::{Journal, text},
     manifest::{Manifest, Module},
     program::push,
+    receipts,
     registry::DockerRegistry,
 };
 use serde_json::{Value, json};
@@ -92,7 +93,7 @@ fn kill_again_and_again(rounds: usize) {
     still_there(&journal, &lines);
     let entries = journal.read();
     let again = check_sequences(entries);
-    let receipts = check_receipts(&scene, entries);
+    let receipts = receipts::check(&scene.receipts.path().join("lines"), entries, &["bad", "forwarder"]);
     for file in device.journal().bytes() {
         assert!(file.is_empty() || file.ends_with(b"\n"), "a torn line is left");
     }
@@ -220,33 +221,6 @@ fn check_sequences(entries: &[Value]) -> usize {
     again
 }
 
-/// What the sender was told is accepted came upstream on both ways. Returns how many that are.
-#[track_caller]
-fn check_receipts(scene: &Scene, entries: &[Value]) -> usize {
-    let property = |entry: &Value, name: &str| entry["properties"][name].as_str().unwrap_or_default().to_owned();
-    let mut came: BTreeMap<&str, BTreeSet<(String, String)>> = BTreeMap::new();
-    for entry in entries {
-        came.entry(text(entry, "/source")).or_default().insert((property(entry, "run"), property(entry, "n")));
-    }
-    let receipts = fs::read_to_string(scene.receipts.path().join("lines")).unwrap();
-    // The last line may have broken off.
-    let whole = receipts.rfind('\n').map_or("", |end| &receipts[..end]);
-    let ways: Vec<_> =
-        came.iter().filter(|(source, _)| source.contains("/bad/") || source.contains("/forwarder/")).collect();
-    assert_eq!(ways.len(), 2, "{:?}", came.keys());
-    let mut count = 0;
-    for line in whole.lines() {
-        let [run, n, _] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("a receipt is {line:?}") };
-        let message = (run.to_owned(), n.to_owned());
-        for (source, came) in &ways {
-            assert!(came.contains(&message), "{source}: message {n} of run {run} was accepted and is lost");
-        }
-        count += 1;
-    }
-    assert!(count > 0, "something was accepted");
-    count
-}
-
 #[track_caller]
 fn wait_for_load(host: &Host) {
     host.wait_for_reported("filter", "seen", |seen| seen.as_u64() > Some(0));
@@ -276,25 +250,4 @@ fn blobs(device: &Device) -> BTreeSet<String> {
             assert!(file.ends_with(&hex), "{file} has digest {hex}");
         })
         .collect()
-}
-
-/// Numbers that differ from run to run; the seed is told when the test fails, and `MARRAM_SEED` repeats it.
-struct Chance(u64);
-
-impl Chance {
-    fn new() -> Self {
-        let now = || SystemTime::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64);
-        let seed =
-            env::var("MARRAM_SEED").map_or_else(|_| now(), |text| text.parse().expect("MARRAM_SEED is a number"));
-        let _ = writeln!(std::io::stderr(), "MARRAM_SEED={seed}");
-        Self(seed | 1)
-    }
-
-    /// xorshift.
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % bound as u64) as usize
-    }
 }

@@ -142,9 +142,10 @@ impl Router {
                 endpoints.insert(sink.clone(), endpoint);
             }
         }
+        let inputs = endpoints.keys().filter(|sink| **sink != Sink::Upstream).count();
         for (sink, endpoint) in &endpoints {
             let mut routes = deployment.routes.iter().filter(|spec| spec.route.sink == *sink);
-            endpoint.set_durable(routes.any(|spec| spec.options.durability > Durability::Memory));
+            endpoint.set_durable(routes.any(|spec| spec.options.durability > Durability::Memory), inputs);
         }
         let names: BTreeSet<_> = endpoints.values().map(|endpoint| endpoint.name()).collect();
         let gone: Vec<_> = old.endpoints.iter().filter(|(sink, _)| !endpoints.contains_key(*sink)).collect();

@@ -38,7 +38,8 @@ pub(crate) struct Storage {
     facts: Mutex<Facts>,
     /// The log's elapsed time when the clock began.
     began: Elapsed,
-    max_bytes: u64,
+    /// Bytes that messages may take.
+    for_messages: u64,
     ended: watch::Receiver<bool>,
 }
 
@@ -169,7 +170,7 @@ impl Storage {
             jobs: Mutex::default(),
             came: Condvar::new(),
             began: Elapsed(now.0.saturating_sub(clock.uptime().0)),
-            max_bytes: facts.room.max_bytes,
+            for_messages: facts.room.for_messages,
             facts: Mutex::new(facts),
             ended,
         });
@@ -178,10 +179,12 @@ impl Storage {
         Ok(storage)
     }
 
-    /// Most bytes of one endpoint's queue: a share of the log, so that one receiver that is away does not fill it for all. Upstream may be
-    /// away for days, and is what the log is for.
-    pub(crate) fn share(&self, is_upstream: bool) -> usize {
-        let share = if is_upstream { self.max_bytes / 4 * 3 } else { self.max_bytes / 8 };
+    /// Most bytes of the queue of upstream, or of one of so many inputs: a share of the log. All shares together fit into it: a module that
+    /// handles one message by sending another finds room for that whatever waits elsewhere, or a full log would never empty. Upstream may
+    /// be away for days, and is what the log is for.
+    pub(crate) fn share(&self, is_upstream: bool, inputs: usize) -> usize {
+        let eighth = self.for_messages / 8;
+        let share = if is_upstream { 4 * eighth } else { eighth.min(3 * eighth / inputs.max(1) as u64) };
         usize::try_from(share).unwrap_or(usize::MAX)
     }
 

@@ -208,6 +208,8 @@ pub struct Room {
     pub disk_bytes: u64,
     /// Most bytes of them.
     pub max_bytes: u64,
+    /// Of these, what messages may take: the rest is for the log's own needs.
+    pub for_messages: u64,
 }
 
 /// Why the log did not do something.

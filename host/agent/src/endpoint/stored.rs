@@ -31,13 +31,13 @@ impl Endpoint {
         self.durable.load(SeqCst)
     }
 
-    /// Sets, with the routes, whether its messages go into the log.
-    pub(crate) fn set_durable(&self, durable: bool) {
+    /// Sets, with the routes, whether its messages go into the log, as those of so many inputs.
+    pub(crate) fn set_durable(&self, durable: bool, inputs: usize) {
         let mut inner = self.lock();
         self.durable.store(durable, SeqCst);
         let is_upstream = self.sink == Sink::Upstream;
         let max_bytes = match (durable || inner.in_log, is_upstream) {
-            (true, _) => self.storage.share(is_upstream),
+            (true, _) => self.storage.share(is_upstream, inputs),
             (false, true) => UPSTREAM_QUEUE_BYTES,
             (false, false) => INPUT_QUEUE_BYTES,
         };

@@ -263,36 +263,81 @@ async fn messages_of_an_endpoint_that_is_gone_become_dead_letters_also_when_the_
     assert_eq!(dead_letters(&next), expected);
 }
 
-#[tokio::test]
-async fn a_sender_hears_full_until_the_log_has_room() {
-    let world = noting();
-    let agent = world.agent().await;
-    // Each input may have an eighth of 8 MiB; nine of them, and the log is full before they are.
-    let routes: Vec<String> = (0..9)
-        .map(|n| format!(r#"{{"route":"FROM /messages/s{n} INTO BrokeredEndpoint('/modules/b/inputs/i{n}')"}}"#))
-        .collect();
-    let routes: Vec<&str> = routes.iter().map(String::as_str).collect();
-    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &routes)).await.unwrap();
-    let large = message(&"x".repeat(100_000));
-    let mut accepted = 0;
-    for n in 0..9 {
-        loop {
-            match agent.publish(&format!("/messages/s{n}"), &large).await {
-                Ok(()) => accepted += 1,
-                Err(error) => {
-                    assert_eq!(error, SendError::Full);
-                    break;
-                }
+/// Nine inputs of `b`, fed by the sources `/messages/s0` to `s8`, and upstream, by `/messages/up`.
+fn ten_ways() -> Vec<String> {
+    let inputs = (0..9).map(|n| format!("FROM /messages/s{n} INTO BrokeredEndpoint('/modules/b/inputs/i{n}')"));
+    inputs.chain(["FROM /messages/up INTO $upstream".into()]).collect()
+}
+
+/// Sends on each way until it is refused; how many were accepted.
+async fn fill(agent: &Agent, message: &Arc<marram_core::message::Message>) -> [usize; 10] {
+    let mut accepted = [0; 10];
+    for (n, accepted) in accepted.iter_mut().enumerate() {
+        let source = if n < 9 { format!("/messages/s{n}") } else { "/messages/up".into() };
+        let error = loop {
+            match agent.publish(&source, message).await {
+                Ok(()) => *accepted += 1,
+                Err(error) => break error,
             }
-        }
+        };
+        assert_eq!(error, SendError::Full);
     }
+    accepted
+}
+
+#[tokio::test]
+async fn a_sender_hears_full_until_the_log_has_room_and_a_refused_message_takes_neither_room_nor_number() {
+    let world = World::default();
+    let log = world.log.clone();
+    world.handler("b", move |_, delivery| {
+        log.push(delivery.accepted.sequence.to_string());
+        Ok(Settlement::Done)
+    });
+    world.upstream.down.store(true, SeqCst);
+    let agent = world.agent().await;
+    let ways = ten_ways();
+    let ways: Vec<&str> = ways.iter().map(String::as_str).collect();
+    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &ways)).await.unwrap();
+    // A segment of 1 MiB takes three of these, so the log is full before upstream's share is.
+    let large = message(&"x".repeat(262_000));
+    let accepted = fill(&agent, &large).await;
     let status = agent.status().await.unwrap();
-    assert!(status.message_log.error.is_some(), "{:?}", status.message_log);
-    assert_eq!(status.queues.iter().map(|queue| queue.length).sum::<usize>(), accepted);
-    agent.apply(&manifest_with("crash", &[("b", "{}")], &routes)).await.unwrap();
-    noted(&world, accepted).await;
-    agent.publish("/messages/s0", &large).await.unwrap();
+    assert!(status.message_log.error.is_some(), "{accepted:?} {:?}", status.message_log);
+    let bytes = |queue: &QueueStatus| queue.bytes / 262_128;
+    assert_eq!(status.queues.iter().skip(1).map(bytes).collect::<Vec<_>>(), accepted[..9], "no room is taken");
+    assert_eq!((status.queues[0].bytes, bytes(&status.queues[0])), (accepted[9] * 262_128, accepted[9]));
+    agent.apply(&manifest_with("crash", &[("b", "{}")], &ways)).await.unwrap();
+    let inputs: usize = accepted[..9].iter().sum();
+    noted(&world, inputs).await;
+    tokio::time::timeout(DEADLINE, async {
+        while agent.publish("/messages/s0", &large).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let numbers: Vec<u64> = noted(&world, inputs + 1).await.iter().map(|n| n.parse().unwrap()).collect();
+    assert_eq!(numbers[inputs], accepted.iter().sum::<usize>() as u64 + 1, "no number was taken");
     assert_eq!(agent.status().await.unwrap().message_log.error, None);
+}
+
+#[tokio::test]
+async fn queues_in_the_log_are_bounded_by_shares_that_fit_into_it_together() {
+    let world = World::default();
+    world.upstream.down.store(true, SeqCst);
+    let agent = world.agent().await;
+    let ways = ten_ways();
+    let ways: Vec<&str> = ways.iter().map(String::as_str).collect();
+    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &ways)).await.unwrap();
+    let accepted = fill(&agent, &message(&"x".repeat(10_000 - 128))).await;
+    let eighth = (13 << 20) / 8; // of 16 MiB less three segments
+    let mut expected = [3 * eighth / 9 / 10_000; 10];
+    expected[9] = 4 * eighth / 10_000;
+    assert_eq!(accepted, expected);
+    assert_eq!(agent.status().await.unwrap().message_log.error, None, "it was never full");
+    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &ways[..2])).await.unwrap();
+    let queues = agent.status().await.unwrap().queues;
+    assert_eq!(queues.iter().map(|queue| queue.max_bytes).collect::<Vec<_>>(), [eighth, eighth], "an eighth at most");
 }
 
 static STEP: AtomicU64 = AtomicU64::new(0);
@@ -360,42 +405,6 @@ async fn attempts_made_in_one_run_of_the_host_count_in_the_next() {
     next.handler("b", failing(next.log.clone()));
     let _agent = next.agent().await;
     assert_eq!(noted(&next, 1).await, ["attempt 3"]);
-}
-
-#[tokio::test]
-async fn a_queue_in_the_log_is_bounded_by_its_share_and_a_refused_message_takes_neither_room_nor_number() {
-    let world = noting();
-    let sequences = world.log.clone();
-    world.handler("b", move |_, delivery| {
-        sequences.push(delivery.accepted.sequence.to_string());
-        Ok(Settlement::Done)
-    });
-    let agent = world.agent().await;
-    let routes: Vec<String> = (0..9)
-        .map(|n| format!(r#"{{"route":"FROM /messages/s{n} INTO BrokeredEndpoint('/modules/b/inputs/i{n}')"}}"#))
-        .collect();
-    let routes: Vec<&str> = routes.iter().map(String::as_str).collect();
-    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &routes)).await.unwrap();
-    let large = message(&"x".repeat(100_000));
-    let mut accepted = [0; 9];
-    for (n, accepted) in accepted.iter_mut().enumerate() {
-        while agent.publish(&format!("/messages/s{n}"), &large).await.is_ok() {
-            *accepted += 1;
-        }
-    }
-    let queues = agent.status().await.unwrap().queues;
-    assert_eq!((queues[0].max_bytes, accepted[0]), (1 << 20, 10), "an eighth of 8 MiB");
-    let size = 100_128;
-    assert!(accepted[8] < 10, "the log itself was full: {accepted:?}");
-    assert_eq!(queues.iter().map(|queue| queue.bytes / size).collect::<Vec<_>>(), accepted);
-    assert!(queues.iter().all(|queue| queue.bytes % size == 0), "{queues:?}");
-    let total: usize = accepted.iter().sum();
-    agent.apply(&manifest_with("crash", &[("b", "{}")], &routes)).await.unwrap();
-    noted(&world, total).await;
-    agent.publish("/messages/s0", &large).await.unwrap();
-    let mut numbers: Vec<u64> = noted(&world, total + 1).await.iter().map(|n| n.parse().unwrap()).collect();
-    numbers.sort_unstable();
-    assert_eq!(numbers, (1..=total as u64 + 1).collect::<Vec<_>>(), "no number is missing");
 }
 
 #[tokio::test]

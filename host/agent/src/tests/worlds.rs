@@ -70,13 +70,13 @@ impl Messages {
     }
 }
 
-/// A log of 8 MiB.
+/// A log of 16 MiB.
 pub(super) fn open_log(path: &Path) -> (log::Log, log::Recovery) {
     open_log_at(path, crate::clocks)
 }
 
 fn open_log_at(path: &Path, clocks: fn() -> Clocks) -> (log::Log, log::Recovery) {
-    log::Log::open(path, log::Options::within(8 << 20), &clocks()).unwrap()
+    log::Log::open(path, log::Options::within(16 << 20), &clocks()).unwrap()
 }
 
 /// What a made-up component is.

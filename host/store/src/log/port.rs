@@ -11,7 +11,7 @@ use marram_core::{
     time::UtcMillis,
 };
 
-use super::{AppendError, Log, ReadError, Replay};
+use super::{AppendError, Log, Options, ReadError, Replay};
 
 impl MessageLog for Log {
     fn endpoint(&mut self, name: &str) -> EndpointId {
@@ -23,7 +23,10 @@ impl MessageLog for Log {
     }
 
     fn room(&self) -> Room {
-        self.usage().room()
+        let Options { segment_bytes, max_bytes, .. } = self.options;
+        // Beside the messages: a spare for settlements, one for copies, and what is left free at the end of each.
+        let for_messages = max_bytes.saturating_sub(3 * segment_bytes);
+        Room { disk_bytes: self.usage().disk_bytes, max_bytes, for_messages }
     }
 
     fn next_sequence(&self) -> u64 {

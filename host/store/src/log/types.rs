@@ -5,10 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use marram_core::elapsed::Elapsed;
 pub use marram_core::log::{
     Damage, Death, EndpointId, EndpointUsage, Entry, How, Loss, Place, QueueUsage, Reference, Safety, Stored,
 };
-use marram_core::{elapsed::Elapsed, log::Room};
 
 /// Sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,10 +70,6 @@ pub struct Usage {
 }
 
 impl Usage {
-    pub(super) fn room(&self) -> Room {
-        Room { disk_bytes: self.disk_bytes, max_bytes: self.max_bytes }
-    }
-
     /// Messages that were settled this way since the log was opened.
     #[must_use]
     pub fn settled(&self, how: How) -> u64 {
