@@ -9,6 +9,7 @@ mod checks;
 mod debian;
 mod demo;
 mod footprint;
+mod fuzz;
 mod guests;
 mod package;
 mod registry;
@@ -30,6 +31,8 @@ usage: cargo xtask COMMAND
   guests [NAME...]        builds the guests in guest-examples/ as WebAssembly components
   bench [--json] [NAME...] measures; NAME picks the figures that contain it
   soak [--json] [--release] [NAME...] runs the tests that take minutes; NAME picks those whose name contains it
+  fuzz TARGET [--seconds N]
+                          attacks what reads foreign bytes (route, condition, manifest, log) with libFuzzer
   package [--profile P | --binary FILE]
                           makes a Debian package of the host (profile release), or of a built one, in target/package
   footprint               builds both builds as devices get them, measures them, writes docs/footprint.md; takes long
@@ -60,6 +63,11 @@ fn main() -> ExitCode {
         "soak" => {
             let (json, release) = (take_flag(&mut args, "--json"), take_flag(&mut args, "--release"));
             soak::soak(guests, &args, json, release)
+        }
+        "fuzz" => {
+            let seconds = take_value(&mut args, "--seconds");
+            let name = if args.is_empty() { String::new() } else { args.remove(0) };
+            nothing_left(&args).and_then(|()| fuzz::fuzz(&name, seconds.as_deref()))
         }
         "package" => {
             let (binary, profile) = (take_value(&mut args, "--binary"), take_value(&mut args, "--profile"));

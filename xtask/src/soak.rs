@@ -1,5 +1,5 @@
-//! `cargo xtask soak`: the tests that take minutes, of the whole system and of the store, one after the other, with their
-//! figures as a table. They are those that `cargo xtask test` leaves out (`#[ignore]`).
+//! `cargo xtask soak`: the tests that take minutes, of the whole system, of the store, and the attacks, one after the other,
+//! with their figures as a table. They are those that `cargo xtask test` leaves out (`#[ignore]`).
 
 use std::{
     io::{BufRead, BufReader},
@@ -23,7 +23,7 @@ pub(crate) fn soak(choice: guests::Choice, names: &[String], json: bool, release
     let marram = if release { test::build_marram(true)? } else { marram };
     say("soak: cargo nextest run --run-ignored only");
     let mut nextest = test::nextest(Some("soak"));
-    let packages = "package(marram-tests) or package(marram-store)";
+    let packages = "package(marram-tests) or package(marram-store) or package(marram-fuzz)";
     nextest.args(["--run-ignored", "only", "--no-capture", "-E", packages]);
     nextest.args(names).env("MARRAM_BIN", marram).env("MARRAM_GUESTS", guests).env_remove("CI").stdout(Stdio::piped());
     let mut child = nextest.spawn().map_err(|err| format!("cannot start cargo: {err}"))?;

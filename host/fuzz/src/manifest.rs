@@ -1,0 +1,90 @@
+//! Deployment manifests.
+
+use marram_core::{
+    manifest::{Context, Finding, locate, read},
+    route::{Route, Table, module_source},
+};
+
+/// Words of manifests.
+pub(crate) const WORDS: &[&str] = &[
+    "{",
+    "}",
+    "[",
+    "]",
+    ":",
+    ",",
+    "\"",
+    "\"\":",
+    "null",
+    "true",
+    "-1",
+    "0",
+    "1e999",
+    "4294967296",
+    "18446744073709551616",
+    "\\",
+    "\"\\ud800\"",
+    "\u{feff}",
+    "\"modulesContent\":{",
+    "\"$edgeAgent\"",
+    "\"$edgeHub\"",
+    "\"properties.desired\"",
+    "\"modules\"",
+    "\"routes\"",
+    "\"route\":\"FROM /* INTO $upstream\"",
+    "\"settings\"",
+    "\"sandbox\"",
+    "\"marram\"",
+    "\"createOptions\"",
+    "\"env\"",
+    "\"value\"",
+    "\"priority\":9",
+    "\"timeToLiveSecs\":-1",
+    "\"schemaVersion\":\"1.1\"",
+    "\"memory\"",
+    "\"1 MiB\"",
+];
+
+/// Whatever the bytes are: no panic, always the same answer, each finding one line with a place in the text, and what is
+/// accepted makes sense in itself.
+pub(crate) fn attack(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let check_image = |image: &str| if image.contains(' ') { Err("an image has no blanks".to_owned()) } else { Ok(()) };
+    let context = Context { check_image: &check_image };
+    let reading = read(text, &context);
+    assert_eq!(reading, read(text, &context), "{text:?}");
+    match reading {
+        Ok(reading) => {
+            check(text, &reading.warnings);
+            check(text, &reading.notes);
+            let deployment = reading.deployment;
+            for (name, module) in &deployment.modules {
+                assert_eq!(*name, module.name, "{text:?}");
+            }
+            let table = Table::new(&deployment);
+            for (place, spec) in deployment.routes.iter().enumerate() {
+                let printed = spec.route.to_string();
+                let again = Route::parse(&printed).unwrap_or_else(|error| panic!("{text:?} -> {printed:?}: {error}"));
+                assert_eq!(again.sink, spec.route.sink, "{text:?}");
+                assert!(table.routes(&spec.route.source.to_string()).contains(&place), "{text:?}");
+            }
+            assert!(table.candidates(&deployment, &module_source("m", "o")).sinks.len() <= deployment.routes.len());
+        }
+        Err(faults) => {
+            assert!(!faults.0.is_empty(), "{text:?}");
+            check(text, &faults.0);
+        }
+    }
+}
+
+fn check(text: &str, findings: &[Finding]) {
+    for finding in findings {
+        let lines = [Some(&finding.at), Some(&finding.message), finding.hint.as_ref()];
+        assert!(!finding.message.is_empty(), "{text:?}: {finding:?}");
+        assert!(lines.iter().flatten().all(|line| !line.contains('\n')), "{text:?}: {finding:?}");
+    }
+    for place in locate(text, findings).into_iter().flatten() {
+        let line = text.split('\n').nth(place.line - 1).unwrap_or_else(|| panic!("{text:?}: {place:?}"));
+        assert!((1..=line.chars().count() + 1).contains(&place.column), "{text:?}: {place:?}");
+    }
+}
