@@ -107,7 +107,9 @@ impl fmt::Display for Sink {
         match self {
             Sink::Upstream => f.write_str("$upstream"),
             Sink::Input { module, input } => {
-                let path = format!("/modules/{module}/inputs/{input}");
+                // Blanks around the path are none of it: a slash keeps those that end the name.
+                let end = if input.ends_with(char::is_whitespace) { "/" } else { "" };
+                let path = format!("/modules/{module}/inputs/{input}{end}");
                 let quote = if has_bare_quote(&path) { '\'' } else { '"' };
                 write!(f, "BrokeredEndpoint({quote}{path}{quote})")
             }

@@ -15,6 +15,14 @@ fn parse(text: &str) -> Route {
     Route::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
+#[test]
+fn a_sink_whose_input_ends_in_a_blank_reads_back() {
+    let route = parse("FROM /messages INTO BrokeredEndpoint('modules/b/inputs/i /')");
+    assert_eq!(route.sink, input("b", "i "));
+    assert_eq!(route.sink.to_string(), "BrokeredEndpoint(\"/modules/b/inputs/i /\")");
+    assert_eq!(parse(&route.to_string()).sink, route.sink);
+}
+
 fn error(text: &str) -> String {
     Route::parse(text).unwrap_err().to_string()
 }
