@@ -1,6 +1,10 @@
 //! The real thing: agent, router, queues and engine as the binary has them; only the far ends are made up.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use marram_agent::{Agent, Config};
 use marram_core::{
@@ -14,18 +18,68 @@ use marram_core::{
 };
 use marram_engine::{CompileLimits, HelperCommand, Profile, Settings, WasmEngine};
 use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
 
 use crate::report::thread_cpu;
 
-/// `/messages` → forwarder → sink.
+/// `/messages` → forwarders → sink.
 pub(crate) struct Hop {
     agent: Arc<Agent>,
+    /// Where messages are published, one for each forwarder.
+    sources: Vec<String>,
     delivered: u64,
     _cache: tempfile::TempDir,
 }
 
 impl Hop {
+    /// One forwarder, everything in memory.
     pub(crate) async fn new() -> Self {
+        Self::with("memory", 1).await
+    }
+
+    /// So many forwarders, which send at the same time; `durability` is that of the hop from them to the sink.
+    pub(crate) async fn with(durability: &str, forwarders: usize) -> Self {
+        let module = |guest| serde_json::json!({ "type": "wasm", "status": "running", "settings": { "image": guest } });
+        let route = |route: String, durability: &str| serde_json::json!({ "route": route, "marram": { "durability": durability } });
+        let (mut modules, mut routes) = (serde_json::Map::new(), serde_json::Map::new());
+        for n in 0..forwarders {
+            modules.insert(format!("forwarder{n}"), module("forwarder"));
+            let into = format!("FROM /messages/bench{n} INTO BrokeredEndpoint('/modules/forwarder{n}/inputs/in')");
+            routes.insert(format!("in{n}"), route(into, "memory"));
+            let hop = format!("FROM /messages/modules/forwarder{n}/* INTO BrokeredEndpoint('/modules/sink/inputs/in')");
+            routes.insert(format!("hop{n}"), route(hop, durability));
+        }
+        modules.insert("sink".into(), module("sink"));
+        let manifest = serde_json::json!({ "modulesContent": {
+            "$edgeAgent": { "properties.desired": { "schemaVersion": "1.1", "runtime": { "type": "docker", "settings": {} },
+                "modules": modules } },
+            "$edgeHub": { "properties.desired": { "schemaVersion": "1.1", "routes": routes,
+                "storeAndForwardConfiguration": { "timeToLiveSecs": -1 } } }
+        }});
+        Self::start(&manifest, forwarders, Arc::new(Nowhere)).await
+    }
+
+    /// `/messages/bench0` → forwarder → upstream, and when each message arrives there.
+    pub(crate) async fn to_upstream() -> (Self, mpsc::UnboundedReceiver<Instant>) {
+        let (arrived, arrivals) = mpsc::unbounded_channel();
+        let route = |route: &str| serde_json::json!({ "route": route, "marram": { "durability": "memory" } });
+        let module = serde_json::json!({ "type": "wasm", "status": "running", "settings": { "image": "forwarder" } });
+        let manifest = serde_json::json!({ "modulesContent": {
+            "$edgeAgent": { "properties.desired": { "schemaVersion": "1.1", "runtime": { "type": "docker", "settings": {} },
+                "modules": { "forwarder": module } } },
+            "$edgeHub": { "properties.desired": { "schemaVersion": "1.1", "routes": {
+                "in": route("FROM /messages/bench0 INTO BrokeredEndpoint('/modules/forwarder/inputs/in')"),
+                "up": route("FROM /messages/modules/* INTO $upstream")
+            }, "storeAndForwardConfiguration": { "timeToLiveSecs": -1 } } }
+        }});
+        (Self::start(&manifest, 1, Arc::new(Arrivals(arrived))).await, arrivals)
+    }
+
+    pub(crate) async fn publish(&self, message: &Arc<Message>) {
+        self.agent.publish(&self.sources[0], message).await.expect("room");
+    }
+
+    async fn start(manifest: &serde_json::Value, forwarders: usize, upstream: Arc<dyn Upstream>) -> Self {
         let cache = tempfile::tempdir().expect("a folder");
         let settings = Settings {
             profile: Profile::Wide,
@@ -42,7 +96,7 @@ impl Hop {
             device_id: "bench".into(),
             engine: Arc::new(WasmEngine::new(settings).expect("an engine")),
             images: Arc::new(Guests),
-            upstream: Arc::new(Nowhere),
+            upstream,
             documents: Arc::new(Nowhere),
             log: Box::new(log),
             damage: recovery.damage,
@@ -54,16 +108,6 @@ impl Hop {
             initial: None,
         };
         let agent = Agent::start(config).await.expect("an agent");
-        let module = |guest| serde_json::json!({ "type": "wasm", "status": "running", "settings": { "image": guest } });
-        let memory = |route| serde_json::json!({ "route": route, "marram": { "durability": "memory" } });
-        let manifest = serde_json::json!({ "modulesContent": {
-            "$edgeAgent": { "properties.desired": { "schemaVersion": "1.1", "runtime": { "type": "docker", "settings": {} },
-                "modules": { "forwarder": module("forwarder"), "sink": module("sink") } } },
-            "$edgeHub": { "properties.desired": { "schemaVersion": "1.1", "routes": {
-                "in": memory("FROM /messages/bench INTO BrokeredEndpoint('/modules/forwarder/inputs/in')"),
-                "hop": memory("FROM /messages/modules/forwarder/outputs/out INTO BrokeredEndpoint('/modules/sink/inputs/in')")
-            }, "storeAndForwardConfiguration": { "timeToLiveSecs": -1 } } }
-        }});
         agent.apply(&manifest.to_string()).await.expect("a deployment");
         loop {
             let modules = agent.status().await.expect("a status").modules;
@@ -74,22 +118,28 @@ impl Hop {
             assert!(failed.is_none(), "{failed:?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Self { agent, delivered: 0, _cache: cache }
+        let sources = (0..forwarders).map(|n| format!("/messages/bench{n}")).collect();
+        Self { agent, sources, delivered: 0, _cache: cache }
     }
 
-    /// CPU nanoseconds a message, from the first call of the forwarder to the last one of the sink. The forwarder's queue is
-    /// filled before, while neither module can run: this thread is the only one.
+    /// CPU nanoseconds of this thread a message, from the first call of the forwarder to the last one of the sink. The forwarder's
+    /// queue is filled before, while neither module can run: this thread is the only one that runs guests.
     pub(crate) async fn round(&mut self, message: &Arc<Message>, count: usize) -> f64 {
-        for _ in 0..count {
-            self.agent.publish("/messages/bench", message).await.expect("room");
+        self.round_by(message, count, thread_cpu).await
+    }
+
+    /// The same by another clock.
+    pub(crate) async fn round_by(&mut self, message: &Arc<Message>, count: usize, clock: fn() -> u64) -> f64 {
+        for source in self.sources.iter().cycle().take(count) {
+            self.agent.publish(source, message).await.expect("room");
         }
         let target = self.delivered + count as u64;
-        let started = thread_cpu();
+        let started = clock();
         while self.handled() < target {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         self.delivered = target;
-        (thread_cpu() - started) as f64 / count as f64
+        (clock() - started) as f64 / count as f64
     }
 
     fn handled(&self) -> u64 {
@@ -122,6 +172,23 @@ impl Images for Guests {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Tells when messages arrive.
+struct Arrivals(mpsc::UnboundedSender<Instant>);
+
+impl Upstream for Arrivals {
+    fn publish<'a>(&'a self, batch: &'a [Outgoing]) -> BoxFuture<'a, Result<usize, UpstreamError>> {
+        let now = Instant::now();
+        for _ in batch {
+            let _ = self.0.send(now);
+        }
+        Box::pin(async { Ok(batch.len()) })
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<(), UpstreamError>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 struct Nowhere;

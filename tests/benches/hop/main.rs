@@ -1,10 +1,12 @@
-//! `hop.memory.*`: what a message costs from guest to guest through the router, against the bare engine; and
+//! `hop.memory.*`: what a message costs from guest to guest through the router, against the bare engine; `hop.crash.256B`: what it
+//! costs through the message log, against the same in memory; `latency.memory`: how long it takes against two bare channels; and
 //! `message.form.*`: the message as a resource against the message by value, on the bare engine.
 //!
 //! CPU time of the one thread that runs both tasks, a message; medians of interleaved rounds. Prints a JSON line a figure:
 //! `{"name","value","unit","floor","ratio"}`.
 
 mod host;
+mod latency;
 mod raw;
 mod report;
 
@@ -35,7 +37,35 @@ fn main() {
                 form(&format!("message.form.{name}"), &message, count).await;
             }
         }
+        let small = message(256, 0);
+        if report::wanted(&names, "hop.crash.256B") {
+            crash(&small).await;
+        }
+        if report::wanted(&names, "latency.memory") {
+            latency::memory(&small).await;
+        }
     });
+}
+
+/// Senders that send at the same time. Groups form by themselves only then.
+const SENDERS: usize = 16;
+
+/// The hop through the log against the hop in memory, CPU time of all threads: the log's owner is one of them.
+async fn crash(message: &Arc<Message>) {
+    let mut crash = host::Hop::with("crash", SENDERS).await;
+    let mut memory = host::Hop::with("memory", SENDERS).await;
+    let (mut values, mut floors) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS + 2 {
+        let floor = memory.round_by(message, SMALL, report::process_cpu).await;
+        let value = crash.round_by(message, SMALL, report::process_cpu).await;
+        if round >= 2 {
+            floors.push(floor);
+            values.push(value);
+        }
+    }
+    crash.end().await;
+    memory.end().await;
+    report::cost("hop.crash.256B", &values, &floors);
 }
 
 fn message(body: usize, properties: usize) -> Arc<Message> {

@@ -8,6 +8,12 @@ pub(crate) fn thread_cpu() -> u64 {
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
+/// CPU time of all threads of this process in nanoseconds.
+pub(crate) fn process_cpu() -> u64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
 /// Whether a figure was asked for; all are when none is named.
 pub(crate) fn wanted(names: &[String], figure: &str) -> bool {
     names.is_empty() || names.iter().any(|name| figure.contains(name.as_str()))
@@ -19,6 +25,19 @@ pub(crate) fn cost(name: &str, values: &[f64], floors: &[f64]) {
     let ratios: Vec<f64> = floors.iter().zip(values).map(|(floor, value)| floor / value).collect();
     let (value, floor, ratio) = (median(values), median(floors), median(&ratios));
     println!(r#"{{"name":"{name}","value":{value:.1},"unit":"ns CPU/message","floor":{floor:.1},"ratio":{ratio:.3}}}"#);
+}
+
+/// Waits in nanoseconds: the medians, and the 99th percentiles.
+#[allow(clippy::print_stdout)] // a bench prints its figures
+pub(crate) fn latency(name: &str, mut values: Vec<f64>, mut floors: Vec<f64>) {
+    values.sort_by(f64::total_cmp);
+    floors.sort_by(f64::total_cmp);
+    let at = |sorted: &[f64], percent: usize| sorted[sorted.len() * percent / 100] / 1000.0;
+    for (percent, name) in [(50, name.to_owned()), (99, format!("{name}.p99"))] {
+        let (value, floor) = (at(&values, percent), at(&floors, percent));
+        let ratio = floor / value;
+        println!(r#"{{"name":"{name}","value":{value:.1},"unit":"µs","floor":{floor:.1},"ratio":{ratio:.3}}}"#);
+    }
 }
 
 fn median(values: &[f64]) -> f64 {
