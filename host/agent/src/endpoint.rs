@@ -14,6 +14,7 @@ use std::{
 
 use marram_core::{
     backlog::Backlog,
+    deployment::QueueOptions,
     log::EndpointId,
     queue::{Batch, DropReason, Dropped, EndpointQueue, Item},
     route::Sink,
@@ -66,6 +67,8 @@ pub(crate) struct Inner {
     in_log: bool,
     /// The log has been asked to read on.
     loading: bool,
+    /// What its routes say of it.
+    options: QueueOptions,
     /// No route leads here any more; nothing is accepted.
     closed: bool,
     accepted: u64,
@@ -111,6 +114,8 @@ pub(crate) struct EndpointStats {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Room {
     Yes,
+    /// By giving up others; see [`Endpoint::make_room`].
+    Makeable,
     Full,
     /// No route leads here any more.
     Closed,
@@ -127,6 +132,7 @@ impl Endpoint {
             backlog: Backlog::default(),
             in_log: false,
             loading: false,
+            options: QueueOptions::default(),
             closed: false,
             accepted: 0,
             delivered: 0,
@@ -146,7 +152,13 @@ impl Endpoint {
 
     /// Whether `size` bytes are taken, under a lock that the caller holds. The clock is read only by an endpoint that looks
     /// full: then what has expired is given up first.
-    pub(crate) fn room_for(self: &Arc<Self>, inner: &mut Inner, size: usize, now: impl Fn() -> Uptime) -> Room {
+    pub(crate) fn room_for(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        size: usize,
+        priority: u8,
+        now: impl Fn() -> Uptime,
+    ) -> Room {
         if inner.closed {
             return Room::Closed;
         }
@@ -162,8 +174,18 @@ impl Endpoint {
         if has_room {
             return Room::Yes;
         }
+        if inner.queue.can_make_room(size, priority, inner.options.overflow) {
+            return Room::Makeable;
+        }
         self.wanted.store(true, Relaxed);
         Room::Full
+    }
+
+    /// Gives up what its routes allow for a message, under a lock that the caller holds.
+    pub(crate) fn make_room(self: &Arc<Self>, inner: &mut Inner, size: usize, priority: u8, now: Uptime) {
+        inner.queue.make_room(size, priority, inner.options.overflow);
+        self.note_drops(inner, now);
+        self.read_on(inner);
     }
 
     /// Adds a message under a lock that the caller holds; the caller rings afterwards.
@@ -311,7 +333,10 @@ impl Endpoint {
                 (None, _) => {}
                 // The log removes them all together, and counts them.
                 (Some(_), DropReason::EndpointRemoved) => continue,
-                (Some(place), DropReason::Expired) => outcome.expired.push(place),
+                (Some(place), DropReason::Expired) if !inner.options.expired_to_dead_letter => {
+                    outcome.expired.push(place);
+                }
+                (Some(place), DropReason::Overflow) => outcome.overflown.push(place),
                 (Some(place), reason) => outcome.dead.push((place, drop.attempts, reason.to_string())),
             }
             if drop.reason == DropReason::EndpointRemoved {

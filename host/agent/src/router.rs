@@ -144,8 +144,10 @@ impl Router {
         }
         let inputs = endpoints.keys().filter(|sink| **sink != Sink::Upstream).count();
         for (sink, endpoint) in &endpoints {
-            let mut routes = deployment.routes.iter().filter(|spec| spec.route.sink == *sink);
-            endpoint.set_durable(routes.any(|spec| spec.options.durability > Durability::Memory), inputs);
+            let mut routes = deployment.routes.iter().filter(|spec| spec.route.sink == *sink).map(|spec| &spec.options);
+            // All say the same of the queue.
+            let options = routes.clone().next().map(|options| options.queue).unwrap_or_default();
+            endpoint.configure(options, routes.any(|options| options.durability > Durability::Memory), inputs);
         }
         let names: BTreeSet<_> = endpoints.values().map(|endpoint| endpoint.name()).collect();
         let gone: Vec<_> = old.endpoints.iter().filter(|(sink, _)| !endpoints.contains_key(*sink)).collect();
@@ -342,10 +344,17 @@ impl Router {
     /// other.
     fn lock_all<'r>(&self, receivers: &[Receiver<'r>], size: usize) -> Result<Vec<MutexGuard<'r, Inner>>, Refusal> {
         let mut locked = Vec::with_capacity(receivers.len());
-        for receiver in receivers {
+        let mut must_make = Vec::new();
+        for (n, receiver) in receivers.iter().enumerate() {
             let mut inner = receiver.endpoint.lock();
-            self.check(*receiver, &mut inner, size)?;
+            if self.check(*receiver, &mut inner, size)? {
+                must_make.push(n);
+            }
             locked.push(inner);
+        }
+        // Only now: where one refuses, nobody gives up anything.
+        for n in must_make {
+            self.make_room(receivers[n], &mut locked[n], size);
         }
         Ok(locked)
     }
@@ -365,9 +374,12 @@ impl Router {
     ) -> Result<u64, Refusal> {
         let size = message.size() + ITEM_OVERHEAD;
         let mut inner = receiver.endpoint.lock();
-        self.check(receiver, &mut inner, size)?;
+        let must_make = self.check(receiver, &mut inner, size)?;
         if receiver.endpoint.stores(&inner) {
             return Err(Refusal::ToBeStored);
+        }
+        if must_make {
+            self.make_room(receiver, &mut inner, size);
         }
         let number = sequence.fetch_add(1, Relaxed) + 1;
         Endpoint::push(&mut inner, self.item(resolved, receiver, message, number, size));
@@ -399,12 +411,19 @@ impl Router {
         Ok(number)
     }
 
-    fn check(&self, receiver: Receiver<'_>, inner: &mut Inner, size: usize) -> Result<(), Refusal> {
-        match receiver.endpoint.room_for(inner, size, || self.clock.uptime()) {
-            Room::Yes => Ok(()),
+    /// True: there is room, once others have been given up for it.
+    fn check(&self, receiver: Receiver<'_>, inner: &mut Inner, size: usize) -> Result<bool, Refusal> {
+        let target = receiver.target;
+        match receiver.endpoint.room_for(inner, size, target.priority, || self.clock.uptime()) {
+            Room::Yes => Ok(false),
+            Room::Makeable => Ok(true),
             Room::Closed => Err(Refusal::Stale),
-            Room::Full => Err(Refusal::Full(receiver.endpoint.clone(), receiver.target.send_timeout)),
+            Room::Full => Err(Refusal::Full(receiver.endpoint.clone(), target.send_timeout)),
         }
+    }
+
+    fn make_room(&self, receiver: Receiver<'_>, inner: &mut Inner, size: usize) {
+        receiver.endpoint.make_room(inner, size, receiver.target.priority, self.clock.uptime());
     }
 
     fn item(

@@ -101,6 +101,8 @@ pub(crate) struct Receiver {
 pub(crate) struct Outcome {
     pub(crate) done: Vec<Place>,
     pub(crate) expired: Vec<Place>,
+    /// Given up by a full queue.
+    pub(crate) overflown: Vec<Place>,
     /// With the attempts made.
     pub(crate) tried: Vec<(Place, u32)>,
     /// With the attempts made, and why they were given up.
@@ -109,7 +111,11 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     fn is_empty(&self) -> bool {
-        self.done.is_empty() && self.expired.is_empty() && self.tried.is_empty() && self.dead.is_empty()
+        self.done.is_empty()
+            && self.expired.is_empty()
+            && self.overflown.is_empty()
+            && self.tried.is_empty()
+            && self.dead.is_empty()
     }
 }
 

@@ -153,6 +153,31 @@ pub struct RouteOptions {
     pub max_attempts: Option<u32>,
     /// What its messages survive.
     pub durability: Durability,
+    /// Of its endpoint.
+    pub queue: QueueOptions,
+}
+
+/// What a route says of its endpoint's queue; all routes into one say the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QueueOptions {
+    /// What a full queue does with one message more.
+    pub overflow: Overflow,
+    /// `ordering: none`: a message in back-off holds up no other.
+    pub unordered: bool,
+    /// Messages whose time to live is over are dead letters.
+    pub expired_to_dead_letter: bool,
+}
+
+/// `overflow` of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overflow {
+    /// The sender waits, and hears `full`.
+    #[default]
+    RejectNew,
+    /// The oldest messages that wait go, whatever their priority.
+    DropOldest,
+    /// The oldest of the least urgent go, if they are less urgent than the new one; else the sender waits.
+    DropLowestPriority,
 }
 
 /// `durability` of a route: what a message survives once `send` has said that it is accepted. The later ones include the
@@ -180,6 +205,7 @@ impl Default for RouteOptions {
             send_timeout: DEFAULT_SEND_TIMEOUT,
             max_attempts: Some(DEFAULT_MAX_ATTEMPTS),
             durability: Durability::default(),
+            queue: QueueOptions::default(),
         }
     }
 }

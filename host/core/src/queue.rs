@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    deployment::PRIORITIES,
+    deployment::{Overflow, PRIORITIES},
     log::Place,
     message::Accepted,
     ports::Settlement,
@@ -70,6 +70,8 @@ pub enum DropReason {
     TooManyAttempts,
     /// No route leads to its endpoint any more.
     EndpointRemoved,
+    /// The queue was full, and gave it up for another one.
+    Overflow,
 }
 
 impl DropReason {
@@ -81,6 +83,7 @@ impl DropReason {
             DropReason::Rejected(_) => "rejected",
             DropReason::TooManyAttempts => "max_attempts",
             DropReason::EndpointRemoved => "endpoint_removed",
+            DropReason::Overflow => "overflow",
         }
     }
 }
@@ -94,13 +97,18 @@ impl std::fmt::Display for DropReason {
     }
 }
 
-/// A source and a priority: the unit within which order is kept.
-type Stream = (u8, Arc<str>);
+/// A priority and a source: the unit within which order is kept; where it is not, each message is one of its own, by its sequence.
+type Stream = (u8, Arc<str>, u64);
+
+/// In the place of a source: the lane of a priority. No source has this name.
+const READY: &str = "";
 
 /// The queue of one endpoint.
 #[derive(Debug, Default)]
 pub struct EndpointQueue {
     max_bytes: usize,
+    /// A message in back-off holds up no other.
+    unordered: bool,
     bytes: usize,
     /// Bytes of the endpoint that are not in this queue and count like those that are.
     beside: usize,
@@ -153,6 +161,65 @@ impl EndpointQueue {
             || (self.len == 0 && self.beside == 0)
     }
 
+    /// Whether what waits in memory would make room for `size` bytes of this priority, if the policy gave it up.
+    #[must_use]
+    pub fn can_make_room(&self, size: usize, priority: u8, policy: Overflow) -> bool {
+        let wanted = self.bytes.saturating_add(self.beside).saturating_add(size).saturating_sub(self.max_bytes);
+        let droppable: usize = match policy {
+            Overflow::RejectNew => 0,
+            Overflow::DropOldest => self.waiting().map(|item| item.size).sum(),
+            Overflow::DropLowestPriority => {
+                self.waiting().filter(|item| item.priority > priority).map(|item| item.size).sum()
+            }
+        };
+        droppable >= wanted
+    }
+
+    /// Gives up messages by the policy until `size` bytes of this priority fit.
+    pub fn make_room(&mut self, size: usize, priority: u8, policy: Overflow) {
+        while !self.fits(size) {
+            let stream = match policy {
+                Overflow::RejectNew => None,
+                Overflow::DropOldest => self.first_by(|item| item.accepted.enqueued.0),
+                Overflow::DropLowestPriority => {
+                    self.first_by(|item| u64::from(u8::MAX - item.priority)).filter(|stream| stream.0 > priority)
+                }
+            };
+            let Some(item) = stream.and_then(|stream| self.pop_first(&stream)) else { return };
+            self.forget(item, DropReason::Overflow);
+        }
+    }
+
+    /// Where the first message with the least value is, among the first ones of the lanes and of the streams in back-off.
+    fn first_by(&self, value: impl Fn(&Item) -> u64) -> Option<Stream> {
+        let ready = self.ready.iter().filter_map(VecDeque::front);
+        let ready = ready.map(|item| (value(item), (item.priority, READY.into(), 0)));
+        let blocked = self.blocked.iter();
+        let blocked = blocked.filter_map(|(stream, blocked)| Some((value(blocked.items.front()?), stream.clone())));
+        ready.chain(blocked).min_by_key(|(value, _)| *value).map(|(_, stream)| stream)
+    }
+
+    fn pop_first(&mut self, stream: &Stream) -> Option<Item> {
+        if &*stream.1 == READY {
+            return self.ready.get_mut(usize::from(stream.0))?.pop_front();
+        }
+        let blocked = self.blocked.get_mut(stream)?;
+        let first = blocked.items.pop_front();
+        if blocked.items.is_empty() && blocked.probing.is_none() {
+            self.blocked.remove(stream);
+        }
+        first
+    }
+
+    fn waiting(&self) -> impl Iterator<Item = &Item> {
+        self.ready.iter().flatten().chain(self.blocked.values().flat_map(|blocked| &blocked.items))
+    }
+
+    /// Says whether a message in back-off holds up the later ones of its source and priority.
+    pub fn set_unordered(&mut self, unordered: bool) {
+        self.unordered = unordered;
+    }
+
     /// Says how many bytes of the endpoint are elsewhere (in the log), and count against the bound of this queue.
     pub fn set_beside(&mut self, bytes: usize) {
         self.beside = bytes;
@@ -183,7 +250,7 @@ impl EndpointQueue {
         self.len += 1;
         self.note_deadline(&item);
         if !self.blocked.is_empty()
-            && let Some(blocked) = self.blocked.get_mut(&stream(&item))
+            && let Some(blocked) = self.blocked.get_mut(&stream(&item, self.unordered))
         {
             blocked.items.push_back(item);
             return;
@@ -197,7 +264,7 @@ impl EndpointQueue {
         let ready =
             self.ready.iter().position(|lane| !lane.is_empty()).map(|lane| u8::try_from(lane).unwrap_or(u8::MAX));
         let due =
-            self.blocked.iter().filter(|(_, blocked)| blocked.is_due(now)).map(|((priority, _), _)| *priority).min();
+            self.blocked.iter().filter(|(_, blocked)| blocked.is_due(now)).map(|((priority, ..), _)| *priority).min();
         [ready, due].into_iter().flatten().min()
     }
 
@@ -205,7 +272,7 @@ impl EndpointQueue {
     /// Every batch must come back through [`EndpointQueue::finish`]. Batches may be out at once and come back in any order:
     /// what is not done returns to its place among its own source and priority.
     pub fn take(&mut self, now: Uptime, max: usize) -> Batch {
-        let mut batch = Batch::default();
+        let mut batch = Batch { unordered: self.unordered, ..Batch::default() };
         for priority in 0..PRIORITIES {
             self.take_due(priority, now, max, &mut batch);
             while batch.has_place(max) {
@@ -235,7 +302,7 @@ impl EndpointQueue {
         let due: Vec<Stream> = self
             .blocked
             .iter()
-            .filter(|((p, _), blocked)| usize::from(*p) == priority && blocked.is_due(now))
+            .filter(|((p, ..), blocked)| usize::from(*p) == priority && blocked.is_due(now))
             .map(|(stream, _)| stream.clone())
             .take(max.saturating_sub(batch.waiting.len()))
             .collect();
@@ -275,7 +342,7 @@ impl EndpointQueue {
         batch.settle_unfinished(now);
         self.credit(&mut batch);
         for (item, until) in &batch.failed {
-            self.block(stream(item), *until);
+            self.block(stream(item, self.unordered), *until);
         }
         batch.skipped.extend(batch.waiting.drain(..));
         for item in batch.skipped.drain(..).rev() {
@@ -315,8 +382,10 @@ impl EndpointQueue {
             return;
         }
         let lane = &mut self.ready[usize::from(stream.0)];
-        let (same, others) = lane.drain(..).partition(|item| item.accepted.source == stream.1);
-        *lane = others;
+        let mut same = VecDeque::new();
+        if !self.unordered {
+            (same, *lane) = lane.drain(..).partition(|item| item.accepted.source == stream.1);
+        }
         self.blocked.insert(stream, Blocked { until, probing: None, items: same });
     }
 
@@ -324,7 +393,7 @@ impl EndpointQueue {
     fn put_back(&mut self, item: Item) {
         self.note_deadline(&item);
         if !self.blocked.is_empty()
-            && let Some(blocked) = self.blocked.get_mut(&stream(&item))
+            && let Some(blocked) = self.blocked.get_mut(&stream(&item, self.unordered))
         {
             if blocked.probing == Some(item.accepted.sequence) {
                 blocked.probing = None;
@@ -460,8 +529,8 @@ impl Blocked {
     }
 }
 
-fn stream(item: &Item) -> Stream {
-    (item.priority, item.accepted.source.clone())
+fn stream(item: &Item, unordered: bool) -> Stream {
+    (item.priority, item.accepted.source.clone(), if unordered { item.accepted.sequence } else { 0 })
 }
 
 fn lane(item: &Item) -> usize {
@@ -481,6 +550,7 @@ pub struct Batch {
     done_bytes: usize,
     /// Nothing more goes into it.
     is_full: bool,
+    unordered: bool,
     /// Those of the done ones that are in the log.
     done_stored: Vec<Place>,
     failed: Vec<(Item, Uptime)>,
@@ -523,7 +593,7 @@ impl Batch {
                 self.dead.push((item, DropReason::Expired));
                 continue;
             }
-            if !self.failed.is_empty() && self.failed.iter().any(|(failed, _)| same_stream(failed, &item)) {
+            if !self.unordered && self.failed.iter().any(|(failed, _)| same_stream(failed, &item)) {
                 self.skipped.push(item);
                 continue;
             }

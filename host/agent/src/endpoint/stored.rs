@@ -4,6 +4,7 @@ use std::sync::{Arc, atomic::Ordering::SeqCst};
 
 use marram_core::{
     backlog::{Held, Reading},
+    deployment::QueueOptions,
     log::{EndpointId, QueueUsage},
     queue::{DropReason, Dropped, Item},
     route::Sink,
@@ -31,9 +32,11 @@ impl Endpoint {
         self.durable.load(SeqCst)
     }
 
-    /// Sets, with the routes, whether its messages go into the log, as those of so many inputs.
-    pub(crate) fn set_durable(&self, durable: bool, inputs: usize) {
+    /// Sets what the routes say: of its queue, and whether its messages go into the log, as those of so many inputs.
+    pub(crate) fn configure(&self, options: QueueOptions, durable: bool, inputs: usize) {
         let mut inner = self.lock();
+        inner.options = options;
+        inner.queue.set_unordered(options.unordered);
         self.durable.store(durable, SeqCst);
         let is_upstream = self.sink == Sink::Upstream;
         let max_bytes = match (durable || inner.in_log, is_upstream) {

@@ -247,12 +247,15 @@ impl Writer {
     }
 
     fn note(&mut self, outcome: Outcome) {
-        let Outcome { done, expired, tried, dead } = outcome;
+        let Outcome { done, expired, overflown, tried, dead } = outcome;
         for place in done {
             self.log.settle(place, How::Delivered);
         }
         for place in expired {
             self.log.settle(place, How::Expired);
+        }
+        for place in overflown {
+            self.log.settle(place, How::Dropped);
         }
         for (place, attempts) in tried {
             self.log.attempt(place, attempts);

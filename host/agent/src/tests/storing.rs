@@ -487,3 +487,54 @@ async fn a_message_that_is_sent_again_finds_its_way_behind_a_backlog_on_the_disk
     texts.push("letter".into());
     assert!(noted(&world, 502).await == texts);
 }
+
+#[tokio::test]
+async fn a_full_queue_that_may_gives_up_its_oldest_in_the_log_too() {
+    let world = noting();
+    let agent = world.agent().await;
+    let route = r#"{"route":"FROM /messages INTO BrokeredEndpoint('/modules/b/inputs/in')","marram":{"overflow":"drop-oldest"}}"#;
+    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &[route])).await.unwrap();
+    let most = agent.status().await.unwrap().queues[0].max_bytes / 100_128;
+    let sent = most as u32 + 10;
+    let padding = "x".repeat(100_000 - 5);
+    let texts: Vec<String> = numbers(0..sent).into_iter().map(|n| format!("{n:>5}{padding}")).collect();
+    for text in &texts {
+        // What is behind the window must be read before it can be given up: the sender may have to ask again.
+        while let Err(error) = agent.publish("/messages", &message(text)).await {
+            assert_eq!(error, SendError::Full);
+            tokio::task::yield_now().await;
+        }
+    }
+    let queue = queue_with(&agent, |queue| queue.length == most).await;
+    assert_eq!(queue.dropped, [("overflow".into(), 10)].into());
+    // A kill brings none of them back.
+    let next = world.after_kill();
+    note_in(&next);
+    let agent = next.agent().await;
+    agent.apply(&manifest_with("crash", &[("b", "{}")], &[route])).await.unwrap();
+    assert!(noted(&next, most).await == texts[10..]);
+    assert_eq!(queue_with(&agent, |queue| queue.length == 0).await.delivered, most as u64);
+}
+
+#[tokio::test]
+async fn what_expires_is_a_dead_letter_where_its_route_asks_for_that() {
+    for (wanted, letters) in [(false, 0), (true, 3)] {
+        let world = noting();
+        let agent = world.agent().await;
+        let route = |status: &str| {
+            let marram = format!(r#""marram":{{"expiredToDeadLetter":{wanted}}}"#);
+            let route = format!(
+                r#"{{"route":"FROM /messages INTO BrokeredEndpoint('/modules/b/inputs/in')","timeToLiveSecs":1,{marram}}}"#
+            );
+            manifest_with("crash", &[("b", status)], &[&route])
+        };
+        agent.apply(&route(STOPPED)).await.unwrap();
+        publish(&agent, &numbers(0..3)).await;
+        tokio::time::sleep(Duration::from_millis(1100)).await; // what is tested is that time passes
+        agent.apply(&route("{}")).await.unwrap();
+        let queue = queue_with(&agent, |queue| queue.length == 0).await;
+        assert_eq!(queue.dropped, [("ttl_expiry".into(), 3)].into());
+        let found = agent.dead_letters(None).await.unwrap().letters;
+        assert_eq!(found.iter().filter(|letter| letter.reason == "ttl_expiry").count(), letters);
+    }
+}

@@ -14,7 +14,7 @@ use super::{
     values,
 };
 use crate::{
-    deployment::{DEFAULT_PRIORITY, Durability, RouteOptions, RouteSpec},
+    deployment::{DEFAULT_PRIORITY, Durability, Overflow, QueueOptions, RouteOptions, RouteSpec},
     route::{Condition, Route, Sink},
 };
 
@@ -37,6 +37,13 @@ const NO_PRIORITY: u32 = 2_000_000_000;
 /// `sendTimeout`. A sender that waits longer than a minute runs into its own deadline.
 const SEND_TIMEOUT_BOUNDS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(60);
 
+const OVERFLOWS: [(&str, Overflow); 3] = [
+    ("reject-new", Overflow::RejectNew),
+    ("drop-oldest", Overflow::DropOldest),
+    ("drop-lowest-priority", Overflow::DropLowestPriority),
+];
+const ORDERINGS: [(&str, bool); 2] = [("fifo", false), ("none", true)];
+const DRAINS: [(&str, bool); 2] = [("oldest-first", false), ("live-first", true)];
 const DURABILITIES: [(&str, Durability); 3] =
     [("memory", Durability::Memory), ("crash", Durability::Crash), ("power", Durability::Power)];
 
@@ -129,7 +136,24 @@ fn read_routes(routes: &Field<'_>, has_objects: bool, deployed: &Deployed<'_>, f
         };
         read.extend(route);
     }
+    check_queues(routes, &read, found);
     read
+}
+
+/// Two routes into one endpoint that disagree about its queue: one of them would be ignored.
+fn check_queues(routes: &Field<'_>, read: &[RouteSpec], found: &mut Findings) {
+    let mut first: BTreeMap<&Sink, &RouteSpec> = BTreeMap::new();
+    for spec in read {
+        let other = *first.entry(&spec.route.sink).or_insert(spec);
+        if other.options.queue != spec.options.queue {
+            let message = format!(
+                "`overflow`, `ordering` and `expiredToDeadLetter` belong to the queue, and route `{}` into the same one says otherwise",
+                shown(&other.name)
+            );
+            let hint = "write the same in all routes into one input";
+            found.fault_hint(&routes.at.key(&spec.name), message, hint);
+        }
+    }
 }
 
 /// A route with IoT Edge's and our defaults.
@@ -201,6 +225,31 @@ fn read_priority(field: &Field<'_>, found: &mut Findings) -> Option<u8> {
     }
 }
 
+/// What a route says of its endpoint's queue.
+fn read_queue(fields: &mut Fields<'_>, queue: &mut QueueOptions, found: &mut Findings) {
+    if let Some(field) = fields.optional("overflow", found)
+        && let Some(overflow) = values::word(&field, "overflow policy", &OVERFLOWS, found)
+    {
+        queue.overflow = overflow;
+    }
+    if let Some(field) = fields.optional("ordering", found)
+        && let Some(unordered) = values::word(&field, "ordering", &ORDERINGS, found)
+    {
+        queue.unordered = unordered;
+    }
+    if let Some(field) = fields.optional("expiredToDeadLetter", found) {
+        match field.node {
+            Node::Bool(wanted) => queue.expired_to_dead_letter = *wanted,
+            _ => drop(field.expected::<()>("true or false", found)),
+        }
+    }
+    if let Some(field) = fields.optional("drain", found)
+        && values::word(&field, "drain", &DRAINS, found) == Some(true)
+    {
+        found.fault(&field.at, "`live-first` comes with a later version");
+    }
+}
+
 /// The `marram` object of a route.
 fn read_options(field: &Field<'_>, sink: Option<&Sink>, found: &mut Findings) -> RouteOptions {
     let mut options = RouteOptions::default();
@@ -228,11 +277,7 @@ fn read_options(field: &Field<'_>, sink: Option<&Sink>, found: &mut Findings) ->
     {
         options.durability = durability;
     }
-    for name in ["overflow", "drain", "ordering", "expiredToDeadLetter"] {
-        if let Some(field) = fields.optional(name, found) {
-            found.fault(&field.at, format!("`{name}` comes with a later version"));
-        }
-    }
+    read_queue(&mut fields, &mut options.queue, found);
     fields.refuse_rest(found);
     options
 }

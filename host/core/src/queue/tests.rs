@@ -557,3 +557,61 @@ fn bytes_elsewhere_count_against_the_bound() {
     queue.set_max_bytes(30);
     assert!(queue.fits(10));
 }
+
+fn aged(source: &str, priority: u8, sequence: u64, time: u64) -> Item {
+    let mut item = item(source, priority, sequence);
+    item.accepted.enqueued = UtcMillis(time);
+    item
+}
+
+/// What was given up to make room for ten bytes of priority 5 in a queue of 40, and what is left.
+fn overflow(policy: Overflow, items: impl IntoIterator<Item = Item>) -> (Vec<u64>, Vec<u64>) {
+    let mut queue = EndpointQueue::new(40);
+    items.into_iter().for_each(|item| queue.push(item));
+    if queue.can_make_room(10, 5, policy) {
+        queue.make_room(10, 5, policy);
+        assert!(queue.fits(10));
+    }
+    let dropped = queue.take_dropped();
+    assert!(dropped.iter().all(|dropped| dropped.reason == DropReason::Overflow));
+    let left = deliver(&mut queue, Uptime(0), |_| Settlement::Done);
+    (dropped.iter().map(|dropped| dropped.sequence).collect(), left)
+}
+
+#[test]
+fn a_full_queue_gives_up_what_its_policy_says() {
+    let items = || [aged("a", 10, 1, 30), aged("b", 10, 2, 20), aged("c", 0, 3, 10), aged("d", 7, 4, 40)];
+    assert_eq!(overflow(Overflow::RejectNew, items()), (vec![], vec![3, 4, 1, 2]));
+    assert_eq!(overflow(Overflow::DropOldest, items()), (vec![3], vec![4, 1, 2]));
+    assert_eq!(overflow(Overflow::DropLowestPriority, items()), (vec![1], vec![3, 4, 2]));
+    let urgent = || [aged("a", 5, 1, 30), aged("b", 4, 2, 20), aged("c", 0, 3, 10), aged("d", 1, 4, 40)];
+    assert_eq!(overflow(Overflow::DropLowestPriority, urgent()), (vec![], vec![3, 4, 2, 1]), "none is less urgent");
+}
+
+#[test]
+fn what_is_in_back_off_is_given_up_as_well_and_what_is_out_is_not() {
+    let mut queue = EndpointQueue::new(30);
+    queue.push(aged("a", 10, 1, 10));
+    deliver(&mut queue, Uptime(0), |_| Settlement::Retry(None));
+    queue.push(aged("b", 10, 2, 20));
+    queue.push(aged("b", 10, 3, 30));
+    let batch = queue.take(Uptime(0), 1);
+    assert!(!queue.can_make_room(30, 5, Overflow::DropOldest), "20 bytes are not out");
+    queue.make_room(10, 5, Overflow::DropOldest);
+    assert_eq!(queue.take_dropped()[0].sequence, 1);
+    queue.finish(batch, Uptime(0));
+    assert_eq!(deliver(&mut queue, Uptime(MAX_RETRY.as_millis() as u64), |_| Settlement::Done), [2, 3]);
+    assert_eq!((queue.bytes(), queue.len()), (0, 0));
+}
+
+#[test]
+fn without_an_order_a_message_in_back_off_holds_up_no_other() {
+    let mut queue = queue([item("a", 10, 1), item("a", 10, 2), item("a", 10, 3)]);
+    queue.set_unordered(true);
+    let fail_first = |item: &Item| if item.accepted.sequence == 1 { Settlement::Retry(None) } else { Settlement::Done };
+    assert_eq!(deliver(&mut queue, Uptime(0), fail_first), [1, 2, 3]);
+    queue.push(item("a", 10, 4));
+    assert_eq!(deliver(&mut queue, Uptime(0), |_| Settlement::Done), [4]);
+    assert_eq!(deliver(&mut queue, Uptime(MAX_RETRY.as_millis() as u64), |_| Settlement::Done), [1]);
+    assert!(queue.is_empty());
+}

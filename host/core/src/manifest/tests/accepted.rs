@@ -5,8 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use super::*;
 use crate::{
     deployment::{
-        DEFAULT_PRIORITY, DesiredStatus, Durability, Mount, PullPolicy, RegistryCredential, RestartPolicy,
-        RouteOptions, RouteSpec, Sandbox,
+        DEFAULT_PRIORITY, DesiredStatus, Durability, Mount, Overflow, PullPolicy, QueueOptions, RegistryCredential,
+        RestartPolicy, RouteOptions, RouteSpec, Sandbox,
     },
     route::Route,
 };
@@ -244,7 +244,8 @@ fn a_route_as_a_string_has_the_defaults() {
 #[test]
 fn a_route_as_an_object_says_more() {
     let text = r#"FROM /messages/* INTO BrokeredEndpoint("/modules/temp/inputs/in")"#;
-    let options = json!({"sendTimeout": "250ms", "maxAttempts": 3, "durability": "memory"});
+    let options = json!({"sendTimeout": "250ms", "maxAttempts": 3, "durability": "memory",
+        "overflow": "drop-oldest", "ordering": "none", "drain": "oldest-first", "expiredToDeadLetter": true});
     let object = json!({"route": text, "priority": 2, "timeToLiveSecs": 60, "marram": options});
     let reading = reading("hub/routes/up", object);
     let route = first_route(&reading);
@@ -253,6 +254,7 @@ fn a_route_as_an_object_says_more() {
         send_timeout: Duration::from_millis(250),
         max_attempts: Some(3),
         durability: Durability::Memory,
+        queue: QueueOptions { overflow: Overflow::DropOldest, unordered: true, expired_to_dead_letter: true },
     };
     assert_eq!(route.options, expected);
 }

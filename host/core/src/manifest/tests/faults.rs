@@ -342,11 +342,27 @@ fn routes() {
         (object("marram", json!({"sendTimeout": "2m"})), "/marram/sendTimeout", "expected a duration from 0 to 60s"),
         (object("marram", json!({"maxAttempts": 0})), "/marram/maxAttempts", "expected a whole number from 1"),
         (object("marram", json!({"durability": "x"})), "/marram/durability", "unknown durability `x`"),
-        (object("marram", json!({"overflow": "x"})), "/marram/overflow", "`overflow` comes with a later version"),
+        (object("marram", json!({"overflow": "x"})), "/marram/overflow", "unknown overflow policy `x`"),
+        (object("marram", json!({"ordering": "x"})), "/marram/ordering", "unknown ordering `x` (fifo, none)"),
+        (object("marram", json!({"expiredToDeadLetter": 1})), "/marram/expiredToDeadLetter", "expected true or false"),
+        (object("marram", json!({"drain": "x"})), "/marram/drain", "unknown drain `x`"),
+        (object("marram", json!({"drain": "live-first"})), "/marram/drain", "`live-first` comes with a later version"),
     ];
     for (value, at, message) in cases {
         check_at(&[("hub/routes/up", value, &format!("hub/routes/up{at}"), message)]);
     }
+}
+
+#[test]
+fn two_routes_into_one_input_that_disagree_about_its_queue_are_a_fault() {
+    let one = json!({"route": "FROM /a/* INTO $upstream", "marram": {"overflow": "drop-oldest"}});
+    let other = json!("FROM /b/* INTO $upstream");
+    check_at(&[(
+        "hub/routes",
+        json!({"one": one, "other": other}),
+        "hub/routes/other",
+        "`overflow`, `ordering` and `expiredToDeadLetter` belong to the queue, and route `one`",
+    )]);
 }
 
 #[test]
