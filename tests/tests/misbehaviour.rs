@@ -149,7 +149,7 @@ fn a_flood_against_a_receiver_that_is_down_is_told_full_and_loses_nothing_accept
             .module("forwarder", forwarder(status))
             .route_object("flood", json!({
                 "route": r#"FROM /messages/modules/bad/outputs/flood INTO BrokeredEndpoint("/modules/forwarder/inputs/in")"#,
-                "marram": { "sendTimeout": "0ms" },
+                "marram": { "sendTimeout": "0ms", "durability": "memory" },
             }))
             .upstream("forwarder")
             .twin("bad", json!({ "command": { "do": "flood", "count": 3000, "bytes": 1000 } }))
@@ -157,7 +157,7 @@ fn a_flood_against_a_receiver_that_is_down_is_told_full_and_loses_nothing_accept
     let host = device.start(&manifest("stopped"));
     let flood = host.wait_for_reported("bad", "flood", |_| true);
     let accepted = flood["accepted"].as_u64().unwrap() as usize;
-    assert!((500..1_100).contains(&accepted), "an input's queue has 1 MiB: {flood}");
+    assert!((500..1_100).contains(&accepted), "an input's queue has 1 MiB of memory: {flood}");
     assert_eq!(flood["full"], 3000 - accepted as u64, "{flood}");
     assert_eq!(flood["failed"], 0, "{flood}");
     let queue = host.queue("forwarder/in");

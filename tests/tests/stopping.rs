@@ -143,8 +143,13 @@ fn a_host_that_is_killed_under_load_goes_on_with_whole_lines_the_same_deployment
     journal.wait_for("the flood to go on", |all| (all.len() > before.len() + 1000).then_some(()));
     host.stop();
     // Each run's numbers are above all of the one before; nothing of the first life is missing in between.
-    let all = sequences(journal.read());
-    assert!(all.windows(2).all(|pair| pair[0] < pair[1]), "in order, none twice");
+    // What the first life had sent and not yet settled comes twice (at least once, `docs/delivery.md`).
+    let lines = sequences(journal.read());
+    let mut known = BTreeSet::new();
+    let (all, repeated): (Vec<u64>, Vec<u64>) = lines.iter().partition(|sequence| known.insert(**sequence));
+    assert!(all.windows(2).all(|pair| pair[0] < pair[1]), "in order");
+    assert!(repeated.windows(2).all(|pair| pair[0] < pair[1]), "none thrice, in order too");
+    assert!(repeated.iter().all(|sequence| before.contains(sequence)), "nothing else comes twice: {repeated:?}");
     let second = all.partition_point(|sequence| *sequence <= RUN);
     assert!(second >= before.len(), "lines that stood there are still there");
     assert_contiguous(&all[..second], 0);
