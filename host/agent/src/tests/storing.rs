@@ -384,6 +384,24 @@ async fn steps_of_the_wall_clock_expire_nothing_and_time_that_passes_does() {
 }
 
 #[tokio::test]
+async fn a_change_of_the_time_to_live_does_not_touch_what_waits() {
+    let world = noting();
+    let route = |ttl: u32| {
+        format!(r#"{{"route":"FROM /messages INTO BrokeredEndpoint('/modules/b/inputs/in')","timeToLiveSecs":{ttl}}}"#)
+    };
+    let agent = world.agent().await;
+    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &[&route(1)])).await.unwrap();
+    publish(&agent, &["old".into()]).await;
+    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &[&route(3600)])).await.unwrap();
+    publish(&agent, &["new".into()]).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await; // what is tested is that time passes
+    agent.apply(&manifest_with("crash", &[("b", "{}")], &[&route(3600)])).await.unwrap();
+    assert_eq!(noted(&world, 1).await, ["new"]);
+    let queue = queue_with(&agent, |queue| queue.length == 0).await;
+    assert_eq!(queue.dropped, [("ttl_expiry".into(), 1)].into());
+}
+
+#[tokio::test]
 async fn attempts_made_in_one_run_of_the_host_count_in_the_next() {
     let world = World::default();
     let log = world.log.clone();

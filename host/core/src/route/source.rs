@@ -31,8 +31,7 @@ impl SourcePattern {
     /// Normalises a source path: trailing stars go, exactly one `/` ends it.
     #[must_use]
     pub fn new(path: &str) -> Self {
-        let text = path.trim();
-        Self { key: source_key(text.trim_end_matches('*')).into(), text: text.into() }
+        Self { key: source_key(path.trim().trim_end_matches('*')).into(), text: path.into() }
     }
 
     /// Whether a message from `source` belongs to it.

@@ -23,6 +23,14 @@ fn a_sink_whose_input_ends_in_a_blank_reads_back() {
     assert_eq!(parse(&route.to_string()).sink, route.sink);
 }
 
+/// A form feed is a letter to the lexer, and a blank to what compares sources.
+#[test]
+fn a_source_of_nothing_but_blanks_reads_back() {
+    let route = parse("FROM /\u{c} INTO $upstream");
+    assert!(route.source.matches("/messages"));
+    assert_eq!(parse(&route.to_string()).source, route.source);
+}
+
 fn error(text: &str) -> String {
     Route::parse(text).unwrap_err().to_string()
 }
