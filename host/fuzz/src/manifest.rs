@@ -66,7 +66,10 @@ pub(crate) fn attack(data: &[u8]) {
                 let printed = spec.route.to_string();
                 let again = Route::parse(&printed).unwrap_or_else(|error| panic!("{text:?} -> {printed:?}: {error}"));
                 assert_eq!(again.sink, spec.route.sink, "{text:?}");
-                assert!(table.routes(&spec.route.source.to_string()).contains(&place), "{text:?}");
+                // Stars at its end are none of a source.
+                let source = spec.route.source.to_string();
+                let source = source.trim().trim_end_matches('*');
+                assert!(table.routes(source).contains(&place), "{text:?}");
             }
             assert!(table.candidates(&deployment, &module_source("m", "o")).sinks.len() <= deployment.routes.len());
         }
