@@ -37,6 +37,8 @@ const PROGRESS_BYTES: u64 = 64 << 10;
 /// Images that registries are asked for at once. Little memory each, but a file and a connection; fewer would let a handful
 /// of registries that do not answer hold up the images of those that do.
 const FETCHES: usize = 8;
+/// The same for images of layouts, which need no network: each takes a thread most of the time.
+const LAYOUTS: usize = 8;
 /// Images that are looked up in the cache, or copied from layouts, at once. The disk is one; more would only take more
 /// threads and buffers. Not places of downloads: what is on the device does not wait for a network.
 const LOOKS: usize = 4;
@@ -51,6 +53,7 @@ pub struct Registry {
     pub(crate) cache: Arc<Cache>,
     /// Nobody closes these: there is a place, sooner or later.
     fetches: Semaphore,
+    layouts: Semaphore,
     /// Held within `fetches`.
     downloads: Semaphore,
     looks: Semaphore,
@@ -67,6 +70,7 @@ impl Registry {
             default_registry: hosts("default", &settings.default_registry)?.pop(),
             cache: Arc::new(Cache::new(settings.cache.clone())),
             fetches: Semaphore::new(FETCHES),
+            layouts: Semaphore::new(LAYOUTS),
             downloads: Semaphore::new(settings.concurrent_downloads.max(1)),
             looks: Semaphore::new(LOOKS),
             settings,
@@ -103,8 +107,7 @@ impl Registry {
     }
 
     async fn fetch_image(&self, image: &Image, request: &FetchRequest) -> Result<Artifact, Failure> {
-        let cache = self.cache.clone();
-        blocking(move || cache.prepare()).await?;
+        self.prepare_cache().await?;
         let never = request.policy == PullPolicy::Never;
         // What a digest names does not change: there is nothing to ask.
         let copy_first = request.prefer_cached || never || image.digest().is_some();
@@ -133,6 +136,11 @@ impl Registry {
             }
             None => Err(Failure::unreachable(fault, format!("{why} (no copy on this device)"))),
         }
+    }
+
+    async fn prepare_cache(&self) -> Result<(), Failure> {
+        let (cache, _place) = (self.cache.clone(), self.looks.acquire().await);
+        blocking(move || cache.prepare()).await
     }
 
     /// What an earlier fetch left, if all of it is here and intact.
@@ -173,8 +181,8 @@ impl Registry {
     /// own fault, the next one is asked: it is a convenience, and its word on what is not there is not the last one.
     async fn obtain(&self, image: &Image, request: &FetchRequest, standby: Standby) -> Result<Artifact, Failure> {
         let _place = match image {
-            Image::Remote(_) => Some(self.fetches.acquire().await),
-            Image::Layout(_) => None,
+            Image::Remote(_) => self.fetches.acquire().await,
+            Image::Layout(_) => self.layouts.acquire().await,
         };
         for mirror in self.mirrors_of(image) {
             match self.obtain_from(&mirror, image, request, Standby::Source).await {

@@ -282,6 +282,10 @@ fn describe(
         ModuleState::Prepared | ModuleState::Starting => ("starting", "starting".into()),
         ModuleState::Running { since } => ("running", format!("up {}", duration(now.since(*since).as_secs()))),
         ModuleState::Stopping => ("stopping", "stopping".into()),
+        // For a moment, or as long as the host stops.
+        ModuleState::Stopped if record.is_some_and(|record| record.update.is_some()) => {
+            ("stopping", "its update takes over".into())
+        }
         ModuleState::Stopped => ("stopped", stopped()),
         ModuleState::PrepareFailed { at } => {
             let due = at.after(backoff(module.failures));
