@@ -55,6 +55,8 @@ pub(crate) struct Endpoint {
     id: OnceLock<EndpointId>,
     /// What is accepted goes into the log.
     durable: AtomicBool,
+    /// What is accepted outlives a loss of power.
+    power_safe: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -142,7 +144,8 @@ impl Endpoint {
         };
         let (inner, wanted) = (Mutex::new(inner), AtomicBool::new(false));
         let (id, durable, room) = (OnceLock::new(), AtomicBool::new(false), Notify::new());
-        Self { sink, input, inner, consumer, room, wanted, removed, storage, id, durable }
+        let power_safe = AtomicBool::new(false);
+        Self { sink, input, inner, consumer, room, wanted, removed, storage, id, durable, power_safe }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -144,10 +144,11 @@ impl Router {
         }
         let inputs = endpoints.keys().filter(|sink| **sink != Sink::Upstream).count();
         for (sink, endpoint) in &endpoints {
-            let mut routes = deployment.routes.iter().filter(|spec| spec.route.sink == *sink).map(|spec| &spec.options);
+            let routes = deployment.routes.iter().filter(|spec| spec.route.sink == *sink).map(|spec| &spec.options);
             // All say the same of the queue.
             let options = routes.clone().next().map(|options| options.queue).unwrap_or_default();
-            endpoint.configure(options, routes.any(|options| options.durability > Durability::Memory), inputs);
+            let strictest = routes.map(|options| options.durability).max().unwrap_or(Durability::Memory);
+            endpoint.configure(options, strictest, inputs);
         }
         let names: BTreeSet<_> = endpoints.values().map(|endpoint| endpoint.name()).collect();
         let gone: Vec<_> = old.endpoints.iter().filter(|(sink, _)| !endpoints.contains_key(*sink)).collect();

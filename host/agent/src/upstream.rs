@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use marram_core::{
-    ports::{Outgoing, Upstream},
+    ports::{Outgoing, Upstream, UpstreamError},
     queue::retry_delay,
 };
 use tokio::sync::watch;
@@ -95,16 +95,24 @@ impl UpstreamTask {
                 Published::Failed
             }
             Ok(taken) => {
+                // Before the log forgets them, or a loss of power would find them nowhere.
+                if endpoint.is_power_safe()
+                    && let Err(error) = self.upstream.flush().await
+                {
+                    return self.failed(&endpoint, &error);
+                }
                 self.router.note_upstream(None);
                 batch.batch.settle_first(taken);
                 Published::Some
             }
-            Err(error) => {
-                self.router.note_upstream(Some(error.to_string()));
-                tracing::warn!(%error, waiting = endpoint.stats().len, "upstream does not take messages; they are kept");
-                Published::Failed
-            }
+            Err(error) => self.failed(&endpoint, &error),
         }
+    }
+
+    fn failed(&self, endpoint: &Endpoint, error: &UpstreamError) -> Published {
+        self.router.note_upstream(Some(error.to_string()));
+        tracing::warn!(%error, waiting = endpoint.stats().len, "upstream does not take messages; they are kept");
+        Published::Failed
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering::SeqCst};
 
 use marram_core::{
     backlog::{Held, Reading},
-    deployment::QueueOptions,
+    deployment::{Durability, QueueOptions},
     log::{EndpointId, QueueUsage},
     queue::{DropReason, Dropped, Item},
     route::Sink,
@@ -32,8 +32,10 @@ impl Endpoint {
         self.durable.load(SeqCst)
     }
 
-    /// Sets what the routes say: of its queue, and whether its messages go into the log, as those of so many inputs.
-    pub(crate) fn configure(&self, options: QueueOptions, durable: bool, inputs: usize) {
+    /// Sets what the routes say: of its queue, and what its messages must outlive, as one of so many inputs.
+    pub(crate) fn configure(&self, options: QueueOptions, durability: Durability, inputs: usize) {
+        let durable = durability > Durability::Memory;
+        self.power_safe.store(durability == Durability::Power, SeqCst);
         let mut inner = self.lock();
         inner.options = options;
         inner.queue.set_unordered(options.unordered);
@@ -45,6 +47,11 @@ impl Endpoint {
             (false, false) => INPUT_QUEUE_BYTES,
         };
         inner.queue.set_max_bytes(max_bytes);
+    }
+
+    /// Whether one of its routes promises that a loss of power costs nothing.
+    pub(crate) fn is_power_safe(&self) -> bool {
+        self.power_safe.load(SeqCst)
     }
 
     /// What the log holds for it. Called once, by the log's owner, before anything is accepted.

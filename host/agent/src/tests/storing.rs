@@ -114,6 +114,8 @@ async fn messages_go_from_guest_to_guest_to_upstream_in_order_through_the_log() 
         let taken = world.upstream.taken.until("500 messages", |lines| lines.len() == 500).await;
         assert_eq!(taken, numbers(0..500));
         queue_with(&agent, |queue| queue.delivered == 500).await;
+        let flushed = world.upstream.flushed.load(std::sync::atomic::Ordering::SeqCst);
+        assert_eq!(flushed, durability == "power", "the log forgets what upstream might lose without power");
         agent.shut_down(Duration::from_secs(5)).await;
         let (_, recovery) = open_log(world.messages.path());
         assert_eq!((recovery.references, recovery.damage), (0, vec![]), "all is settled");
