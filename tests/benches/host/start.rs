@@ -32,7 +32,12 @@ pub(crate) fn cold() {
     let (layout, device) = (Layout::with(&["misbehaving"]), Device::new());
     // It sends one message in its start.
     let module = Module::new(&layout.image("misbehaving")).misbehave(&json!({ "do": "flood", "count": 1 }));
-    let host = device.start(&Manifest::new().module("first", module).upstream("first"));
+    // A stored one of the life before, which was killed, would be there first.
+    let up = json!({
+        "route": "FROM /messages/modules/first/outputs/* INTO $upstream",
+        "marram": { "durability": "memory" },
+    });
+    let host = device.start(&Manifest::new().module("first", module).route_object("up", up));
     let _ = device.journal().wait_for_more(1);
     host.stop();
     let component = compiled(&device);
