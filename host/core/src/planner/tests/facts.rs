@@ -413,13 +413,7 @@ fn an_update_that_is_up_takes_over_when_the_old_version_ends_by_itself() {
 
 #[test]
 fn the_old_version_comes_back_when_its_update_ends_between_the_two() {
-    let mut scene = Scene::running([spec("a")]);
-    scene.want([version("a", "v2")]);
-    scene.step();
-    scene.event("a", Event::Prepared);
-    scene.step();
-    scene.event("a", Event::UpdateStarted);
-    assert_eq!(scene.step(), ["stop a"]);
+    let mut scene = between_two_versions();
     scene.event("a", Event::UpdateExited);
     scene.event("a", Event::Stopped);
     assert_eq!(scene.step(), ["start a"]);
