@@ -71,6 +71,10 @@ pub(crate) struct Inner {
     loading: bool,
     /// What its routes say of it.
     options: QueueOptions,
+    /// New messages go into the log.
+    durable: bool,
+    /// Most bytes while messages go into memory alone, and while they go into the log.
+    bounds: [usize; 2],
     /// No route leads here any more; nothing is accepted.
     closed: bool,
     accepted: u64,
@@ -135,6 +139,8 @@ impl Endpoint {
             in_log: false,
             loading: false,
             options: QueueOptions::default(),
+            durable: false,
+            bounds: [0; 2],
             closed: false,
             accepted: 0,
             delivered: 0,

@@ -304,8 +304,7 @@ impl Router {
         }
         let size = message.size() + ITEM_OVERHEAD;
         let mut locked = self.lock_all(&receivers, size)?;
-        let stored: Vec<bool> =
-            receivers.iter().zip(&locked).map(|(receiver, inner)| receiver.endpoint.stores(inner)).collect();
+        let stored: Vec<bool> = locked.iter().map(|inner| Endpoint::stores(inner)).collect();
         if !stored.contains(&true) {
             drop(locked);
             return self.accept_many(resolved, &receivers, message, sequence).map(Taken::Now);
@@ -376,7 +375,7 @@ impl Router {
         let size = message.size() + ITEM_OVERHEAD;
         let mut inner = receiver.endpoint.lock();
         let must_make = self.check(receiver, &mut inner, size)?;
-        if receiver.endpoint.stores(&inner) {
+        if Endpoint::stores(&inner) {
             return Err(Refusal::ToBeStored);
         }
         if must_make {
@@ -398,7 +397,7 @@ impl Router {
     ) -> Result<u64, Refusal> {
         let size = message.size() + ITEM_OVERHEAD;
         let mut locked = self.lock_all(receivers, size)?;
-        if receivers.iter().zip(&locked).any(|(receiver, inner)| receiver.endpoint.stores(inner)) {
+        if locked.iter().any(|inner| Endpoint::stores(inner)) {
             return Err(Refusal::ToBeStored);
         }
         let number = sequence.fetch_add(1, Relaxed) + 1;

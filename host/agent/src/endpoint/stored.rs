@@ -36,17 +36,15 @@ impl Endpoint {
     pub(crate) fn configure(&self, options: QueueOptions, durability: Durability, inputs: usize) {
         let durable = durability > Durability::Memory;
         self.power_safe.store(durability == Durability::Power, SeqCst);
+        let is_upstream = self.sink == Sink::Upstream;
+        let in_memory = if is_upstream { UPSTREAM_QUEUE_BYTES } else { INPUT_QUEUE_BYTES };
         let mut inner = self.lock();
         inner.options = options;
         inner.queue.set_unordered(options.unordered);
+        inner.durable = durable;
+        inner.bounds = [in_memory, self.storage.share(is_upstream, inputs)];
         self.durable.store(durable, SeqCst);
-        let is_upstream = self.sink == Sink::Upstream;
-        let max_bytes = match (durable || inner.in_log, is_upstream) {
-            (true, _) => self.storage.share(is_upstream, inputs),
-            (false, true) => UPSTREAM_QUEUE_BYTES,
-            (false, false) => INPUT_QUEUE_BYTES,
-        };
-        inner.queue.set_max_bytes(max_bytes);
+        inner.account();
     }
 
     /// Whether one of its routes promises that a loss of power costs nothing.
@@ -67,8 +65,8 @@ impl Endpoint {
 
     /// Whether a message goes into the log, under a lock that the caller holds: also one of a route that does not ask for it, as long as
     /// others wait there. They go first.
-    pub(crate) fn stores(&self, inner: &Inner) -> bool {
-        inner.in_log || self.is_durable()
+    pub(crate) fn stores(inner: &Inner) -> bool {
+        inner.goes_into_log()
     }
 
     /// Sets bytes aside for a message on its way into the log, under a lock that the caller holds.
@@ -216,9 +214,14 @@ impl Inner {
         self.backlog.next_reading(|priority| self.held(priority))
     }
 
-    /// What is in the log counts against the bound of the queue.
+    fn goes_into_log(&self) -> bool {
+        self.in_log || self.durable
+    }
+
+    /// What is in the log counts against the bound of the queue, which is that of the place where messages go now.
     fn account(&mut self) {
         self.queue.set_beside(self.backlog.bytes());
         self.in_log = self.backlog.is_behind() || self.backlog.is_storing();
+        self.queue.set_max_bytes(self.bounds[usize::from(self.goes_into_log())]);
     }
 }

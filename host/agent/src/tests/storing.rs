@@ -153,6 +153,24 @@ async fn messages_of_a_memory_route_are_not_in_the_log() {
 }
 
 #[tokio::test]
+async fn a_queue_changed_to_memory_has_the_bound_of_memory_once_the_log_holds_none_of_it() {
+    let world = noting();
+    let agent = world.agent().await;
+    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &[TO_B])).await.unwrap();
+    let share = agent.status().await.unwrap().queues[0].max_bytes;
+    let padding = "x".repeat(1000);
+    let texts: Vec<String> = numbers(0..500).into_iter().map(|n| format!("{n} {padding}")).collect();
+    publish(&agent, &texts).await;
+    agent.apply(&manifest_with("memory", &[("b", STOPPED)], &[TO_B])).await.unwrap();
+    assert_eq!(agent.status().await.unwrap().queues[0].max_bytes, share, "what comes now goes into the log as well");
+    publish(&agent, &texts).await;
+    agent.apply(&manifest_with("memory", &[("b", "{}")], &[TO_B])).await.unwrap();
+    assert_eq!(noted(&world, 1000).await.len(), 1000);
+    let queue = queue_with(&agent, |queue| queue.length == 0).await;
+    assert_eq!(queue.max_bytes, crate::endpoint::INPUT_QUEUE_BYTES);
+}
+
+#[tokio::test]
 async fn a_backlog_stays_on_the_disk_and_is_delivered_in_order() {
     let world = noting();
     let agent = world.agent().await;
