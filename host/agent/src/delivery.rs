@@ -10,6 +10,7 @@ use std::{
 };
 
 use marram_core::{
+    log::Place,
     ports::{Delivery, Exit, Exports, Inbox, Instance, Settlement, TwinAck},
     queue::Batch,
     time::Uptime,
@@ -264,10 +265,11 @@ impl ModuleTask {
             return Ok(true); // all had expired
         }
         let turn_ends = (inputs.endpoints.len() > 1).then(|| now.after(TURN));
+        let noted = batch.suspect();
         // The batch returns to its queue whatever happens: also when this future is dropped in the middle of a call.
         let mut inbox =
-            EndpointInbox { endpoint, batch, task: self, told, exports, turn_ends, first: true, settled: 0 };
-        if let Some((place, attempts)) = inbox.batch.suspect() {
+            EndpointInbox { endpoint, batch, task: self, told, exports, turn_ends, first: true, noted, settled: 0 };
+        if let Some((place, attempts)) = noted {
             self.router.storage().begin(place, attempts).await;
         }
         instance.handle_batch(&mut inbox).await?;
@@ -372,6 +374,8 @@ struct EndpointInbox<'t> {
     turn_ends: Option<Uptime>,
     /// Nothing has been taken yet. A timer that is always due must not keep messages away: each batch has one at least.
     first: bool,
+    /// What the log was told of a delivery that has not begun.
+    noted: Option<(Place, u32)>,
     /// Counted here, and added once a batch.
     settled: u64,
 }
@@ -392,6 +396,7 @@ impl Inbox for EndpointInbox<'_> {
             return None;
         }
         self.first = false;
+        self.noted = None;
         let item = self.batch.next_item(|| self.task.clock.uptime())?;
         Some(Delivery {
             input: self.endpoint.input.clone(),
@@ -414,6 +419,9 @@ impl Inbox for EndpointInbox<'_> {
 impl Drop for EndpointInbox<'_> {
     fn drop(&mut self) {
         self.task.received.fetch_add(self.settled, Relaxed);
+        if let Some((place, attempts)) = self.noted {
+            self.task.router.storage().not_begun(place, attempts);
+        }
         self.endpoint.finish(std::mem::take(&mut self.batch), self.task.clock.uptime());
     }
 }

@@ -53,6 +53,8 @@ struct State {
 struct Unsettled {
     endpoint: Arc<Endpoint>,
     batch: Batch,
+    /// What is being noted in the log before the program gets it.
+    noted: Option<(Place, u32)>,
 }
 
 impl ProgramInbox {
@@ -77,11 +79,11 @@ impl ProgramInbox {
             stop.as_mut().enable();
             let now = self.clock.uptime();
             match self.take(now)? {
-                Look::Found(received, suspect) => {
-                    if let Some((place, attempts)) = suspect {
-                        self.router.storage().begin(place, attempts).await;
-                    }
-                    return Ok(Some(received));
+                Look::Found(received, None) => return Ok(Some(received)),
+                Look::Found(received, Some((place, attempts))) => {
+                    let beginning = Beginning { inbox: self, ticket: received.ticket };
+                    self.router.storage().begin(place, attempts).await;
+                    return if beginning.has_begun() { Ok(Some(received)) } else { Err(ReceiveError::Stopping) };
                 }
                 Look::Nothing(_) if now >= until => return Ok(None),
                 Look::Nothing(due) => {
@@ -119,7 +121,7 @@ impl ProgramInbox {
             };
             state.last_ticket += 1;
             let ticket = state.last_ticket;
-            state.unsettled.insert(ticket, Unsettled { endpoint, batch });
+            state.unsettled.insert(ticket, Unsettled { endpoint, batch, noted: suspect });
             return Ok(Look::Found(Received { ticket, delivery }, suspect));
         }
         Ok(Look::Nothing(state.inputs.next_due()))
@@ -127,7 +129,7 @@ impl ProgramInbox {
 
     /// As [`marram_core::ports::ModuleHost::settle`].
     pub(crate) fn settle(&self, ticket: u64, settlement: Settlement) -> bool {
-        let Some(Unsettled { endpoint, mut batch }) = self.state().unsettled.remove(&ticket) else { return false };
+        let Some(Unsettled { endpoint, mut batch, .. }) = self.state().unsettled.remove(&ticket) else { return false };
         let now = self.clock.uptime();
         batch.settle(settlement, now, jitter());
         self.received.fetch_add(1, Relaxed);
@@ -142,9 +144,17 @@ impl ProgramInbox {
             state.closed = true;
             std::mem::take(&mut state.unsettled)
         };
-        for Unsettled { endpoint, batch } in unsettled.into_values() {
-            endpoint.finish(batch, self.clock.uptime());
+        unsettled.into_values().for_each(|unsettled| self.give_back(unsettled));
+    }
+
+    /// Returns a message to its queue. One that the program never got was not tried.
+    fn give_back(&self, unsettled: Unsettled) {
+        let Unsettled { endpoint, mut batch, noted } = unsettled;
+        if let Some((place, attempts)) = noted {
+            batch.take_back();
+            self.router.storage().not_begun(place, attempts);
         }
+        endpoint.finish(batch, self.clock.uptime());
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -156,6 +166,31 @@ impl ProgramInbox {
 impl Drop for ProgramInbox {
     fn drop(&mut self) {
         self.close(); // the instance's task died of a defect
+    }
+}
+
+/// A message whose delivery is being noted in the log. Dropped before that is done, it is not delivered.
+struct Beginning<'i> {
+    inbox: &'i ProgramInbox,
+    ticket: u64,
+}
+
+impl Beginning<'_> {
+    /// False: the instance has ended meanwhile.
+    fn has_begun(self) -> bool {
+        let mut state = self.inbox.state();
+        state.unsettled.get_mut(&self.ticket).map(|unsettled| unsettled.noted = None).is_some()
+    }
+}
+
+impl Drop for Beginning<'_> {
+    fn drop(&mut self) {
+        let mut state = self.inbox.state();
+        if state.unsettled.get(&self.ticket).is_some_and(|unsettled| unsettled.noted.is_some()) {
+            let unsettled = state.unsettled.remove(&self.ticket);
+            drop(state);
+            unsettled.into_iter().for_each(|unsettled| self.inbox.give_back(unsettled));
+        }
     }
 }
 

@@ -228,6 +228,11 @@ impl Storage {
         }
     }
 
+    /// The delivery whose beginning was noted as this attempt did not begin.
+    pub(crate) fn not_begun(&self, place: Place, attempts: u32) {
+        self.tell(Outcome { tried: vec![(place, attempts.saturating_sub(1))], ..Outcome::default() });
+    }
+
     /// Gives an endpoint what waits for it in the log.
     pub(crate) async fn open(&self, endpoint: Arc<Endpoint>) {
         let (reply, done) = oneshot::channel();

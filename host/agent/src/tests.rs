@@ -1,9 +1,11 @@
 //! Tests of routing, delivery and supervision with made-up worlds: an engine whose instances are closures, images that are
 //! always there, an upstream and a disk in memory. The real ones are tested in `tests/`.
 
+mod attempts;
 mod caches;
 mod delivery;
 mod ending;
+mod hooked;
 mod lifetime;
 mod receiving;
 mod routing;

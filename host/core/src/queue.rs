@@ -652,6 +652,13 @@ impl Batch {
         self.failed.iter().filter_map(|(item, _)| Some((item.stored?, item.attempts))).collect()
     }
 
+    /// The one that [`Batch::next_item`] gave last has not been delivered after all: no attempt was made.
+    pub fn take_back(&mut self) {
+        if let Some(item) = self.current.take() {
+            self.waiting.push_front(item);
+        }
+    }
+
     /// How many will be tried again.
     #[must_use]
     pub fn failed(&self) -> usize {

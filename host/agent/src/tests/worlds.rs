@@ -23,6 +23,7 @@ use marram_core::{
 use marram_store::log;
 use tokio::sync::{Semaphore, watch};
 
+use super::hooked::{Gate, Hook, Hooked};
 use crate::{Agent, Caches, Config};
 
 /// Longest wait for something that must happen.
@@ -52,6 +53,8 @@ pub(super) struct World {
     /// The folder of the message log, which is the real one.
     pub(super) messages: Messages,
     pub(super) clocks: Option<fn() -> Clocks>,
+    /// Called before calls of the log.
+    pub(super) hook: Option<Hook>,
 }
 
 /// A folder that goes with the last of its users.
@@ -186,7 +189,10 @@ impl World {
             images: world,
             upstream: self.upstream.clone(),
             documents: self.disk.clone(),
-            log: Box::new(log),
+            log: match &self.hook {
+                Some(hook) => Box::new(Hooked { log, hook: hook.clone() }),
+                None => Box::new(log),
+            },
             damage: recovery.damage,
             clocks: self.clocks.unwrap_or(crate::clocks),
             sync_after: Some(Duration::from_secs(5)),
@@ -362,6 +368,8 @@ pub(super) struct MemoryDisk {
     pub(super) full: std::sync::atomic::AtomicBool,
     /// The name of a document that cannot be written.
     pub(super) refuse: Mutex<Option<String>>,
+    /// Writes of the deployment wait here.
+    pub(super) gate: Mutex<Option<Arc<Gate>>>,
 }
 
 impl Documents for MemoryDisk {
@@ -371,6 +379,9 @@ impl Documents for MemoryDisk {
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), DocumentError> {
+        if let Some(gate) = self.gate.lock().unwrap().take_if(|_| name == "deployment") {
+            gate.pass();
+        }
         if self.full.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(DocumentError("no space left".into()));
         }

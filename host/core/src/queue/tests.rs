@@ -531,6 +531,19 @@ fn what_is_done_and_what_is_tried_again_is_told_by_its_place_in_the_log() {
 }
 
 #[test]
+fn a_delivery_that_never_began_is_no_attempt() {
+    let mut queue = queue([stored(1, false), stored(2, false)]);
+    let mut batch = queue.take(Uptime(0), 64);
+    batch.next_item(|| Uptime(0));
+    batch.take_back();
+    assert_eq!(batch.close(Uptime(0)), []);
+    queue.finish(batch, Uptime(0));
+    let mut batch = queue.take(Uptime(0), 64);
+    let again = batch.next_item(|| Uptime(0)).map(|item| (item.accepted.sequence, item.attempts));
+    assert_eq!(again, Some((1, 0)));
+}
+
+#[test]
 fn a_delivery_that_was_cut_off_is_told_as_an_attempt() {
     let mut queue = queue([stored(1, false)]);
     let mut batch = queue.take(Uptime(0), 64);

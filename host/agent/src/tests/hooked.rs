@@ -1,0 +1,150 @@
+//! The real message log, with a hook before the calls that tests want to hold up or refuse.
+
+use std::{
+    ops::Range,
+    sync::{Arc, Condvar, Mutex},
+};
+
+use marram_core::{
+    elapsed::{Clocks, Elapsed},
+    log::{
+        Damage, EndpointId, EndpointUsage, Entry, How, LogError, MessageLog, Place, Reference, Removed, Room, Safety,
+        Stored,
+    },
+    time::UtcMillis,
+};
+use marram_store::log::Log;
+use tokio::sync::Notify;
+
+use super::worlds::DEADLINE;
+
+/// What the owner of the log is about to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Call {
+    Append,
+    Read,
+    /// Note that this is the n-th delivery of a message.
+    Attempt(u32),
+}
+
+/// May wait; an error is the call's answer, where the call has one.
+pub(super) type Hook = Arc<dyn Fn(Call) -> Result<(), LogError> + Send + Sync>;
+
+pub(super) struct Hooked {
+    pub(super) log: Log,
+    pub(super) hook: Hook,
+}
+
+/// Where a world waits for the test.
+#[derive(Default)]
+pub(super) struct Gate {
+    open: Mutex<bool>,
+    changed: Condvar,
+    reached: Notify,
+}
+
+impl Gate {
+    pub(super) fn pass(&self) {
+        self.reached.notify_one();
+        let waiting = self.changed.wait_timeout_while(self.open.lock().unwrap(), DEADLINE, |open| !*open);
+        assert!(*waiting.unwrap().0, "nobody has opened the gate");
+    }
+
+    /// Ends when somebody stands before it.
+    pub(super) async fn reached(&self) {
+        tokio::time::timeout(DEADLINE, self.reached.notified()).await.expect("nobody comes to the gate");
+    }
+
+    pub(super) fn open(&self) {
+        *self.open.lock().unwrap() = true;
+        self.changed.notify_all();
+    }
+}
+
+impl MessageLog for Hooked {
+    fn append(&mut self, entries: &[Entry<'_>], safety: Safety) -> Result<Range<u64>, LogError> {
+        (self.hook)(Call::Append)?;
+        MessageLog::append(&mut self.log, entries, safety)
+    }
+
+    fn read(
+        &mut self,
+        endpoint: EndpointId,
+        priority: u8,
+        after: Option<u64>,
+        max_bytes: usize,
+        into: &mut Vec<Stored>,
+    ) -> Result<(), LogError> {
+        (self.hook)(Call::Read)?;
+        MessageLog::read(&mut self.log, endpoint, priority, after, max_bytes, into)
+    }
+
+    fn attempt(&mut self, place: Place, attempts: u32) {
+        let _ = (self.hook)(Call::Attempt(attempts));
+        MessageLog::attempt(&mut self.log, place, attempts);
+    }
+
+    fn endpoint(&mut self, name: &str) -> EndpointId {
+        MessageLog::endpoint(&mut self.log, name)
+    }
+
+    fn endpoints(&self) -> Vec<EndpointUsage> {
+        MessageLog::endpoints(&self.log)
+    }
+
+    fn room(&self) -> Room {
+        MessageLog::room(&self.log)
+    }
+
+    fn next_sequence(&self) -> u64 {
+        MessageLog::next_sequence(&self.log)
+    }
+
+    fn stamp(&mut self, clocks: &Clocks) -> Elapsed {
+        MessageLog::stamp(&mut self.log, clocks)
+    }
+
+    fn settle(&mut self, place: Place, how: How) -> bool {
+        MessageLog::settle(&mut self.log, place, how)
+    }
+
+    fn bury(&mut self, place: Place, reason: &str, at: UtcMillis) -> Result<u64, LogError> {
+        MessageLog::bury(&mut self.log, place, reason, at)
+    }
+
+    fn remove_endpoint(&mut self, endpoint: EndpointId, reason: &str, at: UtcMillis) -> Result<Removed, LogError> {
+        MessageLog::remove_endpoint(&mut self.log, endpoint, reason, at)
+    }
+
+    fn dead_letters(&mut self, after: Option<u64>, max_bytes: usize) -> Result<Vec<Stored>, LogError> {
+        MessageLog::dead_letters(&mut self.log, after, max_bytes)
+    }
+
+    fn replay(&mut self, sequence: u64, to: &[Reference]) -> Result<u64, LogError> {
+        MessageLog::replay(&mut self.log, sequence, to)
+    }
+
+    fn purge(&mut self, sequence: u64) -> bool {
+        MessageLog::purge(&mut self.log, sequence)
+    }
+
+    fn purge_all(&mut self) -> u64 {
+        MessageLog::purge_all(&mut self.log)
+    }
+
+    fn tidy(&mut self) -> bool {
+        MessageLog::tidy(&mut self.log)
+    }
+
+    fn flush(&mut self) -> Result<(), LogError> {
+        MessageLog::flush(&mut self.log)
+    }
+
+    fn sync(&mut self) -> Result<(), LogError> {
+        MessageLog::sync(&mut self.log)
+    }
+
+    fn take_damage(&mut self) -> Vec<Damage> {
+        MessageLog::take_damage(&mut self.log)
+    }
+}
