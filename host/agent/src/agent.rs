@@ -82,7 +82,7 @@ pub struct Agent {
     events: mpsc::Sender<Event>,
     collector: Option<Arc<Collector>>,
     /// One deployment at a time, from its text to the supervisor.
-    in_force: tokio::sync::Mutex<InForce>,
+    in_force: Arc<tokio::sync::Mutex<InForce>>,
     deployment_version: AtomicU64,
     upstream_task: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
     stopped: watch::Sender<bool>,
@@ -309,7 +309,7 @@ impl Agent {
             check_image: config.check_image,
             events: events.clone(),
             collector,
-            in_force: tokio::sync::Mutex::default(),
+            in_force: Arc::default(),
             deployment_version: AtomicU64::new(0),
             upstream_task: tokio::sync::Mutex::new(Some(tokio::spawn(upstream.run()))),
             stopped: watch::channel(false).0,
@@ -356,7 +356,7 @@ impl Agent {
 
     /// Applies the manifest to begin with; a bad one leaves the stored deployment in force. One that says what is stored
     /// already is no new deployment, and is resumed like it: without any network.
-    async fn begin_with(&self, text: &str) -> Result<(), StartError> {
+    async fn begin_with(self: &Arc<Self>, text: &str) -> Result<(), StartError> {
         let stored = self.stored().await?;
         let old = stored.as_ref().and_then(|stored| self.read(stored.manifest.get()).ok());
         let new = self.read(text).ok();
@@ -427,25 +427,42 @@ impl Agent {
         manifest::read(text, &context).map(|reading| (reading.deployment, reading.warnings))
     }
 
-    /// Checks a manifest, stores it and puts it in force. A bad one changes nothing.
+    /// Checks a manifest, stores it and puts it in force. A bad one changes nothing. Once it is being stored it is put in force also
+    /// when nobody waits for that any more.
     ///
     /// # Errors
     /// [`ApplyError`]; only [`ApplyError::Twin`] leaves the new deployment in force.
-    pub async fn apply(&self, text: &str) -> Result<Applied, ApplyError> {
-        let mut in_force = self.in_force.lock().await;
+    pub async fn apply(self: &Arc<Self>, text: &str) -> Result<Applied, ApplyError> {
+        let mut in_force = self.in_force.clone().lock_owned().await;
         if in_force.stopping {
             return Err(ApplyError::Stopping);
         }
         let (deployment, warnings) = self.read(text).map_err(ApplyError::Bad)?;
         let warnings = warnings.iter().map(ToString::to_string).collect();
-        let deployment = Arc::new(deployment);
+        let (agent, text) = (self.clone(), text.to_owned());
+        // A task: a caller who goes away amid it must not leave what is stored and what is in force different.
+        let applying = tokio::spawn(async move { agent.apply_read(&mut in_force, &text, deployment.into()).await });
+        let (version, changed) = match applying.await.map_err(tokio::task::JoinError::try_into_panic) {
+            Ok(result) => result?,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            Err(Err(_)) => return Err(ApplyError::Stopping),
+        };
+        Ok(Applied { version, changed, warnings })
+    }
+
+    async fn apply_read(
+        &self,
+        in_force: &mut InForce,
+        text: &str,
+        deployment: Arc<Deployment>,
+    ) -> Result<(u64, bool), ApplyError> {
         if in_force.deployment.as_ref() == Some(&deployment) {
             let (version, changed) = (in_force.version, !in_force.complete);
             if changed {
                 self.apply_sections(&deployment, version).await?;
                 in_force.complete = true;
             }
-            return Ok(Applied { version, changed, warnings });
+            return Ok((version, changed));
         }
         let version = self.deployment_version.load(SeqCst) + 1;
         self.store(text, version).await.map_err(ApplyError::Store)?;
@@ -458,7 +475,7 @@ impl Agent {
         );
         let result = self.put_in_force(deployment.clone(), version, false).await;
         in_force.set(deployment, version, result.is_ok());
-        result.map(|()| Applied { version, changed: true, warnings })
+        result.map(|()| (version, true))
     }
 
     async fn store(&self, text: &str, version: u64) -> Result<(), DocumentError> {

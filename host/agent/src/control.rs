@@ -135,7 +135,7 @@ async fn answer(agent: Arc<Agent>, waiting: Arc<Semaphore>, request: Request<Inc
     Ok(route(&agent, &waiting, request).await.unwrap_or_else(|failure| failure.into_answer()))
 }
 
-async fn route(agent: &Agent, waiting: &Semaphore, request: Request<Incoming>) -> Result<Answer, Failure> {
+async fn route(agent: &Arc<Agent>, waiting: &Semaphore, request: Request<Incoming>) -> Result<Answer, Failure> {
     let path = request.uri().path().to_owned();
     let segments: Vec<String> = path.trim_start_matches('/').split('/').map(percent_decode).collect();
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();

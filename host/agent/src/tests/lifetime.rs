@@ -9,7 +9,10 @@ use marram_core::{
 };
 use tokio::sync::Semaphore;
 
-use super::worlds::{Guest, World, manifest, message, text};
+use super::{
+    hooked::Gate,
+    worlds::{Guest, World, manifest, message, text},
+};
 use crate::{Agent, ApplyError, ModuleStatus};
 
 async fn status_of(agent: &Agent, name: &str) -> ModuleStatus {
@@ -125,6 +128,24 @@ async fn a_bad_manifest_changes_nothing_and_names_every_fault() {
     assert_eq!(status.deployment_version, 1);
     assert_eq!(status.modules[0].status, "running");
     assert_eq!(world.log.lines(), ["start a"]);
+}
+
+#[tokio::test]
+async fn a_deployment_whose_sender_goes_away_while_it_is_stored_is_put_in_force() {
+    let world = World::default();
+    world.guest("a", Guest::default());
+    let agent = world.agent().await;
+    let gate = Arc::new(Gate::default());
+    world.disk.gate.lock().unwrap().replace(gate.clone());
+    let manifest = manifest(&[("a", "{}")], &[]);
+    tokio::select! {
+        _ = agent.apply(&manifest) => unreachable!("its writing waits"),
+        () = gate.reached() => {}
+    }
+    gate.open();
+    let again = agent.apply(&manifest).await.unwrap();
+    assert_eq!((again.version, again.changed), (1, false));
+    until(&agent, "a", "running").await;
 }
 
 #[tokio::test]

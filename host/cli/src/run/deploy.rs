@@ -147,7 +147,7 @@ impl Deployer {
     }
 
     /// Reads the file and applies it if it is not what was seen last.
-    async fn look(&mut self, agent: &Agent) -> Option<Result<Applied, Failure>> {
+    async fn look(&mut self, agent: &Arc<Agent>) -> Option<Result<Applied, Failure>> {
         let path = self.path.clone();
         let seen = match blocking(move || read(&path)).await {
             Ok(seen) => seen,
