@@ -10,4 +10,5 @@ mod lifetime;
 mod receiving;
 mod routing;
 mod storing;
+mod upstream;
 mod worlds;

@@ -81,6 +81,7 @@ impl Endpoint {
         inner.backlog.release(size);
         inner.account();
         drop(inner);
+        self.consumer.ring(); // it may wait for this one
         self.room.notify_waiters();
     }
 

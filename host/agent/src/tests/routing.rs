@@ -59,7 +59,7 @@ const TO_A: &str = "FROM /messages/* INTO BrokeredEndpoint(\"/modules/a/inputs/i
 const TO_B: &str = "FROM /messages/* INTO BrokeredEndpoint(\"/modules/b/inputs/i\")";
 const AT_ONCE: Duration = Duration::ZERO;
 
-async fn router(routes: &[(&str, Duration)]) -> Arc<Router> {
+pub(super) async fn router(routes: &[(&str, Duration)]) -> Arc<Router> {
     let (clock, removed) = (Clock::start(), Arc::default());
     let (log, _) = open_log(Messages::default().path());
     let storage = Storage::start(Box::new(log), &[], clock, None, Arc::clone(&removed)).unwrap();
