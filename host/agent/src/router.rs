@@ -15,7 +15,7 @@ use marram_core::{
     log::Safety,
     message::{Accepted, MAX_MESSAGE_BYTES, Message},
     ports::SendError,
-    queue::{ITEM_OVERHEAD, Item},
+    queue::{Arrival, ITEM_OVERHEAD, Item},
     route::{Candidates, MessageFacts, Origin, Sink, Table, Target},
 };
 
@@ -449,6 +449,7 @@ impl Router {
             max_attempts: target.max_attempts,
             stored: None,
             suspect: false,
+            arrival: Arrival::default(),
         }
     }
 

@@ -14,7 +14,7 @@ use std::{
 use marram_core::{
     log::{DEAD_LETTERS, EndpointId, Entry, How, LogError, MessageLog, Place, Reference, Safety},
     message::Accepted,
-    queue::{ITEM_OVERHEAD, Item},
+    queue::{Arrival, ITEM_OVERHEAD, Item},
     time::Uptime,
 };
 use tokio::sync::watch;
@@ -240,7 +240,8 @@ impl Writer {
             let super::Receiver { endpoint, priority, deadline, max_attempts, stored } = receiver;
             let stored = endpoint.id().filter(|_| stored).map(|endpoint| Place { endpoint, priority, sequence });
             let accepted = accepted.clone();
-            let item = Item { accepted, size, priority, deadline, attempts: 0, max_attempts, stored, suspect: false };
+            let (attempts, suspect, arrival) = (0, false, Arrival::default());
+            let item = Item { accepted, size, priority, deadline, attempts, max_attempts, stored, suspect, arrival };
             endpoint.arrived(item);
         }
         let _ = reply.send(Ok(accepted.sequence));
@@ -310,6 +311,7 @@ impl Writer {
                 max_attempts: stored.max_attempts,
                 suspect: stored.place.sequence < self.first,
                 stored: Some(stored.place),
+                arrival: Arrival::default(),
                 accepted: stored.accepted,
             });
             endpoint.loaded(reading.priority, items, is_all, self.clock.uptime());

@@ -1,0 +1,120 @@
+//! Whether a message fits, and what is given up for it.
+
+use std::collections::VecDeque;
+
+use super::{DropReason, EndpointQueue, Item, blocked::Stream};
+use crate::{deployment::Overflow, time::Uptime};
+
+/// Where a message waits.
+#[derive(Debug, Clone)]
+enum Spot {
+    /// In the lane of its priority, at this place.
+    Ready(u8, usize),
+    /// Among those that this one of them holds up, at this place.
+    Blocked(Stream, usize),
+}
+
+impl EndpointQueue {
+    /// Whether `size` more bytes fit without dropping anything; a message always fits into an empty queue.
+    #[must_use]
+    pub fn fits(&self, size: usize) -> bool {
+        self.bytes.saturating_add(self.beside).saturating_add(size) <= self.max_bytes
+            || (self.len == 0 && self.beside == 0)
+    }
+
+    /// Whether `size` more bytes fit. When they do not, what has expired is dropped first.
+    pub fn has_room(&mut self, size: usize, now: Uptime) -> bool {
+        if !self.fits(size) {
+            self.drop_expired(now);
+        }
+        self.fits(size)
+    }
+
+    /// Whether what waits in memory would make room for `size` bytes of this priority, if the policy gave it up.
+    #[must_use]
+    pub fn can_make_room(&self, size: usize, priority: u8, policy: Overflow) -> bool {
+        let wanted = self.bytes.saturating_add(self.beside).saturating_add(size).saturating_sub(self.max_bytes);
+        let droppable: usize = match policy {
+            Overflow::RejectNew => 0,
+            Overflow::DropOldest => self.waiting().map(|item| item.size).sum(),
+            Overflow::DropLowestPriority => {
+                self.waiting().filter(|item| item.priority > priority).map(|item| item.size).sum()
+            }
+        };
+        droppable >= wanted
+    }
+
+    /// Gives up messages by the policy until `size` bytes of this priority fit.
+    pub fn make_room(&mut self, size: usize, priority: u8, policy: Overflow) {
+        while !self.fits(size) {
+            let spot = match policy {
+                Overflow::RejectNew => None,
+                Overflow::DropOldest => self.oldest_of(|_| true),
+                Overflow::DropLowestPriority => {
+                    let least = self.waiting().map(|item| item.priority).max().filter(|least| *least > priority);
+                    least.and_then(|least| self.oldest_of(|item| item.priority == least))
+                }
+            };
+            let Some(item) = spot.and_then(|spot| self.remove(&spot)) else { return };
+            self.forget(item, DropReason::Overflow);
+        }
+    }
+
+    /// Where the one of them is that came first. Not only those at the front are asked: what was in back-off may stand before older
+    /// ones of other sources.
+    fn oldest_of(&self, wanted: impl Fn(&Item) -> bool) -> Option<Spot> {
+        let ready = (0..).zip(&self.ready).flat_map(|(priority, lane)| {
+            lane.iter().enumerate().map(move |(place, item)| (item, Spot::Ready(priority, place)))
+        });
+        let blocked = self.blocked.iter().flat_map(|(stream, blocked)| {
+            blocked.items.iter().enumerate().map(move |(place, item)| (item, Spot::Blocked(stream.clone(), place)))
+        });
+        let all = ready.chain(blocked).filter(|(item, _)| wanted(item));
+        all.min_by_key(|(item, _)| item.arrival).map(|(_, spot)| spot)
+    }
+
+    fn remove(&mut self, spot: &Spot) -> Option<Item> {
+        match spot {
+            Spot::Ready(priority, place) => self.ready.get_mut(usize::from(*priority))?.remove(*place),
+            Spot::Blocked(stream, place) => {
+                let blocked = self.blocked.get_mut(stream)?;
+                let item = blocked.items.remove(*place);
+                if blocked.items.is_empty() && blocked.probing.is_none() {
+                    self.blocked.remove(stream);
+                }
+                item
+            }
+        }
+    }
+
+    /// Gives up what has expired, except what is out for delivery.
+    pub fn drop_expired(&mut self, now: Uptime) {
+        if self.earliest_deadline.is_none_or(|deadline| deadline > now) {
+            return; // nothing to find: a full queue is asked often
+        }
+        let mut expired = Vec::new();
+        for lane in &mut self.ready {
+            expired.extend(take_expired(lane, now));
+        }
+        let mut freed = Vec::new();
+        for (stream, blocked) in &mut self.blocked {
+            if blocked.probing.is_none() && blocked.items.front().is_some_and(|first| first.is_expired(now)) {
+                freed.push(stream.clone()); // the one that held up the others goes
+            }
+            expired.extend(take_expired(&mut blocked.items, now));
+        }
+        for stream in &freed {
+            self.release(stream);
+        }
+        for item in expired {
+            self.forget(item, DropReason::Expired);
+        }
+        self.earliest_deadline = self.waiting().filter_map(|item| item.deadline).min();
+    }
+}
+
+fn take_expired(items: &mut VecDeque<Item>, now: Uptime) -> VecDeque<Item> {
+    let (expired, kept) = items.drain(..).partition(|item| item.is_expired(now));
+    *items = kept;
+    expired
+}
