@@ -1,6 +1,10 @@
 //! Two clocks, two types, so that they cannot be mixed up.
 
+mod rfc3339;
+
 use std::time::Duration;
+
+pub use self::rfc3339::as_text;
 
 /// Monotonic time since the host process started, in milliseconds: back-off, time-outs, time to live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -21,5 +25,6 @@ impl Uptime {
 }
 
 /// The device's wall clock, milliseconds since 1970-01-01 UTC. For people and for messages; no decision is taken by it.
+/// Shown as RFC 3339.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize)]
 pub struct UtcMillis(pub u64);
