@@ -1,5 +1,7 @@
 //! What is meant by a manifest once it has been read: plain data that the planner, the router and the supervisor share.
 
+mod digest;
+
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde_json::{Map, Value};
@@ -21,7 +23,7 @@ pub struct Deployment {
     pub time_to_live: Option<Duration>,
 }
 
-/// One module as the manifest wants it. Two specs that are equal need no restart.
+/// One module as the manifest wants it. Two specs that are equal need no restart; [`ModuleSpec::settings_digest`] tells more.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModuleSpec {
     /// Its name.
@@ -34,6 +36,9 @@ pub struct ModuleSpec {
     pub desired_status: DesiredStatus,
     /// When to start it again after it ended.
     pub restart_policy: RestartPolicy,
+    /// `limits.maxRestarts`: restarts in a row, without ten minutes of running between, before it is given up until its
+    /// settings change; none = it never is.
+    pub max_restarts: Option<u32>,
     /// Whether the image may be fetched.
     pub pull_policy: PullPolicy,
     /// Lower ones are started first. Default: last.

@@ -8,6 +8,7 @@ mod findings;
 mod hub;
 mod json;
 mod locate;
+mod runtime;
 mod sandbox;
 mod settings;
 mod suggest;
@@ -19,6 +20,7 @@ use std::fmt;
 
 use self::findings::{At, Findings};
 pub use self::locate::{Place, locate};
+pub use self::runtime::read_runtime;
 pub use self::sandbox::{HANDLER_BOUNDS, MAX_PATH_BYTES, MEMORY_BOUNDS};
 use crate::deployment::Deployment;
 
@@ -99,20 +101,28 @@ pub fn read(text: &str, context: &Context<'_>) -> Result<Reading, Faults> {
 }
 
 fn read_text(text: &str, context: &Context<'_>, found: &mut Findings) -> Deployment {
+    match parse(text, "a manifest", found) {
+        Some(document) => envelope::read(&document, context, found),
+        None => Deployment::default(),
+    }
+}
+
+/// The document in a text; a fault and none if there is no such.
+fn parse(text: &str, what: &str, found: &mut Findings) -> Option<json::Node> {
     if text.len() > MAX_MANIFEST_BYTES {
-        let message = format!("a manifest has at most {MAX_MANIFEST_BYTES} bytes, this one has {}", text.len());
+        let message = format!("{what} has at most {MAX_MANIFEST_BYTES} bytes, this one has {}", text.len());
         found.fault(&At::root(), message);
-        return Deployment::default();
+        return None;
     }
     // Some editors put a byte order mark first.
     match json::parse(text.strip_prefix('\u{feff}').unwrap_or(text)) {
         Ok(document) => {
             json::report_duplicates(&document, &At::root(), found);
-            envelope::read(&document, context, found)
+            Some(document)
         }
         Err(error) => {
             found.fault(&At::line(error.line, error.column), format!("not JSON: {}", error.message));
-            Deployment::default()
+            None
         }
     }
 }

@@ -2,16 +2,24 @@
 //! which `agent::supervisor` carries out and whose results come back as [`Observed`].
 //!
 //! Departures from IoT Edge, all towards fewer surprises: no restart without back-off, exit 0 is done under `on-failure`
-//! and `on-unhealthy`, no limit of restarts, a change of policy or order alone does not touch the instance, and an old
-//! version runs until the instance of its update is up beside it.
+//! and `on-unhealthy`, no limit of restarts unless the manifest sets one, a change of policy or order alone does not touch
+//! the instance, and an old version runs until the instance of its update is up beside it.
 
+mod explain;
 mod observed;
+mod runtime;
 #[cfg(test)]
 mod tests;
+mod update;
 
 use std::{cmp::Reverse, collections::BTreeMap, fmt, time::Duration};
 
-pub use self::observed::{Event, ModuleState, NextState, NextVersion, Observed, ObservedModule};
+use self::update::update;
+pub use self::{
+    explain::{Action, Explained, ExplainedStep, explain},
+    observed::{Event, ModuleState, NextState, NextVersion, Observed, ObservedModule},
+    runtime::{Runtime, RuntimeModule, RuntimeStatus, uptime},
+};
 use crate::{
     deployment::{Deployment, DesiredStatus, ModuleSpec, RestartPolicy},
     name::ModuleName,
@@ -91,29 +99,46 @@ impl fmt::Display for Step {
 #[must_use]
 pub fn plan(desired: &Deployment, observed: &Observed, now: Uptime) -> Plan {
     let mut plan = Plan::default();
-    for (name, module) in &observed.modules {
-        if !desired.modules.contains_key(name) {
-            plan.add(leave(name, module));
-        }
-    }
-    let mut waiting_order = None;
-    for spec in by_startup_order(desired) {
-        let module = observed.modules.get(&spec.name);
-        let may_start = waiting_order.is_none_or(|order| spec.startup_order <= order);
-        let decision = decide(spec, module, may_start, now);
-        if waiting_order.is_none() && is_awaited(spec, module, &decision) {
-            waiting_order = Some(spec.startup_order);
-        }
-        plan.add(decision);
-    }
+    each_choice(desired, observed, now, |choice| plan.add(choice.decision));
     if !plan.steps.is_empty() {
         plan.wake_at = Some(now);
     }
     plan
 }
 
-/// Whether a change from `old` to `new` takes a new instance. Status, restart policy and startup order do not: nobody but
-/// the planner reads them.
+/// What was decided for one module, and from what.
+struct Choice<'a> {
+    name: &'a ModuleName,
+    /// None: it is not desired any more.
+    spec: Option<&'a ModuleSpec>,
+    /// None: nothing is known of it yet.
+    module: Option<&'a ObservedModule>,
+    /// What has to start before it does.
+    awaits: Option<&'a ModuleSpec>,
+    decision: Decision,
+}
+
+/// Decides for one module after another, in the order of the steps.
+fn each_choice<'a>(desired: &'a Deployment, observed: &'a Observed, now: Uptime, mut each: impl FnMut(Choice<'a>)) {
+    for (name, module) in &observed.modules {
+        if !desired.modules.contains_key(name) {
+            each(Choice { name, spec: None, module: Some(module), awaits: None, decision: leave(name, module) });
+        }
+    }
+    let mut awaited: Option<&ModuleSpec> = None;
+    for spec in by_startup_order(desired) {
+        let module = observed.modules.get(&spec.name);
+        let awaits = awaited.filter(|first| first.startup_order < spec.startup_order);
+        let decision = decide(spec, module, awaits.is_none(), now);
+        if awaited.is_none() && is_awaited(spec, module, &decision) {
+            awaited = Some(spec);
+        }
+        each(Choice { name: &spec.name, spec: Some(spec), module, awaits, decision });
+    }
+}
+
+/// Whether a change from `old` to `new` takes a new instance. Status, restart policy, limit of restarts and startup order do
+/// not: nobody but the planner reads them.
 #[must_use]
 pub fn needs_new_instance(old: &ModuleSpec, new: &ModuleSpec) -> bool {
     // Taken apart so that a new field cannot be forgotten here.
@@ -123,6 +148,7 @@ pub fn needs_new_instance(old: &ModuleSpec, new: &ModuleSpec) -> bool {
         image,
         desired_status: _,
         restart_policy: _,
+        max_restarts: _,
         pull_policy,
         startup_order: _,
         env,
@@ -216,7 +242,7 @@ fn is_awaited(spec: &ModuleSpec, module: Option<&ObservedModule>, decision: &Dec
         ModuleState::Stopped => promotes || updates || (starts && module.failures == 0),
         // One that is started again meanwhile has not begun anew.
         ModuleState::PrepareFailed { .. } | ModuleState::Exited { .. } => {
-            promotes || (updates && !module.stands_in(spec.restart_policy))
+            promotes || (updates && !module.stands_in(spec))
         }
         ModuleState::Running { .. } | ModuleState::Stopping => false,
     }
@@ -302,73 +328,33 @@ fn keep_running(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, now
             Decision::act_at(at.after(backoff(module.failures)), now, || Step::Prepare(spec.clone()))
         }
         ModuleState::Prepared | ModuleState::Stopped => Decision::act_if(may_start, || Step::Start(spec.name.clone())),
-        ModuleState::Exited { code, .. } if !restarts(spec.restart_policy, code) => Decision::WAIT,
+        ModuleState::Exited { code, .. } if !restarts(spec, code, module.failures) => Decision::WAIT,
         ModuleState::Exited { at, .. } => {
             Decision::act_at(at.after(backoff(module.failures)), now, || Step::Start(spec.name.clone()))
         }
     }
 }
 
-/// Whether a module with this policy is started again after an exit with this code.
+/// Whether a module is started again after an exit with this code, with so many failures in a row, this one included.
 #[must_use]
-pub fn restarts(policy: RestartPolicy, code: i32) -> bool {
+pub fn restarts(spec: &ModuleSpec, code: i32, failures: u32) -> bool {
+    wants_restart(spec.restart_policy, code) && !is_over_limit(spec, failures)
+}
+
+/// Whether its policy would start it again, and it has been restarted as often as its spec allows.
+#[must_use]
+pub fn is_given_up(spec: &ModuleSpec, code: i32, failures: u32) -> bool {
+    wants_restart(spec.restart_policy, code) && is_over_limit(spec, failures)
+}
+
+fn is_over_limit(spec: &ModuleSpec, failures: u32) -> bool {
+    spec.max_restarts.is_some_and(|most| failures > most)
+}
+
+fn wants_restart(policy: RestartPolicy, code: i32) -> bool {
     match policy {
         RestartPolicy::Never => false,
         RestartPolicy::OnFailure | RestartPolicy::OnUnhealthy => code != 0,
         RestartPolicy::Always => true,
-    }
-}
-
-/// The spec in place is an old one that takes a new instance to replace.
-fn update(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, now: Uptime) -> Decision {
-    match module.state {
-        ModuleState::Preparing => Decision::act_if(fetches_other(&module.spec, spec), || Step::Prepare(spec.clone())),
-        ModuleState::Stopping => Decision::WAIT,
-        ModuleState::Starting | ModuleState::Running { .. } => update_beside(spec, module, may_start, now),
-        ModuleState::PrepareFailed { .. }
-        | ModuleState::Prepared
-        | ModuleState::Stopped
-        | ModuleState::Exited { .. } => update_in_place(spec, module, may_start, now),
-    }
-}
-
-/// Whether a preparation of `old` is in vain for `new`. If it is not, its end is waited for: what it has fetched and
-/// compiled by then is the most of what the next one needs.
-fn fetches_other(old: &ModuleSpec, new: &ModuleSpec) -> bool {
-    old.image != new.image || old.pull_policy != new.pull_policy
-}
-
-/// The old instance is up: it runs on until one of the new version is up beside it. So neither an image that cannot be had
-/// nor a start that fails ends what works.
-fn update_beside(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, now: Uptime) -> Decision {
-    let prepare = || Step::Prepare(spec.clone());
-    let is_up = matches!(module.state, ModuleState::Running { .. });
-    let Some(next) = &module.next else { return Decision::act(prepare()) };
-    match next.state {
-        NextState::Preparing if fetches_other(&next.spec, spec) => Decision::act(prepare()),
-        NextState::Preparing | NextState::Starting | NextState::Stopping => Decision::WAIT,
-        NextState::Failed { .. } | NextState::Ready if needs_new_instance(&next.spec, spec) => Decision::act(prepare()),
-        NextState::Failed { at } => Decision::act_at(at.after(backoff(next.failures)), now, prepare),
-        NextState::Ready => Decision::act_if(is_up && may_start, || Step::StartUpdate(spec.name.clone())),
-        NextState::Up { .. } => Decision::act_if(is_up, || Step::Stop(spec.name.clone())),
-    }
-}
-
-/// Nothing runs. A ready update takes its place; one that is still under way or has failed does not keep an old version
-/// down that would be started again: a bad image must not turn a crash, or a change of mind in the middle of an update,
-/// into an outage.
-fn update_in_place(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, now: Uptime) -> Decision {
-    let prepare = || Step::Prepare(spec.clone());
-    let old_stands_in = module.stands_in(spec.restart_policy);
-    let Some(next) = &module.next else { return Decision::act(prepare()) };
-    match next.state {
-        NextState::Preparing if fetches_other(&next.spec, spec) => Decision::act(prepare()),
-        NextState::Preparing if old_stands_in => keep_running(spec, module, may_start, now),
-        // A start does not take long, and ends one way or the other.
-        NextState::Preparing | NextState::Starting | NextState::Stopping => Decision::WAIT,
-        NextState::Failed { .. } | NextState::Ready if needs_new_instance(&next.spec, spec) => Decision::act(prepare()),
-        NextState::Ready | NextState::Up { .. } => Decision::act(Step::Promote(spec.name.clone())),
-        NextState::Failed { .. } if old_stands_in => keep_running(spec, module, may_start, now),
-        NextState::Failed { at } => Decision::act_at(at.after(backoff(next.failures)), now, prepare),
     }
 }

@@ -1,8 +1,11 @@
-//! Deployment manifests.
+//! Deployment manifests, and reports of a runtime, which are read by the same means.
 
 use marram_core::{
-    manifest::{Context, Finding, locate, read},
+    deployment::Deployment,
+    manifest::{Context, Finding, locate, read, read_runtime},
+    planner::{explain, uptime},
     route::{Route, Table, module_source},
+    time::UtcMillis,
 };
 
 /// Words of manifests.
@@ -42,6 +45,8 @@ pub(crate) const WORDS: &[&str] = &[
     "\"timeToLiveSecs\":-1",
     "\"schemaVersion\":\"1.1\"",
     "\"memory\"",
+    "\"modules\":{\"a\":{\"runtimeStatus\":\"failed\"}}",
+    "\"lastExitTimeUtc\":\"2026-01-31T12:00:00Z\"",
     "\"1 MiB\"",
 ];
 
@@ -77,6 +82,19 @@ pub(crate) fn attack(data: &[u8]) {
             assert!(!faults.0.is_empty(), "{text:?}");
             check(text, &faults.0);
         }
+    }
+    attack_runtime(text);
+}
+
+/// What is read can be planned for, whatever stands in it.
+fn attack_runtime(text: &str) {
+    match read_runtime(text) {
+        Ok(runtime) => {
+            let (desired, now) = (Deployment::default(), UtcMillis(1));
+            let plan = explain(&desired, &runtime.observed(&desired, now), uptime(now), now);
+            assert_eq!(plan.steps.len(), runtime.modules.len(), "{text:?}");
+        }
+        Err(faults) => check(text, &faults.0),
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{
 use marram_core::{
     deployment::{DesiredStatus, ModuleSpec},
     name::ModuleName,
-    planner::{ModuleState, NextState, ObservedModule, backoff},
+    planner::{ModuleState, NextState, ObservedModule, backoff, is_given_up, restarts},
     ports::{Artifact, Component, Exit, Progress},
     time::{Uptime, UtcMillis},
 };
@@ -292,9 +292,12 @@ fn describe(
             ("backoff", format!("{prepare_error}; tried again in {}", duration(due.since(now).as_secs())))
         }
         ModuleState::Exited { code, at, .. } => {
-            if planner_restarts(spec, *code) {
+            if restarts(spec, *code, module.failures) {
                 let due = at.after(backoff(module.failures));
                 ("backoff", format!("{exit_text}; restarts in {}", duration(due.since(now).as_secs())))
+            } else if is_given_up(spec, *code, module.failures) {
+                let restarts = module.failures.saturating_sub(1);
+                ("failed", format!("{exit_text}; given up after {restarts} restarts (`maxRestarts`)"))
             } else if *code == 0 {
                 ("stopped", exit_text)
             } else {
@@ -316,10 +319,6 @@ fn describe_update(module: &ObservedModule, record: &Record) -> String {
     } else {
         String::new()
     }
-}
-
-fn planner_restarts(spec: &ModuleSpec, code: i32) -> bool {
-    marram_core::planner::restarts(spec.restart_policy, code)
 }
 
 /// `5 s`, `3 min`, `7 h`, `2 d`.

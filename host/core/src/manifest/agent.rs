@@ -152,10 +152,11 @@ fn read_module(
         image: settings.image,
         desired_status: desired_status?,
         restart_policy: restart_policy.unwrap_or(RestartPolicy::OnUnhealthy),
+        max_restarts: settings.sandbox.max_restarts,
         pull_policy: pull_policy.unwrap_or(PullPolicy::OnCreate),
         startup_order: startup_order.unwrap_or(u32::MAX),
         env,
-        sandbox: settings.sandbox,
+        sandbox: settings.sandbox.sandbox,
     })
 }
 

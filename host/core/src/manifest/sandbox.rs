@@ -13,13 +13,22 @@ pub const HANDLER_BOUNDS: RangeInclusive<Duration> = Duration::from_millis(1)..=
 /// Longest path in bytes, Linux's own limit.
 pub const MAX_PATH_BYTES: usize = 4096;
 
+/// What it says.
+#[derive(Default)]
+pub(super) struct Read {
+    pub(super) sandbox: Sandbox,
+    /// Apart, because only the planner reads it: a change of it needs no new instance.
+    pub(super) max_restarts: Option<u32>,
+}
+
 /// Reads `settings.sandbox`, or `marram` in its place.
-pub(super) fn read(field: &Field<'_>, found: &mut Findings) -> Sandbox {
-    let mut sandbox = Sandbox::default();
-    let Some(mut fields) = field.fields(found) else { return sandbox };
+pub(super) fn read(field: &Field<'_>, found: &mut Findings) -> Read {
+    let mut read = Read::default();
+    let Some(mut fields) = field.fields(found) else { return read };
     if let Some(limits) = fields.optional("limits", found) {
-        read_limits(&limits, &mut sandbox, found);
+        read_limits(&limits, &mut read, found);
     }
+    let sandbox = &mut read.sandbox;
     if let Some(filesystem) = fields.optional("filesystem", found) {
         sandbox.mounts = read_filesystem(&filesystem, found);
     }
@@ -32,17 +41,19 @@ pub(super) fn read(field: &Field<'_>, found: &mut Findings) -> Sandbox {
         }
     }
     fields.refuse_rest(found);
-    sandbox
+    read
 }
 
-fn read_limits(limits: &Field<'_>, sandbox: &mut Sandbox, found: &mut Findings) {
+fn read_limits(limits: &Field<'_>, read: &mut Read, found: &mut Findings) {
     let Some(mut fields) = limits.fields(found) else { return };
     let memory = fields.optional("memory", found).and_then(|f| values::bytes(&f, MEMORY_BOUNDS, found));
     let time = fields.optional("handlerTime", found);
     let wall = fields.optional("handlerWall", found);
+    read.max_restarts = fields.optional("maxRestarts", found).and_then(|f| values::integer(&f, 0..=u32::MAX, found));
     fields.refuse_rest(found);
     let mut duration = |field: &Option<Field<'_>>| values::duration(field.as_ref()?, HANDLER_BOUNDS, found);
     let (handler_time, handler_wall) = (duration(&time), duration(&wall));
+    let sandbox = &mut read.sandbox;
     sandbox.memory_bytes = memory.unwrap_or(sandbox.memory_bytes);
     sandbox.handler_time = handler_time.unwrap_or(sandbox.handler_time);
     sandbox.handler_wall = handler_wall.unwrap_or(sandbox.handler_wall);

@@ -8,12 +8,10 @@ use super::{
     json::{self, Node},
     sandbox, values,
 };
-use crate::deployment::Sandbox;
-
 /// What `settings` says.
 pub(super) struct Settings {
     pub(super) image: String,
-    pub(super) sandbox: Sandbox,
+    pub(super) sandbox: sandbox::Read,
 }
 
 const CREATE_OPTIONS: &str = "createOptions";

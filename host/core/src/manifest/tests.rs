@@ -4,6 +4,7 @@ mod accepted;
 mod azure;
 mod faults;
 mod hostile;
+mod runtime;
 
 use serde_json::{Value, json};
 

@@ -7,6 +7,7 @@ use super::{
     findings::{Findings, shown},
     json::Node,
 };
+use crate::time::UtcMillis;
 
 /// One of a few words, in any case.
 pub(super) fn word<T: Copy>(field: &Field<'_>, what: &str, words: &[(&str, T)], found: &mut Findings) -> Option<T> {
@@ -109,6 +110,17 @@ pub(super) fn schema_version(field: &Field<'_>, found: &mut Findings) -> Option<
             None
         }
     }
+}
+
+/// A time as RFC 3339. What is written for none, as .NET does (`0001-01-01T00:00:00Z`), is none.
+pub(super) fn time(field: &Field<'_>, found: &mut Findings) -> Option<UtcMillis> {
+    let text = field.text(found)?;
+    let time = UtcMillis::parse(text);
+    if time.is_none() {
+        let message = format!("`{}` is not a time such as \"2026-01-31T12:00:00Z\"", shown(text));
+        found.fault(&field.at, message);
+    }
+    time.filter(|_| !text.starts_with("0001-01-01"))
 }
 
 /// Digits only: `parse` alone would take `+1`.

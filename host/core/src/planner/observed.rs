@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{Step, after_exit, needs_new_instance, restarts};
 use crate::{
-    deployment::{DesiredStatus, ModuleSpec, RestartPolicy},
+    deployment::{DesiredStatus, ModuleSpec},
     name::ModuleName,
     time::Uptime,
 };
@@ -148,6 +148,18 @@ impl Observed {
     }
 }
 
+impl Observed {
+    /// Forgets what could not be prepared, so that it is tried at once and not after its back-off. Answers those whose update
+    /// was forgotten.
+    pub fn forget_refusals(&mut self) -> Vec<ModuleName> {
+        self.modules.retain(|_, module| !matches!(module.state, ModuleState::PrepareFailed { .. }));
+        let failed = |module: &mut ObservedModule| {
+            module.next.take_if(|next| matches!(next.state, NextState::Failed { .. })).is_some()
+        };
+        self.modules.iter_mut().filter_map(|(name, module)| failed(module).then(|| name.clone())).collect()
+    }
+}
+
 impl ModuleState {
     /// Whether an instance exists or is being made or ended.
     #[must_use]
@@ -227,12 +239,12 @@ impl Observed {
 }
 
 impl ObservedModule {
-    /// Whether nothing runs, but the version in place has run and would be started again: then it stays until another one
-    /// is ready. Its spec says whether it was desired stopped since it ran; then it is over with it.
-    pub(super) fn stands_in(&self, policy: RestartPolicy) -> bool {
+    /// Whether nothing runs, but the version in place has run and would be started again, by the policy that is wanted now:
+    /// then it stays until another one is ready. Its spec says whether it was desired stopped since it ran; then it is over with it.
+    pub(super) fn stands_in(&self, wanted: &ModuleSpec) -> bool {
         let comes_back = match self.state {
             ModuleState::Stopped => true,
-            ModuleState::Exited { code, .. } => restarts(policy, code),
+            ModuleState::Exited { code, .. } => restarts(wanted, code, self.failures),
             _ => false,
         };
         comes_back && self.spec.desired_status == DesiredStatus::Running
@@ -247,7 +259,7 @@ impl ObservedModule {
             None if needs_new_instance(&self.spec, spec) => 0,
             None => self.failures,
         };
-        if self.state.has_instance() || self.stands_in(spec.restart_policy) {
+        if self.state.has_instance() || self.stands_in(spec) {
             self.next = Some(NextVersion { spec: spec.clone(), state: NextState::Preparing, failures });
         } else {
             self.spec = spec.clone();

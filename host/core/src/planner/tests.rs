@@ -1,7 +1,11 @@
 //! Facts about plans, and the laws that must hold for any history.
 
+mod explained;
 mod facts;
 mod laws;
+mod limit;
+mod runtime;
+mod runtime_laws;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +20,7 @@ fn spec(name: &str) -> ModuleSpec {
         image: format!("registry.test/{name}:1"),
         desired_status: DesiredStatus::Running,
         restart_policy: RestartPolicy::OnUnhealthy,
+        max_restarts: None,
         pull_policy: PullPolicy::OnCreate,
         startup_order: u32::MAX,
         env: BTreeMap::new(),

@@ -97,6 +97,7 @@ pub(crate) fn spec(change: impl FnOnce(&mut Sandbox)) -> ModuleSpec {
         image: "oci:guest".into(),
         desired_status: DesiredStatus::Running,
         restart_policy: RestartPolicy::Always,
+        max_restarts: None,
         pull_policy: PullPolicy::OnCreate,
         startup_order: 0,
         env: Default::default(),

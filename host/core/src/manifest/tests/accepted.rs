@@ -159,6 +159,14 @@ fn limits_are_allowed_up_to_their_bounds() {
 }
 
 #[test]
+fn a_limit_of_restarts_is_none_unless_it_is_said() {
+    assert_eq!(temp(&read_str(&base().to_string()).unwrap()).max_restarts, None);
+    for limit in [0, 20, u32::MAX] {
+        assert_eq!(temp(&reading("sandbox/limits/maxRestarts", json!(limit))).max_restarts, Some(limit));
+    }
+}
+
+#[test]
 fn a_wall_bound_below_the_running_time_is_a_warning() {
     let reading = reading("sandbox/limits/handlerTime", json!("2m"));
     check_warning(&reading, "sandbox/limits", "`handlerWall` is shorter than `handlerTime`", None);

@@ -252,6 +252,8 @@ fn sandboxes() {
         ("sandbox/limits/memory", json!([]), "expected a size, found a list"),
         ("sandbox/limits/memory", json!(65535), "expected 65536 to 4294967296 bytes, found 65535"),
         ("sandbox/limits/memory", json!("5GiB"), "expected 65536 to 4294967296 bytes, found 5368709120"),
+        ("sandbox/limits/maxRestarts", json!(-1), "expected a whole number from 0 to 4294967295"),
+        ("sandbox/limits/maxRestarts", json!("20"), "expected a whole number, found a string"),
         ("sandbox/limits/handlerTime", json!(5), "a number does not say its unit"),
         ("sandbox/limits/handlerTime", json!("5 s"), "`5 s` is not a duration"),
         ("sandbox/limits/handlerTime", json!("s"), "`s` is not a duration"),

@@ -3,19 +3,19 @@
 use super::*;
 
 /// A supervisor by hand: says what happened, sees what is planned.
-struct Scene {
-    desired: Deployment,
-    observed: Observed,
-    now: Uptime,
+pub(super) struct Scene {
+    pub(super) desired: Deployment,
+    pub(super) observed: Observed,
+    pub(super) now: Uptime,
 }
 
 impl Scene {
-    fn new(specs: impl IntoIterator<Item = ModuleSpec>) -> Self {
+    pub(super) fn new(specs: impl IntoIterator<Item = ModuleSpec>) -> Self {
         Self { desired: deployment(specs), observed: Observed::default(), now: secs(0) }
     }
 
     /// All of `specs` up and running since second 0.
-    fn running(specs: impl IntoIterator<Item = ModuleSpec> + Clone) -> Self {
+    pub(super) fn running(specs: impl IntoIterator<Item = ModuleSpec> + Clone) -> Self {
         let mut scene = Self::new(specs.clone());
         for spec in specs {
             scene.observed.issued(&Step::Prepare(spec.clone()));
@@ -25,31 +25,31 @@ impl Scene {
         scene
     }
 
-    fn want(&mut self, specs: impl IntoIterator<Item = ModuleSpec>) {
+    pub(super) fn want(&mut self, specs: impl IntoIterator<Item = ModuleSpec>) {
         self.desired = deployment(specs);
     }
 
-    fn at(&mut self, seconds: u64) {
+    pub(super) fn at(&mut self, seconds: u64) {
         self.now = secs(seconds);
     }
 
-    fn event(&mut self, module: &str, event: Event) {
+    pub(super) fn event(&mut self, module: &str, event: Event) {
         self.observed.happened(&name(module), event, self.now);
     }
 
     /// Plans, issues the steps and returns them in short form.
-    fn step(&mut self) -> Vec<String> {
+    pub(super) fn step(&mut self) -> Vec<String> {
         let plan = plan(&self.desired, &self.observed, self.now);
         plan.steps.iter().for_each(|step| self.observed.issued(step));
         plan.steps.iter().map(short).collect()
     }
 
-    fn wake_at(&self) -> Option<Uptime> {
+    pub(super) fn wake_at(&self) -> Option<Uptime> {
         plan(&self.desired, &self.observed, self.now).wake_at
     }
 
     /// Nothing until this second, then `expected`.
-    fn check_due(&mut self, seconds: u64, expected: &str) {
+    pub(super) fn check_due(&mut self, seconds: u64, expected: &str) {
         assert_eq!(self.wake_at(), Some(secs(seconds)));
         self.now = Uptime(seconds * 1000 - 1);
         assert_eq!(self.step(), NOTHING);
@@ -57,7 +57,7 @@ impl Scene {
         assert_eq!(self.step(), [expected]);
     }
 
-    fn check_stays_down(&mut self) {
+    pub(super) fn check_stays_down(&mut self) {
         assert_eq!(self.step(), NOTHING);
         assert_eq!(self.wake_at(), None);
     }
@@ -72,7 +72,7 @@ fn short(step: &Step) -> String {
 
 const NOTHING: [&str; 0] = [];
 
-fn version(name: &str, version: &str) -> ModuleSpec {
+pub(super) fn version(name: &str, version: &str) -> ModuleSpec {
     with(name, |spec| spec.version = version.into())
 }
 
@@ -80,11 +80,11 @@ fn policy(restart_policy: RestartPolicy) -> ModuleSpec {
     with("a", |spec| spec.restart_policy = restart_policy)
 }
 
-fn order(name: &str, startup_order: u32) -> ModuleSpec {
+pub(super) fn order(name: &str, startup_order: u32) -> ModuleSpec {
     with(name, |spec| spec.startup_order = startup_order)
 }
 
-fn stopped(name: &str) -> ModuleSpec {
+pub(super) fn stopped(name: &str) -> ModuleSpec {
     with(name, |spec| spec.desired_status = DesiredStatus::Stopped)
 }
 

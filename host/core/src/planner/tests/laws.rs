@@ -285,6 +285,7 @@ fn check_start(name: &ModuleName, model: &Model) {
             assert!(model.now >= at.after(backoff(module.failures)), "starts before the back-off is over");
             assert_ne!(wanted.restart_policy, RestartPolicy::Never);
             assert!(code != 0 || wanted.restart_policy == RestartPolicy::Always);
+            assert!(!is_given_up(wanted, code, module.failures), "starts {name} once more than it may");
         }
         ref other => panic!("starts {name} which is {other:?}"),
     }
@@ -308,18 +309,20 @@ fn check_final(model: &Model) {
         assert!(!needs_new_instance(&module.spec, wanted), "{module:?}");
         // Only its own policy keeps it down, after an exit under this very spec.
         let done = match module.state {
-            ModuleState::Exited { code, .. } => !restarts(wanted.restart_policy, code),
+            ModuleState::Exited { code, .. } => !restarts(wanted, code, module.failures),
             _ => false,
         };
         assert!(runs || done, "{module:?}");
     }
 }
 
-fn any_spec(name: &'static str) -> impl Strategy<Value = ModuleSpec> {
+pub(super) fn any_spec(name: &'static str) -> impl Strategy<Value = ModuleSpec> {
     let policies = [RestartPolicy::Never, RestartPolicy::OnFailure, RestartPolicy::OnUnhealthy, RestartPolicy::Always];
-    (0..3u32, 0..3u32, prop::bool::weighted(0.8), prop::sample::select(policies.to_vec())).prop_map(
-        move |(order, version, runs, policy)| {
+    let limit = prop::option::weighted(0.2, 0..4u32);
+    (0..3u32, 0..3u32, prop::bool::weighted(0.8), prop::sample::select(policies.to_vec()), limit).prop_map(
+        move |(order, version, runs, policy, limit)| {
             with(name, |spec| {
+                spec.max_restarts = limit;
                 spec.startup_order = order;
                 spec.version = version.to_string();
                 spec.image = format!("registry.test/{name}:{}", version / 2); // two versions share one
@@ -330,7 +333,7 @@ fn any_spec(name: &'static str) -> impl Strategy<Value = ModuleSpec> {
     )
 }
 
-fn any_deployment() -> impl Strategy<Value = Deployment> {
+pub(super) fn any_deployment() -> impl Strategy<Value = Deployment> {
     let maybe = |name| prop::option::weighted(0.8, any_spec(name));
     (maybe("a"), maybe("b"), maybe("c")).prop_map(|(a, b, c)| deployment([a, b, c].into_iter().flatten()))
 }
