@@ -422,7 +422,7 @@ impl Agent {
         Ok(())
     }
 
-    fn read(&self, text: &str) -> Result<(Deployment, Vec<Finding>), Faults> {
+    pub(crate) fn read(&self, text: &str) -> Result<(Deployment, Vec<Finding>), Faults> {
         let context = manifest::Context { check_image: &self.check_image };
         manifest::read(text, &context).map(|reading| (reading.deployment, reading.warnings))
     }
@@ -640,7 +640,7 @@ impl Agent {
         self.ask(|reply| Event::IsDeployed { name: name.clone(), reply }).await
     }
 
-    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T, ModuleError> {
+    pub(crate) async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T, ModuleError> {
         let (reply, answer) = oneshot::channel();
         self.events.send(question(reply)).await.map_err(|_| ModuleError::Stopping)?;
         answer.await.map_err(|_| ModuleError::Stopping)

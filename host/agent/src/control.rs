@@ -181,6 +181,11 @@ async fn route(agent: &Arc<Agent>, waiting: &Semaphore, request: Request<Incomin
                 .map_err(|error| Failure::new(StatusCode::BAD_REQUEST, "bad-request", error.to_string()))?;
             ok(&agent.prune(request).await?)
         }
+        (&Method::POST, ["v1", "plan"]) => {
+            let at = number(request.uri().query().unwrap_or(""), "now", "milliseconds since 1970 UTC")?.map(UtcMillis);
+            let body = body(request).await?;
+            ok(&agent.plan(&body, at).await?)
+        }
         (&Method::PUT, ["v1", "deployment"]) => {
             let body = body(request).await?;
             ok(&agent.apply(&body).await?)

@@ -14,6 +14,7 @@ mod endpoint;
 mod inbox;
 mod link;
 mod logs;
+mod plan;
 mod router;
 mod state;
 mod status;

@@ -12,8 +12,9 @@ use std::{
 use marram_core::{
     deployment::{Deployment, ModuleSpec},
     name::ModuleName,
-    planner::{self, ModuleState, NextState, Observed, Step, needs_new_instance, plan},
+    planner::{self, Explained, ModuleState, Observed, Step, explain, needs_new_instance, plan},
     ports::{Artifact, Component, Engine, Exit, FetchRequest, Images, ModuleInfo, Progress, Room},
+    time::{Uptime, UtcMillis},
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -67,6 +68,8 @@ pub(crate) enum Event {
     Restart { name: ModuleName, reply: oneshot::Sender<Result<(), String>> },
     /// Somebody wants to know.
     Status { reply: oneshot::Sender<Status> },
+    /// Somebody wants to know what would be done for another deployment, now or at another time of the clock.
+    Plan { desired: Box<Deployment>, at: Option<UtcMillis>, reply: oneshot::Sender<Explained> },
     /// Somebody wants to know whether there is such a module. Asked before most questions, so it does not cost a status.
     IsDeployed { name: ModuleName, reply: oneshot::Sender<bool> },
     /// Somebody wants to know which components the modules run or are about to.
@@ -160,7 +163,7 @@ impl Supervisor {
         }
     }
 
-    fn carry_out_plan(&mut self) -> Option<marram_core::time::Uptime> {
+    fn carry_out_plan(&mut self) -> Option<Uptime> {
         loop {
             let now = self.worlds.clock.uptime();
             let plan = plan(&self.desired, &self.observed, now);
@@ -382,6 +385,9 @@ impl Supervisor {
             Event::Status { reply } => {
                 let _ = reply.send(self.status());
             }
+            Event::Plan { desired, at, reply } => {
+                let _ = reply.send(self.explain(&desired, at));
+            }
             Event::IsDeployed { name, reply } => {
                 let known = self.desired.modules.contains_key(&name) || self.observed.modules.contains_key(&name);
                 let _ = reply.send(known);
@@ -416,11 +422,8 @@ impl Supervisor {
 
     /// Other credentials may open what was refused: it is tried at once, not after its back-off.
     fn forget_refusals(&mut self) {
-        self.observed.modules.retain(|_, module| !matches!(module.state, ModuleState::PrepareFailed { .. }));
-        for (name, module) in &mut self.observed.modules {
-            if module.next.take_if(|next| matches!(next.state, NextState::Failed { .. })).is_some()
-                && let Some(record) = self.records.get_mut(name)
-            {
+        for name in self.observed.forget_refusals() {
+            if let Some(record) = self.records.get_mut(&name) {
                 record.forget_next();
             }
         }
@@ -556,6 +559,20 @@ impl Supervisor {
         }
     }
 
+    /// What would be done for this deployment. Nothing is.
+    fn explain(&self, desired: &Deployment, at: Option<UtcMillis>) -> Explained {
+        let (now, utc) = (self.worlds.clock.uptime(), self.worlds.clock.utc());
+        let at = at.unwrap_or(utc);
+        // An earlier time than this host's start is its start.
+        let then = Uptime(now.0.saturating_add(at.0.saturating_sub(utc.0)).saturating_sub(utc.0.saturating_sub(at.0)));
+        if desired.registry_credentials == self.desired.registry_credentials {
+            return explain(desired, &self.observed, then, at);
+        }
+        let mut observed = self.observed.clone();
+        observed.forget_refusals();
+        explain(desired, &observed, then, at)
+    }
+
     fn status(&self) -> Status {
         let (now, utc) = (self.worlds.clock.uptime(), self.worlds.clock.utc());
         let module = |(name, spec): (&ModuleName, &ModuleSpec)| -> ModuleStatus {
@@ -611,7 +628,7 @@ fn queue_status(endpoint: &crate::endpoint::Endpoint, now: marram_core::time::Ut
     }
 }
 
-async fn sleep_until(clock: Clock, at: Option<marram_core::time::Uptime>) {
+async fn sleep_until(clock: Clock, at: Option<Uptime>) {
     match at {
         Some(at) => tokio::time::sleep_until(clock.instant(at)).await,
         None => std::future::pending().await,

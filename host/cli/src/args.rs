@@ -6,6 +6,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use marram_core::time::UtcMillis;
 
 /// A module host for edge devices: runs WebAssembly components, routes their messages, supervises them.
 #[derive(Debug, Parser)]
@@ -30,6 +31,8 @@ pub(crate) enum Command {
     Check(Check),
     /// Give a deployment manifest to the running host
     Apply(Apply),
+    /// Tell what would be done for a deployment, and why, without doing it
+    Plan(Plan),
     /// List the modules of the running host
     List(Ask),
     /// List the queues: what waits, how old it is, what was given up and why
@@ -171,6 +174,21 @@ pub(crate) struct Ask {
 pub(crate) struct Apply {
     /// Deployment manifest; `-` reads standard input
     pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    /// Deployment manifest; `-` reads standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) deployment: PathBuf,
+    /// What a runtime reports of its modules, in IoT Edge's words; `-` reads standard input [default: ask the running host]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) observed: Option<PathBuf>,
+    /// Plan as if it were this time, RFC 3339 [default: now]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) now: Option<UtcMillis>,
     #[command(flatten)]
     pub(crate) ask: Ask,
 }
@@ -523,6 +541,10 @@ fn byte_count(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "expected a number of bytes as `500000` or `64MiB`".to_owned())
 }
 
+fn time(text: &str) -> Result<UtcMillis, String> {
+    UtcMillis::parse(text).ok_or_else(|| "expected a time as `2026-01-31T12:00:00Z`".to_owned())
+}
+
 /// An age before now, or a time.
 fn since(text: &str) -> Result<SystemTime, String> {
     if let Ok(time) = humantime::parse_rfc3339_weak(text) {
@@ -557,9 +579,10 @@ impl Command {
             ) => ask.format,
             Self::List(ask) | Self::Cache(Cache::List(ask) | Cache::Prune(Prune { ask, .. })) => ask.format,
             Self::State(State::List(ask) | State::Remove(RemoveState { ask, .. })) => ask.format,
-            Self::Apply(Apply { ask, .. }) | Self::Logs(Logs { ask, .. }) | Self::Restart(Restart { ask, .. }) => {
-                ask.format
-            }
+            Self::Plan(Plan { ask, .. })
+            | Self::Apply(Apply { ask, .. })
+            | Self::Logs(Logs { ask, .. })
+            | Self::Restart(Restart { ask, .. }) => ask.format,
             Self::Twin(Twin::Get { ask, .. } | Twin::Set { ask, .. } | Twin::Watch { ask, .. }) => ask.format,
             #[cfg(feature = "author")]
             Self::Module(Module::Push(Push { format, .. }) | Module::Componentize(Componentize { format, .. })) => {

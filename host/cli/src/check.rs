@@ -3,9 +3,12 @@
 
 mod advice;
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
-use marram_core::manifest::{self, Finding, Reading, locate};
+use marram_core::{
+    deployment::ModuleSpec,
+    manifest::{self, Finding, Reading, locate},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -109,8 +112,11 @@ impl Found<'_> {
 }
 
 fn as_json(reading: &Reading) -> Value {
+    let digest = |spec: &ModuleSpec| (spec.name.to_string(), spec.settings_digest());
+    let digests: BTreeMap<String, String> = reading.deployment.modules.values().map(digest).collect();
     json!({
         "modules": reading.deployment.modules.keys().collect::<Vec<_>>(),
         "routes": reading.deployment.routes.iter().map(|route| &route.name).collect::<Vec<_>>(),
+        "settingsDigests": digests,
     })
 }

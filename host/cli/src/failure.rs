@@ -70,6 +70,15 @@ impl Failure {
         Self { faults: faults.0, ..Self::new(Code::BadManifest, message) }
     }
 
+    /// Two documents with faults: those of both, told as of one.
+    pub(crate) fn with(mut self, other: Self) -> Self {
+        self.message = format!("{}; {}", self.message, other.message);
+        self.places.resize(self.faults.len(), None);
+        self.faults.extend(other.faults);
+        self.places.extend(other.places);
+        self
+    }
+
     /// Finds the lines and columns of its faults.
     pub(crate) fn located(mut self, text: &str) -> Self {
         self.places = locate(text, &self.faults);

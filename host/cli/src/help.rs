@@ -68,6 +68,19 @@ const MORE: &[More] = &[
         examples: &[("marram apply deployment.json", "deploy"), ("marram apply -", "deploy what standard input says")],
     },
     More {
+        command: "plan",
+        text: "One step a module at the most: pull, start, stop, restart, update, remove, wait, give-up. A module that is as the \
+               deployment wants it has none. Nothing is done, fetched or stored.\nWith --observed no host is asked. The report \
+               has the form of the reported properties of $edgeAgent; docs/cli.md has it.",
+        examples: &[
+            ("marram plan --deployment deployment.json", "what `marram apply` would begin with"),
+            (
+                "marram plan --deployment deployment.json --observed report.json --now 2026-01-31T12:00:00Z --format json",
+                "the planner's answer to a picture of your own, for a script",
+            ),
+        ],
+    },
+    More {
         command: "list",
         text: "",
         examples: &[("marram list --format json", "modules, queues and counters, for a script")],

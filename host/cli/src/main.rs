@@ -27,6 +27,7 @@ mod logs;
 #[cfg(feature = "author")]
 mod man;
 mod output;
+mod plan;
 mod progress;
 mod pull;
 #[cfg(feature = "author")]
@@ -81,6 +82,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Init(args) => init::init(args),
         Command::Check(args) => check::check(args),
         Command::Apply(args) => ask::apply(args),
+        Command::Plan(args) => plan::plan(&args),
         Command::List(args) => ask::list(args),
         Command::Queues(args) => queues::queues(&args),
         Command::DeadLetters(args) => dead_letters::dead_letters(args),

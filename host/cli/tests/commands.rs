@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests
 
 mod host;
+mod plan;
 
 use host::{Host, marram, scratch};
 use serde_json::{Value, json};

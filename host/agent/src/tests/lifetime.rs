@@ -4,7 +4,7 @@ use std::{
 };
 
 use marram_core::{
-    planner::FIRST_BACKOFF,
+    planner::{Action, FIRST_BACKOFF},
     ports::{Exit, Exports, ModuleHost, Sent, Settlement},
 };
 use tokio::sync::Semaphore;
@@ -94,6 +94,25 @@ async fn restart_policies_decide_what_follows_an_exit() {
     for ((name, _), (_, _, wanted)) in modules.iter().zip(cases) {
         until(&agent, name, wanted).await;
     }
+}
+
+#[tokio::test]
+async fn a_module_that_is_given_up_says_so_and_comes_back_when_its_limit_does() {
+    let world = World::default();
+    world.guest("one", program(1));
+    let agent = world.agent().await;
+    let limited =
+        |limits: &str| manifest(&[("a", &format!(r#"{{"settings":{{"image":"one","sandbox":{{{limits}}}}}}}"#))], &[]);
+    agent.apply(&limited(r#""limits":{"maxRestarts":0}"#)).await.unwrap();
+    let status = until(&agent, "a", "failed").await;
+    assert_eq!(status.description, "exit 1: ended; given up after 0 restarts (`maxRestarts`)");
+    let plan = agent.plan(&limited(""), None).await.unwrap();
+    let [step] = plan.steps.as_slice() else { panic!("{plan:?}") };
+    assert_eq!(status_of(&agent, "a").await.status, "failed", "a plan does nothing");
+    assert!(matches!(step.action, Action::Wait | Action::Restart), "{plan:?}");
+    agent.apply(&limited("")).await.unwrap();
+    until(&agent, "a", "backoff").await;
+    agent.shut_down(FIRST_BACKOFF).await;
 }
 
 #[tokio::test]
