@@ -256,9 +256,19 @@ impl Storage {
 
     /// Does all that was handed over, makes it safe, and ends.
     pub(crate) async fn stop(&self) {
-        let _ = self.push(Job::Stop);
-        self.lock().closed = true;
+        self.close();
         self.ended().await;
+    }
+
+    fn close(&self) {
+        // Under one lock: what comes later is refused, and does not lie behind the stop where nobody does it.
+        let mut jobs = self.lock();
+        if !jobs.closed {
+            jobs.list.push(Job::Stop);
+        }
+        jobs.closed = true;
+        drop(jobs);
+        self.came.notify_one();
     }
 
     /// Ends when the writer has.

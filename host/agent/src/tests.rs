@@ -7,6 +7,7 @@ mod delivery;
 mod ending;
 mod hooked;
 mod lifetime;
+mod log_owner;
 mod receiving;
 mod routing;
 mod storing;

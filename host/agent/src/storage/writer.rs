@@ -51,6 +51,8 @@ pub(super) struct Writer {
     keep: Option<BTreeSet<Box<str>>>,
     /// Endpoints that are gone and have no message left.
     retired: BTreeSet<EndpointId>,
+    /// Jobs that are being done.
+    taken: std::vec::IntoIter<Job>,
     group: Vec<Append>,
     group_bytes: usize,
     /// Dead letters that could not be made yet.
@@ -87,6 +89,7 @@ impl Writer {
             endpoints: Vec::new(),
             keep: None,
             retired: BTreeSet::new(),
+            taken: Vec::new().into_iter(),
             group: Vec::new(),
             group_bytes: 0,
             unburied: Vec::new(),
@@ -106,7 +109,8 @@ impl Writer {
         loop {
             let jobs = self.storage.next(self.patience());
             self.untidy |= !jobs.is_empty();
-            for job in jobs {
+            self.taken = jobs.into_iter();
+            while let Some(job) = self.taken.next() {
                 if matches!(job, Job::Stop) {
                     return self.stop();
                 }
@@ -483,9 +487,10 @@ impl Drop for Writer {
         jobs.closed = true;
         let left = std::mem::take(&mut jobs.list);
         drop(jobs);
-        for append in left.into_iter().filter_map(|job| if let Job::Append(append) = job { Some(append) } else { None })
-        {
-            append.refuse(NotStored::Stopped);
+        for job in std::mem::take(&mut self.taken).chain(left) {
+            if let Job::Append(append) = job {
+                append.refuse(NotStored::Stopped);
+            }
         }
         for append in std::mem::take(&mut self.group) {
             append.refuse(NotStored::Stopped);

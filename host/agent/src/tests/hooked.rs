@@ -21,8 +21,11 @@ use super::worlds::DEADLINE;
 /// What the owner of the log is about to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Call {
-    Append,
+    /// Store so many messages.
+    Append(usize, Safety),
     Read,
+    Settle(Place, How),
+    Bury(Place),
     /// Note that this is the n-th delivery of a message.
     Attempt(u32),
 }
@@ -33,6 +36,31 @@ pub(super) type Hook = Arc<dyn Fn(Call) -> Result<(), LogError> + Send + Sync>;
 pub(super) struct Hooked {
     pub(super) log: Log,
     pub(super) hook: Hook,
+}
+
+/// What a hook has seen.
+#[derive(Clone, Default)]
+pub(super) struct Seen(Arc<Mutex<Vec<Call>>>);
+
+impl Seen {
+    pub(super) fn hook(&self) -> Hook {
+        let seen = self.clone();
+        Arc::new(move |call| {
+            seen.0.lock().unwrap().push(call);
+            Ok(())
+        })
+    }
+
+    /// The writes since the last call.
+    pub(super) fn take_appends(&self) -> Vec<Call> {
+        let mut seen = std::mem::take(&mut *self.0.lock().unwrap());
+        seen.retain(|call| matches!(call, Call::Append(..)));
+        seen
+    }
+
+    pub(super) fn count(&self, what: fn(Call) -> bool) -> usize {
+        self.0.lock().unwrap().iter().filter(|call| what(**call)).count()
+    }
 }
 
 /// Where a world waits for the test.
@@ -63,7 +91,7 @@ impl Gate {
 
 impl MessageLog for Hooked {
     fn append(&mut self, entries: &[Entry<'_>], safety: Safety) -> Result<Range<u64>, LogError> {
-        (self.hook)(Call::Append)?;
+        (self.hook)(Call::Append(entries.len(), safety))?;
         MessageLog::append(&mut self.log, entries, safety)
     }
 
@@ -105,10 +133,12 @@ impl MessageLog for Hooked {
     }
 
     fn settle(&mut self, place: Place, how: How) -> bool {
+        let _ = (self.hook)(Call::Settle(place, how));
         MessageLog::settle(&mut self.log, place, how)
     }
 
     fn bury(&mut self, place: Place, reason: &str, at: UtcMillis) -> Result<u64, LogError> {
+        (self.hook)(Call::Bury(place))?;
         MessageLog::bury(&mut self.log, place, reason, at)
     }
 

@@ -145,6 +145,11 @@ impl Log {
 }
 
 impl World {
+    /// A world with a hook before the calls of its message log.
+    pub(super) fn hooked(hook: Hook) -> Self {
+        Self { hook: Some(hook), ..Self::default() }
+    }
+
     pub(super) fn guest(&self, image: &str, guest: Guest) {
         self.guests.lock().unwrap().insert(image.into(), guest);
     }
