@@ -4,7 +4,7 @@
 //! For each priority the window is a prefix of what the log holds: what is stored while something is behind the window stays behind it, and
 //! readings go on where the last one ended. So the order of the log is the order of delivery.
 
-use crate::deployment::PRIORITIES;
+use crate::{deployment::PRIORITIES, log::Expired};
 
 /// Bytes in memory from which on nothing more is read ahead: some 600 readings of 300 bytes, so that a reading from the disk serves
 /// ten batches. Twice as much would gain nothing, and cost each endpoint that lags as much again.
@@ -122,6 +122,25 @@ impl Backlog {
         lane.read_to = Some(sequence);
         lane.messages = lane.messages.saturating_sub(1);
         lane.bytes = lane.bytes.saturating_sub(bytes);
+    }
+
+    /// The priorities that may have messages behind the window, each with the last one that is or was in memory.
+    pub fn behind(&self) -> impl Iterator<Item = (u8, Option<u64>)> {
+        (0..).zip(&self.lanes).filter(|(_, lane)| lane.behind).map(|(priority, lane)| (priority, lane.read_to))
+    }
+
+    /// Messages behind the window have expired and are gone, unread.
+    pub fn expired(&mut self, priority: u8, expired: &Expired) {
+        let Some(lane) = self.lane_mut(priority) else { return };
+        if expired.left_messages == 0 {
+            self.came_to_the_end(priority);
+            return;
+        }
+        lane.messages = lane.messages.saturating_sub(expired.messages);
+        // The log counts what they take on disk, this what they take in memory: both shrink alike.
+        let (left, all) = (u128::from(expired.left_bytes), u128::from(expired.left_bytes + expired.bytes));
+        let bytes = lane.bytes as u128 * left / all.max(1);
+        lane.bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
     }
 
     /// A reading came to the end: nothing is behind the window any more.

@@ -144,15 +144,26 @@ pub struct Removed {
     pub dropped: u64,
 }
 
-/// Messages whose time to live was over, by queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What of a queue was behind a message and has expired.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Expired {
-    /// Whose they were.
-    pub endpoint: EndpointId,
-    /// In which of its queues.
-    pub priority: u8,
-    /// How many.
+    /// How many were given up.
     pub messages: u64,
+    /// Their bytes on disk, by the mean of each segment.
+    pub bytes: u64,
+    /// How many are left behind that message.
+    pub left_messages: u64,
+    /// Their bytes on disk.
+    pub left_bytes: u64,
+}
+
+/// That messages are to become dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Letters<'a> {
+    /// Why they were not handled.
+    pub reason: &'a str,
+    /// When, by the wall clock.
+    pub at: UtcMillis,
 }
 
 /// A part of the log that could not be used.
@@ -246,6 +257,11 @@ pub trait MessageLog: Send {
     /// # Errors
     /// Nothing was stored.
     fn append(&mut self, entries: &[Entry<'_>], safety: Safety) -> Result<Range<u64>, LogError>;
+    /// Sees whether a message of so many bytes would be stored now: does what comes before, and writes a stamp.
+    ///
+    /// # Errors
+    /// Why it would not.
+    fn probe(&mut self, bytes: usize, clocks: &Clocks) -> Result<(), LogError>;
     /// Adds the messages of a queue behind `after` that are not settled to `into`, until they take `max_bytes` or there are none; at
     /// least one. Times to live are the caller's to judge.
     ///
@@ -273,6 +289,16 @@ pub trait MessageLog: Send {
     /// # Errors
     /// What is not a dead letter yet stays where it is, and the call may be made again.
     fn remove_endpoint(&mut self, endpoint: EndpointId, reason: &str, at: UtcMillis) -> Result<Removed, LogError>;
+    /// Gives up what of a queue behind `after` has expired at `now`, as far as that can be told without reading it: single messages among others
+    /// that live are the caller's to judge. `letters`: of those, the newest become dead letters, as many as are kept. What cannot be done now stays.
+    fn expire(
+        &mut self,
+        endpoint: EndpointId,
+        priority: u8,
+        after: Option<u64>,
+        now: Elapsed,
+        letters: Option<Letters<'_>>,
+    ) -> Expired;
     /// The dead letters behind `after`, oldest first, until they take `max_bytes` or there are none; at least one.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use marram_core::{
     message::{Accepted, Message},
     time::UtcMillis,
 };
-use marram_store::log::{AppendError, EndpointId, Entry, How, Log, Options, Reference, Safety};
+use marram_store::log::{AppendError, EndpointId, Entry, How, Letters, Log, Options, Reference, Safety};
 use tempfile::TempDir;
 
 use crate::change::Chance;
@@ -49,7 +49,13 @@ pub(crate) fn attack(data: &[u8]) {
     read_all(&mut log);
     let new = log.endpoint("new");
     let accepted = append(&mut log, NEW, &[to(new, 0)]).is_ok();
-    log.expire(Elapsed(1_000_000), |_| false);
+    for endpoint in log.endpoints() {
+        for queue in endpoint.queues {
+            let letters = Letters { reason: "ttl_expiry", at: UtcMillis(0) };
+            log.expire(endpoint.id, queue.priority, Some(3), Elapsed(1_000_000), Some(letters));
+            log.expire(endpoint.id, queue.priority, None, Elapsed(1_000_000), None);
+        }
+    }
     while log.tidy() {}
     log.flush().unwrap();
     drop(log);

@@ -20,6 +20,7 @@ mod checkpoint;
 mod compact;
 mod dead;
 pub(crate) mod disk;
+mod expire;
 mod files;
 mod format;
 mod index;
@@ -49,8 +50,8 @@ use marram_core::elapsed::{Clocks, Elapsed, Stamp};
 
 pub use self::{
     dead::{DEAD_LETTERS, Removed, Replay},
+    expire::{Expired, Letters},
     read::ReadError,
-    reclaim::Expired,
     types::{
         AppendError, Damage, Death, EndpointId, EndpointUsage, Entry, How, Loss, OpenError, Options, Place, QueueUsage,
         Recovery, Reference, Safety, Stored, Torn, Usage,

@@ -8,8 +8,8 @@ use std::{
 use marram_core::{
     elapsed::{Clocks, Elapsed},
     log::{
-        Damage, EndpointId, EndpointUsage, Entry, How, LogError, MessageLog, Place, Reference, Removed, Room, Safety,
-        Stored,
+        Damage, EndpointId, EndpointUsage, Entry, Expired, How, Letters, LogError, MessageLog, Place, Reference,
+        Removed, Room, Safety, Stored,
     },
     time::UtcMillis,
 };
@@ -23,6 +23,7 @@ use super::worlds::DEADLINE;
 pub(super) enum Call {
     /// Store so many messages.
     Append(usize, Safety),
+    Probe,
     Read,
     Settle(Place, How),
     Bury(Place),
@@ -95,6 +96,11 @@ impl MessageLog for Hooked {
         MessageLog::append(&mut self.log, entries, safety)
     }
 
+    fn probe(&mut self, bytes: usize, clocks: &Clocks) -> Result<(), LogError> {
+        (self.hook)(Call::Probe)?;
+        MessageLog::probe(&mut self.log, bytes, clocks)
+    }
+
     fn read(
         &mut self,
         endpoint: EndpointId,
@@ -144,6 +150,17 @@ impl MessageLog for Hooked {
 
     fn remove_endpoint(&mut self, endpoint: EndpointId, reason: &str, at: UtcMillis) -> Result<Removed, LogError> {
         MessageLog::remove_endpoint(&mut self.log, endpoint, reason, at)
+    }
+
+    fn expire(
+        &mut self,
+        endpoint: EndpointId,
+        priority: u8,
+        after: Option<u64>,
+        now: Elapsed,
+        letters: Option<Letters<'_>>,
+    ) -> Expired {
+        self.log.expire(endpoint, priority, after, now, letters)
     }
 
     fn dead_letters(&mut self, after: Option<u64>, max_bytes: usize) -> Result<Vec<Stored>, LogError> {

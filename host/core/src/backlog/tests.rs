@@ -84,6 +84,16 @@ fn messages_that_the_log_has_lost_are_not_waited_for() {
     assert_eq!((backlog.messages(), backlog.bytes(), backlog.is_behind()), (0, 0, false));
 }
 
+#[test]
+fn what_the_log_counts_in_bytes_of_its_own_shrinks_the_account_alike() {
+    let mut backlog = Backlog::default();
+    backlog.restore(10, 4, 4000);
+    backlog.expired(10, &Expired { messages: 3, bytes: 150, left_messages: 1, left_bytes: 50 });
+    assert_eq!((backlog.messages(), backlog.bytes()), (1, 1000));
+    backlog.expired(10, &Expired { messages: 1, bytes: 50, left_messages: 0, left_bytes: 0 });
+    assert_eq!((backlog.messages(), backlog.bytes(), backlog.is_behind()), (0, 0, false));
+}
+
 /// What happens to an endpoint.
 #[derive(Debug, Clone)]
 enum Step {
@@ -94,6 +104,8 @@ enum Step {
     /// The consumer settles the first of the window.
     Deliver,
     Read,
+    /// In each priority, the first so many behind the window.
+    Expire(usize),
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -101,6 +113,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (0..3_u8, 1..100_000_usize).prop_map(|(priority, bytes)| Step::Store { priority, bytes }),
         2 => Just(Step::Deliver),
         1 => Just(Step::Read),
+        1 => (0..6_usize).prop_map(Step::Expire),
     ]
 }
 
@@ -123,6 +136,22 @@ impl Model {
         let Some(priority) = self.window.iter().position(|lane| !lane.is_empty()) else { return false };
         self.delivered[priority].extend(self.window[priority].pop_front().map(|(sequence, _)| sequence));
         true
+    }
+
+    fn expire(&mut self, backlog: &mut Backlog, count: usize) {
+        for (priority, read_to) in backlog.behind().collect::<Vec<_>>() {
+            let lane = &mut self.log[usize::from(priority)];
+            let first = lane.iter().position(|(sequence, _)| Some(*sequence) > read_to).unwrap_or(lane.len());
+            let gone: Vec<_> = lane.drain(first..(first + count).min(lane.len())).collect();
+            let bytes = |messages: &[(u64, usize)]| messages.iter().map(|(_, bytes)| *bytes as u64).sum();
+            let expired = Expired {
+                messages: gone.len() as u64,
+                bytes: bytes(&gone),
+                left_messages: (lane.len() - first) as u64,
+                left_bytes: bytes(&lane[first..]),
+            };
+            backlog.expired(priority, &expired);
+        }
     }
 
     fn read(&mut self, backlog: &mut Backlog) -> bool {
@@ -162,6 +191,7 @@ proptest! {
                 }
                 Step::Deliver => { model.deliver(); }
                 Step::Read => { model.read(&mut backlog); }
+                Step::Expire(count) => model.expire(&mut backlog, count),
             }
             let held = model.held(0).bytes;
             prop_assert!(held <= MOST_BYTES + 100_000, "{held} bytes in memory");
@@ -171,6 +201,10 @@ proptest! {
                     log.iter().filter(|(sequence, _)| delivered.contains(sequence)).map(|(_, bytes)| bytes).sum::<usize>()
                 }).sum::<usize>();
             prop_assert_eq!(backlog.bytes(), behind);
+            let window: usize = model.window.iter().map(VecDeque::len).sum();
+            let logged: usize = model.log.iter().map(Vec::len).sum();
+            let delivered: usize = model.delivered.iter().map(Vec::len).sum();
+            prop_assert_eq!(backlog.messages() as usize, logged - window - delivered);
         }
         while model.deliver() || model.read(&mut backlog) {}
         for (delivered, log) in model.delivered.iter().zip(&model.log) {

@@ -2,6 +2,8 @@
 
 use std::{io, ops::Range};
 
+use marram_core::elapsed::Clocks;
+
 use super::{
     AppendError, Entry, How, Key, Log, Reference, Safety,
     format::{HEAD_BYTES, Kind},
@@ -18,6 +20,9 @@ struct Staged {
 
 /// Names of sources and endpoints stand twice, each with its number and head.
 const NAME_BYTES: usize = 2 * (HEAD_BYTES + 8);
+
+/// What a message of a few endpoints takes beside its own bytes.
+const PROBE_BYTES: usize = 512;
 
 impl Log {
     /// Stores messages, in order: all or none. With [`Safety::Synced`] they survive a loss of power when this returns. Returns their
@@ -37,6 +42,16 @@ impl Log {
             self.void(entries, &done);
         }
         safe.map(|()| done)
+    }
+
+    /// Sees whether a message of so many bytes would be stored now: makes the room that it would take, and writes a stamp.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub fn probe(&mut self, bytes: usize, clocks: &Clocks) -> Result<(), AppendError> {
+        self.make_room(bytes + PROBE_BYTES)?;
+        self.stamp(clocks);
+        self.flush().map_err(|error| self.append_error(error))
     }
 
     /// Stores messages unsynced; `done` tells of those that are noted, also after an error.

@@ -7,7 +7,7 @@ use marram_core::time::UtcMillis;
 use super::{AppendError, Death, EndpointId, Entry, How, Log, Place, ReadError, Reference, Stored};
 
 /// Bytes that are moved at once when an endpoint goes.
-const STEP: usize = 64 << 10;
+pub(super) const STEP: usize = 64 << 10;
 
 /// Why a dead letter could not be made or brought back.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +35,7 @@ impl Log {
         Ok(sequence)
     }
 
-    fn bury_stored(&mut self, stored: &Stored, reason: &str, at: UtcMillis) -> Result<u64, AppendError> {
+    pub(super) fn bury_stored(&mut self, stored: &Stored, reason: &str, at: UtcMillis) -> Result<u64, AppendError> {
         let dead = self.endpoint(DEAD_LETTERS);
         let endpoint = self.endpoints.names.get(&stored.place.endpoint.0).cloned().unwrap_or_default();
         let death = Death { endpoint, reason: reason.into(), attempts: stored.attempts, at };

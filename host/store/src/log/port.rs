@@ -5,8 +5,8 @@ use std::{error::Error, io, ops::Range};
 use marram_core::{
     elapsed::{Clocks, Elapsed},
     log::{
-        Damage, EndpointId, EndpointUsage, Entry, How, LogError, MessageLog, Place, Reference, Removed, Room, Safety,
-        Stored,
+        Damage, EndpointId, EndpointUsage, Entry, Expired, How, Letters, LogError, MessageLog, Place, Reference,
+        Removed, Room, Safety, Stored,
     },
     time::UtcMillis,
 };
@@ -41,6 +41,10 @@ impl MessageLog for Log {
         Ok(self.append(entries, safety)?)
     }
 
+    fn probe(&mut self, bytes: usize, clocks: &Clocks) -> Result<(), LogError> {
+        Ok(self.probe(bytes, clocks)?)
+    }
+
     fn read(
         &mut self,
         endpoint: EndpointId,
@@ -66,6 +70,17 @@ impl MessageLog for Log {
 
     fn remove_endpoint(&mut self, endpoint: EndpointId, reason: &str, at: UtcMillis) -> Result<Removed, LogError> {
         Ok(self.remove_endpoint(endpoint, reason, at)?)
+    }
+
+    fn expire(
+        &mut self,
+        endpoint: EndpointId,
+        priority: u8,
+        after: Option<u64>,
+        now: Elapsed,
+        letters: Option<Letters<'_>>,
+    ) -> Expired {
+        self.expire(endpoint, priority, after, now, letters)
     }
 
     fn dead_letters(&mut self, after: Option<u64>, max_bytes: usize) -> Result<Vec<Stored>, LogError> {

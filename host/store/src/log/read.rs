@@ -80,7 +80,7 @@ impl Log {
         Ok(None)
     }
 
-    fn next_live_in(&mut self, place: usize, key: Key, after: Option<u64>) -> io::Result<Option<Spot>> {
+    pub(super) fn next_live_in(&mut self, place: usize, key: Key, after: Option<u64>) -> io::Result<Option<Spot>> {
         let generation = self.segment(place).map(Segment::generation);
         let walk = self.queues.get_mut(&key).and_then(|state| state.reader.take());
         let walk = match walk.filter(|walk| Some(walk.generation) == generation) {

@@ -2,10 +2,7 @@
 
 use std::ops::Range;
 
-use marram_core::elapsed::Elapsed;
-pub use marram_core::log::Expired;
-
-use super::{EndpointId, How, Log};
+use super::{How, Log};
 
 /// Segments are copied together when so many of a hundred bytes are live. Copying them costs at most a third of the room that it
 /// brings; at twice as much it would cost more wear than room.
@@ -14,31 +11,6 @@ const WORTHWHILE: u64 = 25;
 const IN_NEED: u64 = 75;
 
 impl Log {
-    /// Drops the messages of full segments in which nothing lives at `now`, unread. Single messages expire when they are read, which
-    /// is the caller's to judge. Segments with messages of an endpoint for which `keep` is true stay: their messages are wanted.
-    pub fn expire(&mut self, now: Elapsed, keep: impl Fn(EndpointId) -> bool) -> Vec<Expired> {
-        let mut expired: Vec<Expired> = Vec::new();
-        for place in 0..self.segments.len() {
-            let segment = &self.segments[place];
-            let over = segment.live > 0 && segment.deadline.is_some_and(|deadline| deadline <= now.0);
-            let live = || segment.queues.iter().filter(|queue| queue.live() > 0);
-            if !over || live().any(|queue| keep(EndpointId(queue.key.0))) {
-                continue;
-            }
-            let keys: Vec<_> = live().map(|queue| queue.key).collect();
-            for key in keys {
-                let messages = self.settle_queue(place, key, How::Expired);
-                let mut same = expired.iter_mut().filter(|e| (e.endpoint.0, e.priority) == key);
-                match same.next() {
-                    Some(same) => same.messages += messages,
-                    None => expired.push(Expired { endpoint: EndpointId(key.0), priority: key.1, messages }),
-                }
-            }
-        }
-        self.give_room_back();
-        expired
-    }
-
     /// Settles all messages of a queue in one segment; returns how many were not.
     pub(super) fn settle_queue(&mut self, place: usize, key: super::Key, how: How) -> u64 {
         let Some(segment) = self.segment_mut(place) else { return 0 };

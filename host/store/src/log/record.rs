@@ -273,8 +273,6 @@ pub(super) fn take_stamp(take: &mut Take<'_>) -> Option<Stamp> {
 /// What is kept in memory of a sealed segment, as it stands in its footer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Summary {
-    /// No message of it lives longer; none = some never expire.
-    pub(super) deadline: Option<u64>,
     /// Its record of sources, 0 = none.
     pub(super) sources_at: u32,
     pub(super) queues: Vec<QueueSummary>,
@@ -288,17 +286,28 @@ pub(super) struct QueueSummary {
     pub(super) last: u64,
     /// Of its records, heads included.
     pub(super) bytes: u64,
+    /// No message of it lives longer; none = some never expire.
+    pub(super) deadline: Option<u64>,
     pub(super) index_at: u32,
 }
 
+/// Beside the priority of a queue in a summary: it has a deadline of its own.
+const OWN_DEADLINE: u8 = 16;
+
 impl Summary {
     pub(super) fn put(&self, out: &mut Vec<u8>, base: Base) {
-        out.put(u64::from(self.deadline.is_some()));
-        out.put_delta(self.deadline.unwrap_or_default(), base.elapsed);
+        // The latest of the segment, and only where that of a queue is another one, its own.
+        let latest = self.queues.iter().try_fold(0, |latest, queue| Some(queue.deadline?.max(latest)));
+        out.put(u64::from(latest.is_some()));
+        out.put_delta(latest.unwrap_or_default(), base.elapsed);
         out.put(u64::from(self.sources_at));
         for queue in &self.queues {
             out.put(u64::from(queue.key.0));
-            out.put(u64::from(queue.key.1));
+            let own = queue.deadline.filter(|_| queue.deadline != latest);
+            out.put(u64::from(queue.key.1 | if own.is_some() { OWN_DEADLINE } else { 0 }));
+            if let Some(own) = own {
+                out.put_delta(own, base.elapsed);
+            }
             out.put(u64::from(queue.count));
             out.put_delta(queue.first, base.sequence);
             out.put(queue.last - queue.first);
@@ -310,15 +319,17 @@ impl Summary {
     pub(super) fn take(payload: &[u8], base: Base) -> Option<Self> {
         let mut take = Take(payload);
         let has_deadline = take.number()? != 0;
-        let deadline = Some(take.delta(base.elapsed)?).filter(|_| has_deadline);
-        let mut summary = Self { deadline, sources_at: take.small()?, queues: Vec::new() };
+        let latest = Some(take.delta(base.elapsed)?).filter(|_| has_deadline);
+        let mut summary = Self { sources_at: take.small()?, queues: Vec::new() };
         while !take.is_empty() {
-            let key = (take.small()?, take.byte()?);
+            let (endpoint, priority) = (take.small()?, take.byte()?);
+            let key = (endpoint, priority & !OWN_DEADLINE);
+            let deadline = if priority & OWN_DEADLINE == 0 { latest } else { Some(take.delta(base.elapsed)?) };
             let count = take.small()?;
             let first = take.delta(base.sequence)?;
             let last = first.checked_add(take.number()?)?;
             let (bytes, index_at) = (take.number()?, take.small()?);
-            summary.queues.push(QueueSummary { key, count, first, last, bytes, index_at });
+            summary.queues.push(QueueSummary { key, count, first, last, bytes, deadline, index_at });
         }
         Some(summary)
     }

@@ -20,8 +20,6 @@ pub(super) struct Segment {
     /// First and last sequence; first > last: no message.
     pub(super) first: u64,
     pub(super) last: u64,
-    /// No message of it lives longer; none = some never expire.
-    pub(super) deadline: Option<u64>,
     /// By key.
     pub(super) queues: Vec<Queue>,
     /// References that are not settled.
@@ -49,6 +47,8 @@ pub(super) struct Queue {
     pub(super) first: u64,
     pub(super) last: u64,
     pub(super) bytes: u64,
+    /// No message of it lives longer; none = some never expire.
+    pub(super) deadline: Option<u64>,
     pub(super) index: IndexAt,
     pub(super) settled: Settled,
 }
@@ -87,7 +87,6 @@ impl Segment {
             data_end,
             first: u64::MAX,
             last: 0,
-            deadline: Some(0),
             queues: Vec::new(),
             live: 0,
             sources: Sources::Memory(Arc::default()),
@@ -98,15 +97,15 @@ impl Segment {
 
     pub(super) fn from_summary(header: Header, len: u64, data_end: u64, summary: Summary) -> Self {
         let mut segment = Self::new(header, len, data_end);
-        segment.deadline = summary.deadline;
         segment.sources = Sources::Disk(summary.sources_at);
         segment.queues.reserve_exact(summary.queues.len());
-        for QueueSummary { key, count, first, last, bytes, index_at } in summary.queues {
+        for QueueSummary { key, count, first, last, bytes, deadline, index_at } in summary.queues {
             segment.first = segment.first.min(first);
             segment.last = segment.last.max(last);
             segment.live += u64::from(count);
             let index = IndexAt::Disk(index_at);
-            segment.queues.push(Queue { key, count, first, last, bytes, index, settled: Settled::default() });
+            let settled = Settled::default();
+            segment.queues.push(Queue { key, count, first, last, bytes, deadline, index, settled });
         }
         segment.queues.sort_by_key(|queue| queue.key);
         segment
@@ -134,14 +133,11 @@ impl Segment {
         self.first = self.first.min(sequence);
         self.last = self.last.max(sequence);
         for reference in references {
-            self.deadline = match (self.deadline, reference.deadline) {
-                (Some(so_far), Some(deadline)) => Some(so_far.max(deadline.0)),
-                _ => None,
-            };
             let queue = self.queue_or_new((reference.endpoint.0, reference.priority), sequence);
             queue.count += 1;
             queue.last = sequence;
             queue.bytes += bytes as u64;
+            queue.deadline = queue.deadline.zip(reference.deadline).map(|(so_far, deadline)| so_far.max(deadline.0));
             if let IndexAt::Memory(index) = &mut queue.index {
                 index.push(sequence, at as u32);
             }
@@ -154,8 +150,9 @@ impl Segment {
             Ok(place) => place,
             Err(place) => {
                 let index = IndexAt::Memory(Box::default());
-                let settled = Settled::default();
-                self.queues.insert(place, Queue { key, count: 0, first, last: first, bytes: 0, index, settled });
+                let (settled, deadline) = (Settled::default(), Some(0));
+                self.queues
+                    .insert(place, Queue { key, count: 0, first, last: first, bytes: 0, deadline, index, settled });
                 place
             }
         };
@@ -202,8 +199,9 @@ impl Segment {
             first: queue.first,
             last: queue.last,
             bytes: queue.bytes,
+            deadline: queue.deadline,
             index_at: index_at(n),
         });
-        Summary { deadline: self.deadline, sources_at, queues: queues.collect() }
+        Summary { sources_at, queues: queues.collect() }
     }
 }

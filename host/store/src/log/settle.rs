@@ -38,7 +38,7 @@ impl Log {
         }
     }
 
-    fn flush_if_due(&mut self) {
+    pub(super) fn flush_if_due(&mut self) {
         if self.pending.is_due()
             && let Err(error) = self.flush()
         {

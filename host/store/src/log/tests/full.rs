@@ -60,6 +60,29 @@ fn on_a_full_disk_readings_and_settlements_go_on_and_appends_resume_on_the_same_
 }
 
 #[test]
+fn a_probe_says_whether_a_message_would_be_stored_and_writes() {
+    let sim = Sim::new();
+    let (mut log, _) = sim.open(SMALL, &clocks(0));
+    let a = log.endpoint("a");
+    fill(&mut log, a, 0);
+    assert!(matches!(log.probe(300, &clocks(1)), Err(AppendError::Full { .. })));
+    settle_first(&mut log, a, 60);
+    log.probe(300, &clocks(1)).unwrap();
+
+    let sim = Sim::new();
+    sim.set_capacity(Some(16 * SMALL.segment_bytes));
+    let (mut log, _) = sim.open(SMALL, &clocks(0));
+    let a = log.endpoint("a");
+    fill(&mut log, a, 0);
+    assert!(matches!(log.probe(300, &clocks(1)), Err(AppendError::DiskFull(_))));
+    sim.set_capacity(None);
+    let before = sim.operations();
+    log.probe(300, &clocks(1)).unwrap();
+    log.probe(300, &clocks(2)).unwrap();
+    assert!(sim.operations() > before + 1, "a disk that fails is found by writing");
+}
+
+#[test]
 fn settlements_beyond_all_room_wait_in_memory_and_nothing_is_lost() {
     let sim = Sim::new();
     sim.set_capacity(Some(8 * SMALL.segment_bytes));

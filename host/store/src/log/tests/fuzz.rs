@@ -17,7 +17,13 @@ fn attack(files: &BTreeMap<String, Vec<u8>>) {
     if append(&mut log, &message("s", 500, 100), &[to(a, 0)]).is_ok() {
         assert_eq!(numbers(&mut log, a, 0).last(), Some(&500));
     }
-    log.expire(Elapsed(1_000_000), |_| false);
+    for endpoint in log.endpoints() {
+        for queue in endpoint.queues {
+            let letters = Letters { reason: "ttl_expiry", at: UtcMillis(0) };
+            log.expire(endpoint.id, queue.priority, Some(3), Elapsed(1_000_000), Some(letters));
+            log.expire(endpoint.id, queue.priority, None, Elapsed(1_000_000), None);
+        }
+    }
     while log.tidy() {}
     log.flush().unwrap();
     let (mut log, _) = sim.killed().open(OPTIONS, &clocks(2));

@@ -127,27 +127,57 @@ fn until(endpoint: EndpointId, deadline: u64) -> Reference {
 }
 
 #[test]
-fn segments_in_which_all_has_expired_go_unread_and_others_stay() {
+fn what_has_expired_behind_a_message_goes_unread_by_queue_and_segment_and_all_else_stays() {
     let sim = Sim::new();
     let (mut log, _) = sim.open(SMALL, &clocks(0));
     let (a, b) = (log.endpoint("a"), log.endpoint("b"));
     for number in 0..300 {
-        append(&mut log, &message("s", number, 300), &[until(if number % 3 == 0 { b } else { a }, number)]).unwrap();
+        let reference = if number % 3 == 0 { to(b, 0) } else { until(a, number) };
+        append(&mut log, &message("s", number, 300), &[reference]).unwrap();
     }
-    assert_eq!(log.expire(Elapsed(0), |_| false), []);
-    assert_eq!(log.expire(Elapsed(150), |endpoint| endpoint == b), [], "b's are wanted");
-    let expired = log.expire(Elapsed(150), |_| false);
-    let count: u64 = expired.iter().map(|expired| expired.messages).sum();
-    assert!((100..=151).contains(&count), "{expired:?}");
-    assert_eq!(log.usage().settled(How::Expired), count);
-    assert_eq!(expired.len(), 2);
-    let left = [numbers(&mut log, a, 0), numbers(&mut log, b, 0)].concat();
-    assert_eq!(left.len() as u64, 300 - count);
-    assert!((151..300).all(|number| left.contains(&number)));
-    log.flush().unwrap();
+    let before = numbers(&mut log, a, 0);
+    assert_eq!(log.expire(a, 0, None, Elapsed(0), None).messages, 0);
+    assert_eq!(log.expire(b, 0, None, Elapsed(1000), None).messages, 0, "b's never expire");
+    for mut log in [log, sim.killed().open(SMALL, &clocks(1)).0] {
+        let after = all(&mut log, a, 0)[10].place.sequence;
+        let Expired { messages, bytes, left_messages, left_bytes } = log.expire(a, 0, Some(after), Elapsed(150), None);
+        // The segment in which they begin to live stays whole.
+        assert!((70..=89).contains(&messages), "{messages} of 89 that are over");
+        assert_eq!(log.usage().settled(How::Expired), messages);
+        assert_eq!(messages + left_messages, 189);
+        assert!(bytes.abs_diff(messages * 330) < messages * 20, "{bytes} of {messages}");
+        assert!(left_bytes.abs_diff(left_messages * 330) < left_messages * 20, "{left_bytes} of {left_messages}");
+        let left = [&before[..11], &before[11 + messages as usize..]].concat();
+        assert_eq!(numbers(&mut log, a, 0), left);
+        assert_eq!(numbers(&mut log, b, 0).len(), 100, "of the same segments");
+        assert_eq!(log.expire(a, 0, Some(after), Elapsed(1000), None).left_messages, 0, "the last segment too");
+        assert_eq!(numbers(&mut log, a, 0), before[..11]);
+        log.flush().unwrap();
+    }
     let (mut killed, recovery) = sim.killed().open(SMALL, &clocks(1));
-    assert_eq!((recovery.references, recovery.damage), (300 - count, vec![]));
-    assert_eq!([numbers(&mut killed, a, 0), numbers(&mut killed, b, 0)].concat(), left);
+    assert_eq!((recovery.references, recovery.damage), (111, vec![]));
+    assert_eq!(numbers(&mut killed, a, 0), before[..11]);
+}
+
+#[test]
+fn of_what_has_expired_the_newest_are_dead_letters_if_they_shall_be() {
+    let sim = Sim::new();
+    let (mut log, _) = sim.open(SMALL, &clocks(0));
+    let a = log.endpoint("a");
+    for number in 0..300 {
+        append(&mut log, &message("s", number, 300), &[until(a, if number < 200 { 1 } else { 9 })]).unwrap();
+    }
+    let fifth = all(&mut log, a, 0)[4].place.sequence;
+    let letters = Some(Letters { reason: "ttl_expiry", at: UtcMillis(7) });
+    let expired = log.expire(a, 0, Some(fifth), Elapsed(5), letters);
+    let left = numbers(&mut log, a, 0);
+    assert_eq!((expired.messages, expired.left_messages), (300 - left.len() as u64, left.len() as u64 - 5));
+    let gone = 5 + expired.messages;
+    assert!((180..=200).contains(&gone) && left[5] == gone, "{gone} {left:?}");
+    let dead: Vec<u64> =
+        log.dead_letters(None, usize::MAX).unwrap().iter().map(|letter| letter.accepted.sequence).collect();
+    assert!(dead.len() > 10 && dead.iter().copied().eq(gone - dead.len() as u64..gone), "{dead:?} of {gone}");
+    assert_eq!(log.usage().settled(How::DeadLettered) + log.usage().settled(How::Expired), expired.messages);
 }
 
 /// A device without a battery clock: 1970 at the boot, the right time later, a reboot to 1970.
