@@ -69,6 +69,8 @@ pub(crate) struct Inner {
     in_log: bool,
     /// The log has been asked to read on.
     loading: bool,
+    /// Not asked before then to look for what has expired behind the window.
+    look_again_at: Uptime,
     /// What its routes say of it.
     options: QueueOptions,
     /// New messages go into the log.
@@ -138,6 +140,7 @@ impl Endpoint {
             backlog: Backlog::default(),
             in_log: false,
             loading: false,
+            look_again_at: Uptime(0),
             options: QueueOptions::default(),
             durable: false,
             bounds: [0; 2],
@@ -183,6 +186,7 @@ impl Endpoint {
         if has_room {
             return Room::Yes;
         }
+        self.ask_for_expired(inner, now);
         if inner.queue.can_make_room(size, priority, inner.options.overflow) {
             return Room::Makeable;
         }

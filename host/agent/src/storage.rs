@@ -63,6 +63,8 @@ enum Job {
     Open(Arc<Endpoint>, oneshot::Sender<()>),
     /// An endpoint's window has room.
     Load(Arc<Endpoint>),
+    /// An endpoint looks full, and what is behind its window may have expired.
+    Expire(Arc<Endpoint>),
     /// These endpoints are in force: what waits for others becomes dead letters.
     Keep(BTreeSet<Box<str>>),
     /// A person asks.
@@ -243,6 +245,11 @@ impl Storage {
 
     pub(crate) fn load(&self, endpoint: Arc<Endpoint>) {
         let _ = self.push(Job::Load(endpoint));
+    }
+
+    /// Has what expired of an endpoint given up, in memory and in the log.
+    pub(crate) fn expire(&self, endpoint: Arc<Endpoint>) {
+        let _ = self.push(Job::Expire(endpoint));
     }
 
     /// Makes dead letters of what waits for other endpoints than these.

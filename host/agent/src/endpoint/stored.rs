@@ -1,17 +1,26 @@
 //! An endpoint and the message log: what of its messages is in memory, and what is told to the log.
 
-use std::sync::{Arc, atomic::Ordering::SeqCst};
+use std::{
+    sync::{
+        Arc,
+        atomic::Ordering::{Relaxed, SeqCst},
+    },
+    time::Duration,
+};
 
 use marram_core::{
     backlog::{Held, Reading},
     deployment::{Durability, QueueOptions},
-    log::{EndpointId, QueueUsage},
+    log::{EndpointId, Expired, QueueUsage},
     queue::{DropReason, Dropped, Item},
     route::Sink,
     time::Uptime,
 };
 
 use super::{Endpoint, INPUT_QUEUE_BYTES, Inner, UPSTREAM_QUEUE_BYTES};
+
+/// Between two looks for what has expired behind the window of a full queue: shorter than senders wait, long beside what it costs.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 impl Endpoint {
     /// Its name in the log and for people: `$upstream` or `module/input`.
@@ -185,6 +194,41 @@ impl Endpoint {
             drop(inner);
             self.consumer.ring();
             self.room.notify_waiters();
+        }
+    }
+
+    /// The priorities that have messages behind the window, each with the last one before them.
+    pub(crate) fn backlogs(&self) -> Vec<(u8, Option<u64>)> {
+        self.lock().backlog.behind().collect()
+    }
+
+    /// Whether what expires becomes a dead letter.
+    pub(crate) fn keeps_expired(&self) -> bool {
+        self.lock().options.expired_to_dead_letter
+    }
+
+    /// Messages behind the window have expired and are gone from the log.
+    pub(crate) fn expired_behind(self: &Arc<Self>, priority: u8, expired: &Expired) {
+        let Expired { messages, left_messages, .. } = *expired;
+        let reason = DropReason::Expired.label();
+        let mut inner = self.lock();
+        inner.backlog.expired(priority, expired);
+        *inner.dropped.entry(reason).or_default() += messages;
+        if inner.closed {
+            self.removed.fetch_add(messages, Relaxed); // its own counters go with it
+        }
+        self.read_on(&mut inner);
+        drop(inner);
+        tracing::warn!(endpoint = %self.sink, messages, left_messages, reason, "gave up messages that nobody had asked for yet");
+        self.consumer.ring(); // it may wait for the end of the backlog
+        self.room.notify_waiters();
+    }
+
+    /// Asks the log to look for what has expired behind the window: senders are refused for it. Not each time that one is.
+    pub(super) fn ask_for_expired(self: &Arc<Self>, inner: &mut Inner, now: Uptime) {
+        if inner.backlog.is_behind() && inner.look_again_at <= now {
+            inner.look_again_at = now.after(BETWEEN_LOOKS);
+            self.storage.expire(self.clone());
         }
     }
 

@@ -1,6 +1,8 @@
 //! The one owner of the log: does jobs in their order, several messages in one write, and in quiet moments what can wait: writing
 //! settlements, syncing, giving room back.
 
+mod read;
+
 use std::{
     collections::BTreeSet,
     ops::Range,
@@ -146,6 +148,7 @@ impl Writer {
                 self.commit();
                 self.load(endpoint);
             }
+            Job::Expire(endpoint) => self.expire_of(&endpoint, self.clock.uptime()),
             Job::Keep(names) => {
                 self.commit();
                 self.keep = Some(names);
@@ -284,49 +287,6 @@ impl Writer {
         }
     }
 
-    fn open(&mut self, endpoint: Arc<Endpoint>) {
-        let name = endpoint.name();
-        let id = self.log.endpoint(&name);
-        self.retired.remove(&id);
-        // Its messages are not to be buried any more, if that has not been done yet.
-        if let Some(keep) = &mut self.keep {
-            keep.insert(name.clone());
-        }
-        let queues = self.log.endpoints().into_iter().find(|usage| usage.id == id).map(|usage| usage.queues);
-        endpoint.opened(id, &queues.unwrap_or_default());
-        self.endpoints.retain(|endpoint| endpoint.strong_count() > 0);
-        self.endpoints.push(Arc::downgrade(&endpoint));
-        self.load(endpoint);
-    }
-
-    /// Reads on into an endpoint's window, until it is full or there is nothing behind it.
-    fn load(&mut self, endpoint: Arc<Endpoint>) {
-        let Some(id) = endpoint.id() else { return };
-        while let Some(reading) = endpoint.next_reading() {
-            let mut found = Vec::new();
-            let read = self.log.read(id, reading.priority, reading.after, reading.max_bytes, &mut found);
-            let bytes: usize = found.iter().map(|stored| stored.accepted.message.size() + ITEM_OVERHEAD).sum();
-            let is_all = read.is_ok() && bytes < reading.max_bytes;
-            let items = found.into_iter().map(|stored| Item {
-                size: stored.accepted.message.size() + ITEM_OVERHEAD,
-                priority: reading.priority,
-                deadline: stored.deadline.map(|at| self.storage.uptime(at)),
-                attempts: stored.attempts,
-                max_attempts: stored.max_attempts,
-                suspect: stored.place.sequence < self.first,
-                stored: Some(stored.place),
-                arrival: Arrival::default(),
-                accepted: stored.accepted,
-            });
-            endpoint.loaded(reading.priority, items, is_all, self.clock.uptime());
-            if let Err(error) = read {
-                tracing::error!(endpoint = %endpoint.sink, %error, "messages cannot be read; trying again");
-                self.unread.push(endpoint);
-                return;
-            }
-        }
-    }
-
     /// Buries what waits for endpoints that are not in force. What cannot be done now is tried again.
     fn bury_others(&mut self) {
         let Some(keep) = &self.keep else { return };
@@ -419,13 +379,6 @@ impl Writer {
         facts.room = self.log.room();
         facts.dead_letters = letters.iter().flat_map(|usage| &usage.queues).map(|queue| queue.messages).sum();
         facts.error.is_some()
-    }
-
-    /// Has endpoints give up what has expired; what comes into their windows instead is judged when it is read.
-    fn expire(&mut self, now: Uptime) {
-        for endpoint in self.endpoints.iter().filter_map(Weak::upgrade) {
-            endpoint.expire(now);
-        }
     }
 
     pub(super) fn flush(&mut self) {
