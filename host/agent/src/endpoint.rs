@@ -242,8 +242,9 @@ impl Endpoint {
         let mut inner = self.lock();
         let done = inner.queue.credit(batch);
         inner.delivered += done as u64;
-        drop(inner);
+        // Under the lock: who finds nothing in memory can rely on the log's knowing what became of it.
         self.storage.tell(Outcome { done: batch.take_done_stored(), ..Outcome::default() });
+        drop(inner);
         self.room.notify_waiters();
     }
 

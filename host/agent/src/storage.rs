@@ -138,7 +138,7 @@ pub(crate) struct Facts {
     pub(crate) room: Room,
     /// Places that were found damaged since the host started, its opening included.
     pub(crate) damaged: u64,
-    /// Messages that were lost by that, at most, as far as they can be counted.
+    /// Messages that were lost by that, at most, as far as they can be counted, and given-up ones that can never be dead letters.
     pub(crate) lost: u64,
     pub(crate) dead_letters: u64,
     /// Why the log does not take messages; none while it does.

@@ -130,6 +130,23 @@ impl Endpoint {
         self.read_on(&mut inner);
     }
 
+    /// The log holds messages that are neither in memory nor behind the window: they were given up when there was no room for dead letters. All
+    /// are read again from the beginning, once nothing is in memory that would come twice. False: not now.
+    pub(crate) fn read_again(self: &Arc<Self>, queues: &[QueueUsage]) -> bool {
+        let mut inner = self.lock();
+        if inner.closed {
+            return true; // they are buried with the rest
+        }
+        if !inner.queue.is_empty() || inner.in_log || inner.loading {
+            return false;
+        }
+        for queue in queues {
+            inner.backlog.restore(queue.priority, queue.messages, queue.bytes);
+        }
+        self.read_on(&mut inner);
+        true
+    }
+
     /// Asks the log to read on if there is room in memory.
     pub(super) fn read_on(self: &Arc<Self>, inner: &mut Inner) {
         inner.account();

@@ -1,6 +1,7 @@
 //! The one owner of the log: does jobs in their order, several messages in one write, and in quiet moments what can wait: writing
 //! settlements, syncing, giving room back.
 
+mod letters;
 mod read;
 
 use std::{
@@ -21,6 +22,7 @@ use marram_core::{
 };
 use tokio::sync::watch;
 
+use self::letters::Unburied;
 use super::{Append, Job, NotStored, Outcome, Storage};
 use crate::{clock::Clock, endpoint::Endpoint};
 
@@ -57,8 +59,7 @@ pub(super) struct Writer {
     taken: std::vec::IntoIter<Job>,
     group: Vec<Append>,
     group_bytes: usize,
-    /// Dead letters that could not be made yet.
-    unburied: Vec<(Place, u32, String)>,
+    unburied: Unburied,
     /// Endpoints that could not be read.
     unread: Vec<Arc<Endpoint>>,
     unflushed: Option<Uptime>,
@@ -94,7 +95,7 @@ impl Writer {
             taken: Vec::new().into_iter(),
             group: Vec::new(),
             group_bytes: 0,
-            unburied: Vec::new(),
+            unburied: Unburied::default(),
             unread: Vec::new(),
             unflushed: None,
             unsynced: None,
@@ -275,49 +276,6 @@ impl Writer {
         }
     }
 
-    fn bury(&mut self, place: Place, attempts: u32, reason: String) {
-        self.log.attempt(place, attempts);
-        match self.log.bury(place, &reason, self.clock.utc()) {
-            Ok(_) => self.wrote(ITEM_OVERHEAD),
-            Err(LogError::Unknown(_)) => {} // settled meanwhile, or damaged
-            Err(error) => {
-                tracing::debug!(%error, "a dead letter waits for room in the message log");
-                self.unburied.push((place, attempts, reason));
-            }
-        }
-    }
-
-    /// Buries what waits for endpoints that are not in force. What cannot be done now is tried again.
-    fn bury_others(&mut self) {
-        let Some(keep) = &self.keep else { return };
-        let others = self.log.endpoints().into_iter().filter(|usage| {
-            *usage.name != *DEAD_LETTERS && !keep.contains(&*usage.name) && !self.retired.contains(&usage.id)
-        });
-        for usage in others.collect::<Vec<_>>() {
-            match self.log.remove_endpoint(usage.id, "endpoint_removed", self.clock.utc()) {
-                Ok(removed) => {
-                    self.retired.insert(usage.id);
-                    let messages = removed.buried + removed.dropped;
-                    self.removed.fetch_add(messages, Relaxed);
-                    if messages > 0 {
-                        tracing::warn!(
-                            endpoint = %usage.name,
-                            dead_letters = removed.buried,
-                            dropped = removed.dropped,
-                            "no route leads to this endpoint any more; its messages were given up"
-                        );
-                        self.wrote(SYNC_BYTES);
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(endpoint = %usage.name, %error, "messages of a removed endpoint wait to become dead letters");
-                    return;
-                }
-            }
-        }
-        self.keep = None;
-    }
-
     /// How long to wait for jobs before something is due.
     fn patience(&self) -> Duration {
         let now = self.clock.uptime();
@@ -357,9 +315,7 @@ impl Writer {
     }
 
     fn look_again(&mut self) {
-        for (place, attempts, reason) in std::mem::take(&mut self.unburied) {
-            self.bury(place, attempts, reason);
-        }
+        self.bury_waiting();
         for endpoint in std::mem::take(&mut self.unread) {
             self.load(endpoint);
         }
@@ -425,9 +381,7 @@ impl Writer {
 
     fn stop(mut self) {
         self.commit();
-        for (place, attempts, reason) in std::mem::take(&mut self.unburied) {
-            self.bury(place, attempts, reason);
-        }
+        self.bury_last();
         self.log.stamp(&self.clock.clocks());
         self.sync();
     }

@@ -1,0 +1,142 @@
+//! Messages that were given up become dead letters, and wait when the log has no room for that.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::{PoisonError, Weak, atomic::Ordering::Relaxed},
+};
+
+use marram_core::{
+    log::{DEAD_LETTERS, EndpointId, How, LogError, Place},
+    queue::ITEM_OVERHEAD,
+};
+
+use super::{SYNC_BYTES, Writer};
+
+/// Messages that wait to become dead letters, in memory: some 100 bytes each, at most half a MiB with the words of their receivers.
+/// With twice as many, little less would be delivered once more.
+const MOST_WAITING: usize = 1024;
+
+/// What was given up and is not a dead letter yet. It is in the log all the while, not settled: a kill loses nothing.
+#[derive(Default)]
+pub(super) struct Unburied {
+    waiting: VecDeque<Letter>,
+    /// Endpoints of more: what is known of those is in the log alone.
+    beyond: BTreeSet<EndpointId>,
+}
+
+struct Letter {
+    place: Place,
+    reason: String,
+}
+
+impl Unburied {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.beyond.is_empty()
+    }
+}
+
+impl Writer {
+    pub(super) fn bury(&mut self, place: Place, attempts: u32, reason: String) {
+        self.log.attempt(place, attempts);
+        let letter = Letter { place, reason };
+        // Where others wait there is no room.
+        if self.unburied.waiting.is_empty() && self.try_bury(&letter) {
+            return;
+        }
+        if self.unburied.waiting.len() < MOST_WAITING {
+            self.unburied.waiting.push_back(letter);
+        } else if self.unburied.beyond.insert(place.endpoint) {
+            tracing::warn!(
+                waiting = MOST_WAITING,
+                "there is no room for more dead letters; further messages that are given up stay in the message log and are delivered once more"
+            );
+        }
+    }
+
+    /// Tries those that wait, until there is no room.
+    pub(super) fn bury_waiting(&mut self) {
+        while let Some(letter) = self.unburied.waiting.pop_front() {
+            if !self.try_bury(&letter) {
+                self.unburied.waiting.push_front(letter);
+                return;
+            }
+        }
+        for endpoint in std::mem::take(&mut self.unburied.beyond) {
+            if !self.read_again(endpoint) {
+                self.unburied.beyond.insert(endpoint);
+            }
+        }
+    }
+
+    /// The same at the end.
+    pub(super) fn bury_last(&mut self) {
+        self.bury_waiting();
+        let messages = self.unburied.waiting.len();
+        if messages > 0 {
+            tracing::warn!(
+                messages,
+                "there is no room for these dead letters; they stay in the message log, and are delivered once more after the next start"
+            );
+        }
+    }
+
+    /// False: there is no room, or the disk fails.
+    fn try_bury(&mut self, letter: &Letter) -> bool {
+        let Letter { place, reason } = letter;
+        match self.log.bury(*place, reason, self.clock.utc()) {
+            Ok(_) => self.wrote(ITEM_OVERHEAD),
+            Err(LogError::Unknown(_)) => {} // settled meanwhile, or damaged
+            Err(LogError::Full(_) | LogError::Disk(_)) => return false,
+            Err(error @ LogError::Refused(_)) => {
+                tracing::error!(%error, sequence = place.sequence, reason, "a message can never be a dead letter and was dropped");
+                self.log.settle(*place, How::Dropped);
+                let now = self.clock.uptime();
+                self.unflushed.get_or_insert(now);
+                self.storage.facts.lock().unwrap_or_else(PoisonError::into_inner).lost += 1;
+            }
+        }
+        true
+    }
+
+    /// Has an endpoint read what is in the log and nobody knows. False: later.
+    fn read_again(&mut self, id: EndpointId) -> bool {
+        let mut endpoints = self.endpoints.iter().filter_map(Weak::upgrade);
+        // Without an endpoint they are buried with all that waits for it.
+        let Some(endpoint) = endpoints.find(|endpoint| endpoint.id() == Some(id) && !endpoint.is_closed()) else {
+            return true;
+        };
+        let usage = self.log.endpoints().into_iter().find(|usage| usage.id == id);
+        endpoint.read_again(&usage.map(|usage| usage.queues).unwrap_or_default())
+    }
+
+    /// Buries what waits for endpoints that are not in force. What cannot be done now is tried again.
+    pub(super) fn bury_others(&mut self) {
+        let Some(keep) = &self.keep else { return };
+        let others = self.log.endpoints().into_iter().filter(|usage| {
+            *usage.name != *DEAD_LETTERS && !keep.contains(&*usage.name) && !self.retired.contains(&usage.id)
+        });
+        for usage in others.collect::<Vec<_>>() {
+            match self.log.remove_endpoint(usage.id, "endpoint_removed", self.clock.utc()) {
+                Ok(removed) => {
+                    self.retired.insert(usage.id);
+                    let messages = removed.buried + removed.dropped;
+                    self.removed.fetch_add(messages, Relaxed);
+                    if messages > 0 {
+                        tracing::warn!(
+                            endpoint = %usage.name,
+                            dead_letters = removed.buried,
+                            dropped = removed.dropped,
+                            "no route leads to this endpoint any more; its messages were given up"
+                        );
+                        self.wrote(SYNC_BYTES);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(endpoint = %usage.name, %error, "messages of a removed endpoint wait to become dead letters");
+                    return;
+                }
+            }
+        }
+        self.keep = None;
+    }
+}
