@@ -44,7 +44,7 @@ pub struct MessageLogStatus {
     pub max_bytes: u64,
     /// Places that were found damaged since the host started, its opening included.
     pub damaged: u64,
-    /// Messages that were lost by that, as far as they could be counted.
+    /// Messages that were lost by that, as far as they could be counted, and given-up ones that can never be dead letters.
     pub lost: u64,
     /// Dead letters that are kept.
     #[serde(default)]

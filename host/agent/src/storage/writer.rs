@@ -1,28 +1,26 @@
 //! The one owner of the log: does jobs in their order, several messages in one write, and in quiet moments what can wait: writing
 //! settlements, syncing, giving room back.
 
+mod condition;
 mod letters;
 mod read;
 
 use std::{
     collections::BTreeSet,
     ops::Range,
-    sync::{
-        Arc, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Weak, atomic::AtomicU64},
     time::Duration,
 };
 
 use marram_core::{
-    log::{DEAD_LETTERS, EndpointId, Entry, How, LogError, MessageLog, Place, Reference, Safety},
+    log::{EndpointId, Entry, How, LogError, MessageLog, Place, Reference, Safety},
     message::Accepted,
     queue::{Arrival, ITEM_OVERHEAD, Item},
     time::Uptime,
 };
 use tokio::sync::watch;
 
-use self::letters::Unburied;
+use self::{condition::Condition, letters::Unburied};
 use super::{Append, Job, NotStored, Outcome, Storage};
 use crate::{clock::Clock, endpoint::Endpoint};
 
@@ -60,6 +58,7 @@ pub(super) struct Writer {
     group: Vec<Append>,
     group_bytes: usize,
     unburied: Unburied,
+    condition: Condition,
     /// Endpoints that could not be read.
     unread: Vec<Arc<Endpoint>>,
     unflushed: Option<Uptime>,
@@ -96,6 +95,7 @@ impl Writer {
             group: Vec::new(),
             group_bytes: 0,
             unburied: Unburied::default(),
+            condition: Condition::default(),
             unread: Vec::new(),
             unflushed: None,
             unsynced: None,
@@ -175,7 +175,7 @@ impl Writer {
     fn store(&mut self, mut group: Vec<Append>) {
         match self.write(&group) {
             Ok((numbers, accepted)) => {
-                self.set_error(None);
+                self.note_stored();
                 for ((append, accepted), number) in group.into_iter().zip(accepted).zip(numbers) {
                     self.hand_on(append, &accepted, number);
                 }
@@ -187,8 +187,8 @@ impl Writer {
                 self.store(rest);
             }
             Err(error) => {
-                self.set_error(Some(error.to_string()));
                 for append in group {
+                    self.note_refused(&error, append.size);
                     append.refuse(NotStored::from(&error));
                 }
             }
@@ -282,8 +282,8 @@ impl Writer {
         let left = |since: Uptime, span: Duration| Duration::from_millis(since.after(span).0.saturating_sub(now.0));
         let flush = self.unflushed.map(|since| left(since, FLUSH_AFTER));
         let sync = self.unsynced.zip(self.sync_after).map(|(since, after)| left(since, after));
-        let waits = !self.unburied.is_empty() || !self.unread.is_empty() || self.keep.is_some() || self.untidy;
-        let look = waits.then(|| left(self.looked, LOOK_AGAIN));
+        let waits = !self.unburied.is_empty() || !self.unread.is_empty() || self.condition.is_open();
+        let look = (waits || self.keep.is_some() || self.untidy).then(|| left(self.looked, LOOK_AGAIN));
         let stamp = left(self.stamped, if self.untidy { STAMP_EVERY } else { IDLE_STAMP_EVERY });
         [flush, sync, look].into_iter().flatten().fold(stamp, Duration::min)
     }
@@ -321,20 +321,8 @@ impl Writer {
         }
         self.bury_others();
         self.untidy = self.log.tidy();
-        if self.note_facts() {
-            self.expire(self.clock.uptime());
-        }
-    }
-
-    /// Notes what a person may ask. True: the log is full, or fails.
-    pub(super) fn note_facts(&mut self) -> bool {
-        let damage = self.log.take_damage();
-        let letters = self.log.endpoints().into_iter().find(|usage| *usage.name == *DEAD_LETTERS);
-        let mut facts = self.storage.facts.lock().unwrap_or_else(PoisonError::into_inner);
-        facts.count(&damage);
-        facts.room = self.log.room();
-        facts.dead_letters = letters.iter().flat_map(|usage| &usage.queues).map(|queue| queue.messages).sum();
-        facts.error.is_some()
+        self.look_for_room();
+        self.note_facts();
     }
 
     pub(super) fn flush(&mut self) {
@@ -364,19 +352,6 @@ impl Writer {
         let now = self.clock.uptime();
         self.unsynced.get_or_insert(now);
         self.unsynced_bytes += bytes;
-    }
-
-    /// Notes why the log takes nothing; its first time goes to the host's log.
-    fn set_error(&self, error: Option<String>) {
-        let mut facts = self.storage.facts.lock().unwrap_or_else(PoisonError::into_inner);
-        if facts.error.is_some() == error.is_some() {
-            return;
-        }
-        match &error {
-            Some(error) => tracing::error!(%error, "the message log takes no messages; senders get `full`"),
-            None => tracing::info!("the message log takes messages again"),
-        }
-        facts.error = error;
     }
 
     fn stop(mut self) {

@@ -56,7 +56,7 @@ async fn noted(world: &World, count: usize) -> Vec<String> {
     lines.into_iter().filter(|line| !line.starts_with("start")).collect()
 }
 
-async fn queue_with(agent: &Agent, wanted: impl Fn(&QueueStatus) -> bool) -> QueueStatus {
+pub(super) async fn queue_with(agent: &Agent, wanted: impl Fn(&QueueStatus) -> bool) -> QueueStatus {
     let waiting = async {
         loop {
             let queue = agent.status().await.unwrap().queues[0].clone();
