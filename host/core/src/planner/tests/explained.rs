@@ -1,5 +1,7 @@
 //! What the supervisor's own picture looks like in words.
 
+use std::collections::BTreeSet;
+
 use super::{
     facts::{Scene, order, stopped, version},
     *,
@@ -18,6 +20,24 @@ fn told(scene: &Scene) -> String {
         format!("{} {}: {}{until}", step.action.as_str(), step.module, step.reason)
     };
     explained.steps.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// What is said is what is planned: no step is left out, none is made up, and a wait has the planner's time.
+pub(super) fn check_words(plan: &Plan, desired: &Deployment, observed: &Observed, now: Uptime) {
+    let explained = explain(desired, observed, now, UtcMillis(now.0));
+    let acts = |step: &&ExplainedStep| !matches!(step.action, Action::Wait | Action::GiveUp);
+    let said: Vec<&ModuleName> = explained.steps.iter().filter(acts).map(|step| &step.module).collect();
+    let planned = plan.steps.iter().filter(|step| !matches!(step, Step::Adopt(_)));
+    let planned: Vec<&ModuleName> = planned.map(super::laws::subject).collect();
+    assert_eq!(said, planned, "{explained:?} {plan:?}");
+    let modules: BTreeSet<&ModuleName> = explained.steps.iter().map(|step| &step.module).collect();
+    assert_eq!(modules.len(), explained.steps.len(), "two steps for one module: {explained:?}");
+    if plan.steps.is_empty() {
+        assert_eq!(explained.wake.map(|wake| wake.0), plan.wake_at.map(|wake| wake.0), "{explained:?}");
+    }
+    for gone in observed.modules.keys().filter(|name| !desired.modules.contains_key(*name)) {
+        assert!(modules.contains(gone), "nothing is said of {gone}, which is to go: {explained:?}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{explained::check_words, *};
 
 /// How long the model's work takes, in ms; much less than a back-off.
 const WORK: u64 = 700;
@@ -114,6 +114,7 @@ impl Model {
         for _ in 0..20 {
             let plan = plan(&self.desired, &self.observed, self.now);
             check_laws(&plan, self);
+            check_words(&plan, &self.desired, &self.observed, self.now);
             plan.steps.iter().for_each(|step| self.issue(step));
             if plan.wake_at.is_none_or(|at| at > self.now) {
                 self.check_preparations();
@@ -205,7 +206,7 @@ fn extract<T>(from: &mut Vec<T>, take: impl FnMut(&T) -> bool) -> Vec<T> {
     taken
 }
 
-fn subject(step: &Step) -> &ModuleName {
+pub(super) fn subject(step: &Step) -> &ModuleName {
     match step {
         Step::Prepare(spec) | Step::Adopt(spec) => &spec.name,
         Step::Start(name) | Step::Stop(name) | Step::Remove(name) | Step::Promote(name) => name,
