@@ -222,6 +222,9 @@ pub struct TwinView {
     pub reported: serde_json::Value,
     /// Their version.
     pub reported_version: u64,
+    /// Both as IoT Hub shows them to services, with `$version`, and in `$metadata` when what was last changed.
+    #[serde(default)]
+    pub properties: serde_json::Value,
 }
 
 /// Why a question about a module has no answer.
@@ -255,6 +258,7 @@ impl TwinView {
             },
             reported: twin.reported().clone().into(),
             reported_version: twin.reported_version(),
+            properties: twin.properties(),
         }
     }
 }
@@ -279,7 +283,7 @@ impl Agent {
         let storage = Storage::start(config.log, &config.damage, clock, config.sync_after, Arc::clone(&removed))
             .map_err(StartError::Thread)?;
         let router = Arc::new(Router::new(clock, first_sequence, storage, removed));
-        let twins = Arc::new(Twins::new(config.documents.clone()));
+        let twins = Arc::new(Twins::new(config.documents.clone(), clock));
         let (events, receiver) = mpsc::channel(EVENTS);
         let (upstream_closing, closing) = watch::channel(false);
         let upstream = UpstreamTask { clock, router: router.clone(), upstream: config.upstream, closing };

@@ -20,13 +20,17 @@ use tokio::{
     sync::Semaphore,
 };
 
-use marram_core::{manifest::MAX_MANIFEST_BYTES, time::UtcMillis};
+use marram_core::{
+    manifest::MAX_MANIFEST_BYTES,
+    time::UtcMillis,
+    twin::{TwinFault, TwinFaults},
+};
 
 use crate::{
     agent::{Agent, ApplyError, ModuleError},
     dead_letters::DeadLetterError,
     logs::LogQuery,
-    twins::TwinQuery,
+    twins::{TwinError, TwinQuery},
 };
 
 /// Largest request body: a manifest.
@@ -316,13 +320,24 @@ impl From<ModuleError> for Failure {
         let (status, code) = match &error {
             ModuleError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown-module"),
             ModuleError::Refused(_) => (StatusCode::CONFLICT, "refused"),
-            ModuleError::Twin(crate::twins::TwinError::Store(_)) => (StatusCode::INTERNAL_SERVER_ERROR, "store"),
+            ModuleError::Twin(TwinError::Store(_)) => (StatusCode::INTERNAL_SERVER_ERROR, "store"),
             ModuleError::Twin(_) => (StatusCode::BAD_REQUEST, "bad-patch"),
             ModuleError::Cache(_) => (StatusCode::INTERNAL_SERVER_ERROR, "cache"),
             ModuleError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
         };
-        Self::new(status, code, error.to_string())
+        let mut failure = Self::new(status, code, error.to_string());
+        if let ModuleError::Twin(TwinError::Limit(TwinFaults(faults))) = &error {
+            failure.message = format!("the patch has {}; the twin is unchanged", count_faults(faults.len()));
+            let as_json =
+                |fault: &TwinFault| json!({ "at": fault.path, "message": fault.rule.to_string(), "hint": null });
+            failure.faults = faults.iter().map(as_json).collect();
+        }
+        failure
     }
+}
+
+fn count_faults(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "fault" } else { "faults" })
 }
 
 impl From<DeadLetterError> for Failure {
@@ -346,9 +361,8 @@ impl From<ApplyError> for Failure {
         };
         let mut failure = Self::new(status, code, error.to_string());
         if let ApplyError::Bad(faults) = &error {
-            let count = faults.0.len();
-            let noun = if count == 1 { "fault" } else { "faults" };
-            failure.message = format!("the manifest has {count} {noun}; the deployment in force is unchanged");
+            let count = count_faults(faults.0.len());
+            failure.message = format!("the manifest has {count}; the deployment in force is unchanged");
             let as_json = |fault: &marram_core::manifest::Finding| json!({ "at": fault.at, "message": fault.message, "hint": fault.hint });
             failure.faults = faults.0.iter().map(as_json).collect();
         }

@@ -14,7 +14,8 @@ use std::{
 use marram_core::{
     name::ModuleName,
     ports::{DocumentError, Documents, ReportError, TwinAck, TwinDocument},
-    twin::{Twin, TwinFault, desired_ack},
+    time::UtcMillis,
+    twin::{Twin, TwinFaults, desired_ack},
 };
 use serde_json::{Map, Value};
 use tokio::{
@@ -22,17 +23,19 @@ use tokio::{
     time::Instant,
 };
 
-use crate::doorbell::Doorbell;
+use crate::{clock::Clock, doorbell::Doorbell};
 
 /// All twins by module name.
 pub(crate) struct Twins {
     documents: Arc<dyn Documents>,
+    clock: Clock,
     cells: Mutex<BTreeMap<ModuleName, Arc<TwinCell>>>,
 }
 
 /// One module's twin.
 pub(crate) struct TwinCell {
     document_name: String,
+    clock: Clock,
     documents: Arc<dyn Documents>,
     current: Mutex<Arc<Twin>>,
     /// So that a running module sees a change without taking the lock.
@@ -80,15 +83,15 @@ pub enum TwinError {
     NotAnObject(String),
     /// Breaks a limit of twins.
     #[error("{0}")]
-    Limit(#[from] TwinFault),
+    Limit(#[from] TwinFaults),
     /// Could not be stored; nothing has changed.
     #[error("cannot store the twin: {0}")]
     Store(#[from] DocumentError),
 }
 
 impl Twins {
-    pub(crate) fn new(documents: Arc<dyn Documents>) -> Self {
-        Self { documents, cells: Mutex::default() }
+    pub(crate) fn new(documents: Arc<dyn Documents>, clock: Clock) -> Self {
+        Self { documents, clock, cells: Mutex::default() }
     }
 
     /// The twin of a module, read from disk the first time; a missing one begins empty.
@@ -119,6 +122,7 @@ impl Twins {
         };
         let cell = Arc::new(TwinCell {
             document_name,
+            clock: self.clock,
             documents: self.documents.clone(),
             desired_version: AtomicU64::new(twin.desired_version()),
             current: Mutex::new(Arc::new(twin)),
@@ -188,7 +192,7 @@ impl TwinCell {
 
     async fn report_now(&self, merge_patch_json: String) -> Result<u64, ReportError> {
         let patch = parse_object(&merge_patch_json).map_err(|error| ReportError::Invalid(error.to_string()))?;
-        match self.change(move |twin| Ok(twin.report(&patch)?)).await {
+        match self.change(move |twin, now| Ok(twin.report(&patch, now)?)).await {
             Ok(version) => Ok(version),
             Err(TwinError::Store(error)) => Err(ReportError::Other(error.to_string())),
             Err(error) => Err(ReportError::Invalid(error.to_string())),
@@ -198,14 +202,14 @@ impl TwinCell {
     /// The guest's answer to its desired properties.
     pub(crate) async fn acknowledge(&self, ack: &TwinAck, version: u64) -> Result<(), TwinError> {
         let patch = desired_ack(ack, version);
-        self.change(move |twin| Ok(twin.report(&patch)?)).await.map(drop)
+        self.change(move |twin, now| Ok(twin.report(&patch, now)?)).await.map(drop)
     }
 
     /// Merges a patch into the desired properties (`twin set`) and returns their version.
     pub(crate) async fn set_desired(&self, merge_patch_json: &str) -> Result<u64, TwinError> {
         let patch = parse_object(merge_patch_json)?;
-        self.change(move |twin| {
-            twin.set_desired(&patch)?;
+        self.change(move |twin, now| {
+            twin.set_desired(&patch, now)?;
             Ok(twin.desired_version())
         })
         .await
@@ -217,19 +221,22 @@ impl TwinCell {
         section: Map<String, Value>,
         deployment_version: u64,
     ) -> Result<(), TwinError> {
-        self.change(move |twin| {
-            twin.apply_manifest_section(Some(&section), deployment_version);
+        self.change(move |twin, now| {
+            twin.apply_manifest_section(Some(&section), deployment_version, now);
             Ok(())
         })
         .await
     }
 
     /// Changes a copy, stores it, then puts it in force: a change that cannot be stored has not happened.
-    async fn change<T>(&self, change: impl FnOnce(&mut Twin) -> Result<T, TwinError>) -> Result<T, TwinError> {
+    async fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Twin, UtcMillis) -> Result<T, TwinError>,
+    ) -> Result<T, TwinError> {
         let _one_writer = self.writer.lock().await;
         let old = self.twin();
         let mut new = Twin::clone(&old);
-        let result = change(&mut new)?;
+        let result = change(&mut new, self.clock.utc())?;
         if new == *old {
             return Ok(result);
         }
@@ -298,7 +305,7 @@ mod tests {
     }
 
     async fn cell() -> Arc<TwinCell> {
-        Twins::new(Arc::new(NoDisk)).cell(&ModuleName::new("m").unwrap()).await.unwrap()
+        Twins::new(Arc::new(NoDisk), Clock::start()).cell(&ModuleName::new("m").unwrap()).await.unwrap()
     }
 
     fn versions(twin: &Arc<Twin>) -> (u64, u64) {

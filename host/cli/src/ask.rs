@@ -111,12 +111,18 @@ fn painted(line: &str, paint: Option<Paint>) -> String {
 fn twin_text(twin: &TwinView) -> String {
     // Pretty JSON escapes control characters by itself.
     let section = |value: &Value| serde_json::to_string_pretty(value).unwrap_or_default();
+    let changed = |name: &str| match twin.properties[name]["$metadata"]["$lastUpdated"].as_str() {
+        Some(time) => format!(", last changed {}", plain(time)),
+        None => String::new(),
+    };
     format!(
-        "desired, version {}, written by {}\n{}\nreported, version {}\n{}\n",
+        "desired, version {}, written by {}{}\n{}\nreported, version {}{}\n{}\n",
         twin.desired_version,
         plain(&twin.desired_origin),
+        changed("desired"),
         section(&twin.desired),
         twin.reported_version,
+        changed("reported"),
         section(&twin.reported),
     )
 }

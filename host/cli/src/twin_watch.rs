@@ -159,6 +159,7 @@ mod tests {
             desired_origin: "local".into(),
             reported: reported.1,
             reported_version: reported.0,
+            properties: Value::Null,
         }
     }
 

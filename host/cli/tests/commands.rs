@@ -5,6 +5,7 @@
 
 mod host;
 mod plan;
+mod twin;
 
 use host::{Host, marram, scratch};
 use serde_json::{Value, json};

@@ -2,38 +2,45 @@
 //! writes [`Twin`] as a document after each change.
 
 mod limits;
+mod metadata;
 mod patch;
 mod settings;
 #[cfg(test)]
 mod tests;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
+use self::metadata::Metadata;
 pub use self::{
     limits::{
-        MAX_DEPTH, MAX_INTEGER, MAX_KEY_BYTES, MAX_SECTION_BYTES, MAX_STRING_BYTES, MIN_INTEGER, TwinFault, TwinRule,
-        twin_faults, validate_desired, validate_patch,
+        MAX_DEPTH, MAX_INTEGER, MAX_KEY_BYTES, MAX_SECTION_BYTES, MAX_STRING_BYTES, MIN_INTEGER, TwinFault, TwinFaults,
+        TwinRule, twin_faults, validate_desired, validate_patch,
     },
     patch::{diff, merge_patch},
     settings::{setting, settings},
 };
-use crate::ports::TwinAck;
+use crate::{ports::TwinAck, time::UtcMillis};
 
 /// Key of the reported properties under which a module's answer to its desired properties stands.
 pub const DESIRED_ACK: &str = "desiredAck";
 
 /// The stored twin of one module. Versions start at 1 and rise by one with each change; a write that changes nothing
-/// makes no new version.
+/// makes no new version, and no new time of a property that it names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Twin {
     format: Format,
     desired: Map<String, Value>,
     desired_version: u64,
     desired_origin: Origin,
+    /// Of files that were written before there was any: none noted.
+    #[serde(default = "Metadata::new")]
+    desired_metadata: Metadata,
     manifest_section: Option<Map<String, Value>>,
     reported: Map<String, Value>,
     reported_version: u64,
+    #[serde(default = "Metadata::new")]
+    reported_metadata: Metadata,
 }
 
 /// Who wrote the present desired properties.
@@ -56,9 +63,11 @@ impl Default for Twin {
             desired: Map::new(),
             desired_version: 1,
             desired_origin: Origin::Local,
+            desired_metadata: Metadata::new(),
             manifest_section: None,
             reported: Map::new(),
             reported_version: 1,
+            reported_metadata: Metadata::new(),
         }
     }
 }
@@ -106,6 +115,21 @@ impl Twin {
         self.reported_version
     }
 
+    /// Both sections as IoT Hub shows them to services: `{"desired": {…, "$metadata": {…}, "$version": n}, "reported": {…}}`.
+    #[must_use]
+    pub fn properties(&self) -> Value {
+        let section = |properties: &Map<String, Value>, metadata: &Metadata, version: u64| {
+            let mut section = properties.clone();
+            section.insert("$metadata".into(), metadata.document().into());
+            section.insert("$version".into(), version.into());
+            section
+        };
+        json!({
+            "desired": section(&self.desired, &self.desired_metadata, self.desired_version),
+            "reported": section(&self.reported, &self.reported_metadata, self.reported_version),
+        })
+    }
+
     /// Applies the module's section of a deployment, already validated ([`validate_desired`]). It replaces all desired
     /// properties, but only if it differs from the section applied last: what `twin set` wrote survives a reboot and a
     /// re-apply of the same manifest. A manifest without a section leaves the twin alone, as in IoT Edge.
@@ -116,6 +140,7 @@ impl Twin {
         &mut self,
         section: Option<&Map<String, Value>>,
         deployment_version: u64,
+        now: UtcMillis,
     ) -> Option<Map<String, Value>> {
         let section = section?;
         if self.manifest_section.as_ref() == Some(section) {
@@ -124,7 +149,7 @@ impl Twin {
         self.manifest_section = Some(section.clone());
         let mut wanted = Map::new();
         merge_patch(&mut wanted, section); // a null in a section means "not there"
-        let patch = self.replace_desired(wanted, Origin::Manifest { deployment_version });
+        let patch = self.replace_desired(wanted, Origin::Manifest { deployment_version }, now);
         (!patch.is_empty()).then_some(patch)
     }
 
@@ -133,26 +158,32 @@ impl Twin {
     ///
     /// # Errors
     /// The patch or its result breaks a limit; nothing has changed.
-    pub fn set_desired(&mut self, patch: &Map<String, Value>) -> Result<Map<String, Value>, TwinFault> {
+    pub fn set_desired(
+        &mut self,
+        patch: &Map<String, Value>,
+        now: UtcMillis,
+    ) -> Result<Map<String, Value>, TwinFaults> {
         validate_patch(patch)?;
         let mut wanted = self.desired.clone();
         merge_patch(&mut wanted, patch);
         validate_desired(&wanted)?;
-        Ok(self.replace_desired(wanted, Origin::Local))
+        Ok(self.replace_desired(wanted, Origin::Local, now))
     }
 
     /// Merges a patch into the reported properties and returns their version.
     ///
     /// # Errors
     /// The patch or its result breaks a limit; nothing has changed.
-    pub fn report(&mut self, patch: &Map<String, Value>) -> Result<u64, TwinFault> {
+    pub fn report(&mut self, patch: &Map<String, Value>, now: UtcMillis) -> Result<u64, TwinFaults> {
         validate_patch(patch)?;
         let mut reported = self.reported.clone();
         merge_patch(&mut reported, patch);
         validate_desired(&reported)?;
-        if reported != self.reported {
+        let changes = diff(&self.reported, &reported);
+        if !changes.is_empty() {
             self.reported = reported;
             self.reported_version = self.reported_version.saturating_add(1);
+            self.reported_metadata.note(&changes, now, self.reported_version);
         }
         Ok(self.reported_version)
     }
@@ -172,12 +203,13 @@ impl Twin {
         serde_json::from_slice(bytes)
     }
 
-    fn replace_desired(&mut self, wanted: Map<String, Value>, origin: Origin) -> Map<String, Value> {
+    fn replace_desired(&mut self, wanted: Map<String, Value>, origin: Origin, now: UtcMillis) -> Map<String, Value> {
         let patch = diff(&self.desired, &wanted);
         if !patch.is_empty() {
             self.desired = wanted;
             self.desired_version = self.desired_version.saturating_add(1);
             self.desired_origin = origin;
+            self.desired_metadata.note(&patch, now, self.desired_version);
         }
         patch
     }

@@ -30,6 +30,10 @@ pub struct TwinFault {
     pub rule: TwinRule,
 }
 
+/// All places of a document that break a limit, never empty.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct TwinFaults(pub Vec<TwinFault>);
+
 /// The limits, with what was found.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TwinRule {
@@ -62,20 +66,33 @@ impl fmt::Display for TwinFault {
     }
 }
 
+/// On one line, for the module that reports: the first, and how many more.
+impl fmt::Display for TwinFaults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(first) = self.0.first() else { return Ok(()) };
+        first.fmt(f)?;
+        match self.0.len() - 1 {
+            0 => Ok(()),
+            more => write!(f, " (and {more} more)"),
+        }
+    }
+}
+
 /// Checks a patch; null (delete this key) is allowed outside of arrays.
 ///
 /// # Errors
-/// The first limit that it breaks, and where.
-pub fn validate_patch(patch: &Map<String, Value>) -> Result<(), TwinFault> {
-    twin_faults(patch).into_iter().next().map_or(Ok(()), Err)
+/// Each limit that it breaks, and where.
+pub fn validate_patch(patch: &Map<String, Value>) -> Result<(), TwinFaults> {
+    let faults = twin_faults(patch);
+    if faults.is_empty() { Ok(()) } else { Err(TwinFaults(faults)) }
 }
 
 /// Checks a whole document: the result of a patch, or a section of a manifest. Its limits are those of a patch; a null in
 /// it means that the key is not there.
 ///
 /// # Errors
-/// The first limit that it breaks, and where.
-pub fn validate_desired(document: &Map<String, Value>) -> Result<(), TwinFault> {
+/// Each limit that it breaks, and where.
+pub fn validate_desired(document: &Map<String, Value>) -> Result<(), TwinFaults> {
     validate_patch(document)
 }
 

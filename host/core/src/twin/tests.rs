@@ -5,6 +5,10 @@ use serde_json::json;
 
 use super::*;
 
+mod model;
+
+const NOW: UtcMillis = UtcMillis(1_769_860_800_000);
+
 fn map(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(map) => map,
@@ -71,6 +75,15 @@ fn every_limit_names_its_place() {
 }
 
 #[test]
+fn the_eleventh_level_is_one_too_many_for_objects_and_for_arrays() {
+    assert_eq!(validate_patch(&map(nested(11))), Ok(()), "the document itself is level 0");
+    let list = (0..10).fold(json!(1), |inner, _| json!([inner]));
+    assert_eq!(validate_patch(&map(json!({ "k": list }))), Ok(()));
+    let fault = validate_patch(&map(json!({ "k": [list] }))).unwrap_err();
+    assert_eq!(fault.to_string(), format!("k{}: nested deeper than 10 levels", "[0]".repeat(10)));
+}
+
+#[test]
 fn a_long_key_is_a_fault_and_is_shown_cut() {
     let fault = validate_patch(&map(json!({ "k".repeat(MAX_KEY_BYTES + 1): 1 }))).unwrap_err();
     assert_eq!(fault.to_string(), format!("{}: a key of 1025 bytes, at most 1024 are allowed", "k".repeat(64)));
@@ -107,23 +120,25 @@ fn all_faults_of_a_document_are_found() {
     let document = map(json!({"a.b": {"c d": null}, "list": [null], "n": i64::MAX}));
     let places: Vec<String> = twin_faults(&document).into_iter().map(|fault| fault.path).collect();
     assert_eq!(places, ["a.b", "a.b.c d", "list[0]", "n"]);
+    let told = Twin::new().report(&document, NOW).unwrap_err().to_string();
+    assert!(told.starts_with("a.b: a key may not contain '.'") && told.ends_with(" (and 3 more)"), "{told}");
 }
 
 #[test]
 fn a_manifest_section_replaces_the_desired_properties_once() {
     let mut twin = Twin::new();
     let section = map(json!({"limit": 30, "unit": "C"}));
-    assert_eq!(twin.apply_manifest_section(Some(&section), 4), Some(section.clone()));
+    assert_eq!(twin.apply_manifest_section(Some(&section), 4, NOW), Some(section.clone()));
     assert_eq!((twin.desired(), twin.desired_version()), (&section, 2));
     assert_eq!(twin.desired_origin(), Origin::Manifest { deployment_version: 4 });
 
-    twin.set_desired(&map(json!({"limit": 35}))).unwrap();
-    assert_eq!(twin.apply_manifest_section(Some(&section), 5), None, "`twin set` survives a re-apply");
-    assert_eq!(twin.apply_manifest_section(None, 6), None, "a manifest without a section leaves the twin alone");
+    twin.set_desired(&map(json!({"limit": 35})), NOW).unwrap();
+    assert_eq!(twin.apply_manifest_section(Some(&section), 5, NOW), None, "`twin set` survives a re-apply");
+    assert_eq!(twin.apply_manifest_section(None, 6, NOW), None, "a manifest without a section leaves the twin alone");
     assert_eq!((&twin.desired()["limit"], twin.desired_origin()), (&json!(35), Origin::Local));
 
     let changed = map(json!({"limit": 40}));
-    let patch = twin.apply_manifest_section(Some(&changed), 7);
+    let patch = twin.apply_manifest_section(Some(&changed), 7, NOW);
     assert_eq!(patch, Some(map(json!({"limit": 40, "unit": null}))));
     assert_eq!((twin.desired(), twin.desired_version()), (&changed, 4));
 }
@@ -131,9 +146,9 @@ fn a_manifest_section_replaces_the_desired_properties_once() {
 #[test]
 fn a_new_section_that_says_what_is_already_so_makes_no_new_version() {
     let mut twin = Twin::new();
-    twin.set_desired(&map(json!({"limit": 35}))).unwrap();
+    twin.set_desired(&map(json!({"limit": 35})), NOW).unwrap();
     let section = map(json!({"limit": 35, "gone": null}));
-    assert_eq!(twin.apply_manifest_section(Some(&section), 1), None);
+    assert_eq!(twin.apply_manifest_section(Some(&section), 1, NOW), None);
     assert_eq!((twin.desired_version(), twin.desired_origin()), (2, Origin::Local));
     assert_eq!(twin.manifest_section(), Some(&section));
 }
@@ -141,30 +156,30 @@ fn a_new_section_that_says_what_is_already_so_makes_no_new_version() {
 #[test]
 fn setting_returns_what_really_changed() {
     let mut twin = Twin::new();
-    twin.set_desired(&map(json!({"a": 1, "b": {"c": 2}}))).unwrap();
-    let patch = twin.set_desired(&map(json!({"a": 1, "b": {"c": 3}, "missing": null}))).unwrap();
+    twin.set_desired(&map(json!({"a": 1, "b": {"c": 2}})), NOW).unwrap();
+    let patch = twin.set_desired(&map(json!({"a": 1, "b": {"c": 3}, "missing": null})), NOW).unwrap();
     assert_eq!((patch, twin.desired_version()), (map(json!({"b": {"c": 3}})), 3));
-    let patch = twin.set_desired(&map(json!({"a": 1}))).unwrap();
+    let patch = twin.set_desired(&map(json!({"a": 1})), NOW).unwrap();
     assert_eq!((patch, twin.desired_version()), (Map::new(), 3));
 }
 
 #[test]
 fn a_refused_patch_changes_nothing() {
     let mut twin = Twin::new();
-    twin.report(&map(json!({"a": 1}))).unwrap();
-    twin.set_desired(&map(json!({"a": 1}))).unwrap();
+    twin.report(&map(json!({"a": 1})), NOW).unwrap();
+    twin.set_desired(&map(json!({"a": 1})), NOW).unwrap();
     let before = twin.clone();
-    assert!(twin.report(&map(json!({"b": 1, "c d": 2}))).is_err());
-    assert!(twin.set_desired(&map(json!({"b": [null]}))).is_err());
+    assert!(twin.report(&map(json!({"b": 1, "c d": 2})), NOW).is_err());
+    assert!(twin.set_desired(&map(json!({"b": [null]})), NOW).is_err());
     assert_eq!(twin, before);
 }
 
 #[test]
 fn patches_that_are_small_each_cannot_grow_a_section_beyond_its_limit() {
     let mut twin = Twin::new();
-    let mut patch_of = |key: usize| twin.report(&map(json!({ format!("k{key}"): "x".repeat(4096) })));
+    let mut patch_of = |key: usize| twin.report(&map(json!({ format!("k{key}"): "x".repeat(4096) })), NOW);
     let refused = (0..20).map(&mut patch_of).find_map(Result::err).unwrap();
-    assert!(matches!(refused.rule, TwinRule::Size(_)));
+    assert!(matches!(refused.0[0].rule, TwinRule::Size(_)));
     assert!(serde_json::to_vec(twin.reported()).unwrap().len() <= MAX_SECTION_BYTES);
 }
 
@@ -172,9 +187,9 @@ fn patches_that_are_small_each_cannot_grow_a_section_beyond_its_limit() {
 fn reported_versions_rise_by_one_with_each_change() {
     let mut twin = Twin::new();
     assert_eq!(twin.reported_version(), 1);
-    assert_eq!(twin.report(&map(json!({"a": 1}))), Ok(2));
-    assert_eq!(twin.report(&map(json!({"a": 1}))), Ok(2));
-    assert_eq!(twin.report(&map(json!({"a": null}))), Ok(3));
+    assert_eq!(twin.report(&map(json!({"a": 1})), NOW), Ok(2));
+    assert_eq!(twin.report(&map(json!({"a": 1})), NOW), Ok(2));
+    assert_eq!(twin.report(&map(json!({"a": null})), NOW), Ok(3));
 }
 
 #[test]
@@ -184,14 +199,14 @@ fn an_answer_to_desired_properties_always_fits_into_a_report() {
     assert_eq!(patch["desiredAck"]["version"], json!(7));
     assert_eq!(patch["desiredAck"]["code"], json!(200));
     assert_eq!(patch["desiredAck"]["description"].as_str().unwrap().len(), 4095);
-    assert!(Twin::new().report(&patch).is_ok());
+    assert!(Twin::new().report(&patch, NOW).is_ok());
 }
 
 #[test]
 fn a_stored_twin_comes_back_as_it_was_and_says_its_format() {
     let mut twin = Twin::new();
-    twin.apply_manifest_section(Some(&map(json!({"limit": 30}))), 3);
-    twin.report(&map(json!({"ok": true}))).unwrap();
+    twin.apply_manifest_section(Some(&map(json!({"limit": 30}))), 3, NOW);
+    twin.report(&map(json!({"ok": true})), NOW).unwrap();
     let bytes = twin.to_bytes();
     assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap()["format"], json!(1));
     assert_eq!(Twin::from_bytes(&bytes).unwrap(), twin);
@@ -263,8 +278,8 @@ proptest! {
         let (mut twin, mut module, mut version) = (Twin::new(), Map::new(), 1);
         for (number, (from_manifest, patch)) in (0u64..).zip(writes) {
             let sent = match from_manifest {
-                true => twin.apply_manifest_section(Some(&patch), number).unwrap_or_default(),
-                false => twin.set_desired(&patch).unwrap(),
+                true => twin.apply_manifest_section(Some(&patch), number, NOW).unwrap_or_default(),
+                false => twin.set_desired(&patch, NOW).unwrap(),
             };
             version += u64::from(!sent.is_empty());
             merge_patch(&mut module, &sent);
