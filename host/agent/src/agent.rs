@@ -152,7 +152,7 @@ async fn clean_up(collector: Arc<Collector>, settled: Arc<Notify>) {
 
 /// Bits of a sequence for the messages of one run: 68 billion of each module, and 131,072 starts before a reader that takes
 /// JSON numbers for doubles loses the last bit.
-const RUN_BITS: u32 = 36;
+pub(crate) const RUN_BITS: u32 = 36;
 
 /// The document that counts the starts of the host.
 const HOST: &str = "host";
@@ -544,7 +544,11 @@ impl Agent {
     #[must_use]
     pub fn delivered(&self, module: &str, input: &str) -> u64 {
         let endpoints = self.router.inputs_of(module);
-        endpoints.iter().filter(|endpoint| *endpoint.input == *input).map(|endpoint| endpoint.stats().delivered).sum()
+        endpoints
+            .iter()
+            .filter(|endpoint| *endpoint.input == *input)
+            .map(|endpoint| endpoint.stats().handled.total())
+            .sum()
     }
 
     /// What everything is doing.
@@ -693,6 +697,10 @@ impl Agent {
             tracing::error!("the message log could not be synced before the stop; its disk hangs");
         }
         self.stopped.send_replace(true);
+    }
+
+    pub(crate) fn now(&self) -> UtcMillis {
+        self.clock.utc()
     }
 
     pub(crate) fn router(&self) -> &Router {

@@ -30,6 +30,7 @@ use crate::{
     agent::{Agent, ApplyError, ModuleError},
     dead_letters::DeadLetterError,
     logs::LogQuery,
+    metrics,
     twins::{TwinError, TwinQuery},
 };
 
@@ -145,6 +146,7 @@ async fn route(agent: &Arc<Agent>, waiting: &Semaphore, request: Request<Incomin
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     match (request.method(), segments.as_slice()) {
         (&Method::GET, ["v1", "status"]) => ok(&agent.status().await?),
+        (&Method::GET, ["metrics"]) => Ok(metrics::answer_with(agent.metrics().await?)),
         (&Method::GET, ["v1", "modules", module, "logs"]) => {
             let query = log_query(request.uri().query().unwrap_or(""))?;
             let _permit = if query.wait.is_zero() { None } else { Some(may_wait(waiting)?) };

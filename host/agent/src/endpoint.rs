@@ -4,7 +4,6 @@
 mod stored;
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -23,6 +22,7 @@ use marram_core::{
 use tokio::sync::Notify;
 
 use crate::{
+    counts::{GivenUp, Handled, Lengths},
     doorbell::Doorbell,
     storage::{Outcome, Storage},
 };
@@ -80,9 +80,9 @@ pub(crate) struct Inner {
     /// No route leads here any more; nothing is accepted.
     closed: bool,
     accepted: u64,
-    delivered: u64,
+    handled: Handled,
     retried: u64,
-    dropped: BTreeMap<&'static str, u64>,
+    given_up: GivenUp,
     unlogged: Unlogged,
 }
 
@@ -100,6 +100,8 @@ struct Unlogged {
 pub(crate) struct EndpointStats {
     /// Messages that wait or are out for delivery.
     pub(crate) len: usize,
+    /// The same by priority.
+    pub(crate) len_of: Lengths,
     /// Their bytes.
     pub(crate) bytes: usize,
     /// Those that wait in memory alone.
@@ -107,11 +109,11 @@ pub(crate) struct EndpointStats {
     /// Accepted so far.
     pub(crate) accepted: u64,
     /// Handled so far.
-    pub(crate) delivered: u64,
+    pub(crate) handled: Handled,
     /// Deliveries that failed and are made again, so far.
     pub(crate) retried: u64,
-    /// Given up so far, by reason.
-    pub(crate) dropped: BTreeMap<&'static str, u64>,
+    /// Given up so far.
+    pub(crate) given_up: GivenUp,
     /// When the oldest message that waits was accepted.
     pub(crate) oldest: Option<UtcMillis>,
     /// Most bytes that it takes.
@@ -146,9 +148,9 @@ impl Endpoint {
             bounds: [0; 2],
             closed: false,
             accepted: 0,
-            delivered: 0,
+            handled: Handled::default(),
             retried: 0,
-            dropped: BTreeMap::new(),
+            given_up: GivenUp::default(),
             unlogged: Unlogged::default(),
         };
         let (inner, wanted) = (Mutex::new(inner), AtomicBool::new(false));
@@ -241,7 +243,7 @@ impl Endpoint {
         }
         let mut inner = self.lock();
         let done = inner.queue.credit(batch);
-        inner.delivered += done as u64;
+        inner.handled.add_done(&done);
         // Under the lock: who finds nothing in memory can rely on the log's knowing what became of it.
         self.storage.tell(Outcome { done: batch.take_done_stored(), ..Outcome::default() });
         drop(inner);
@@ -256,7 +258,7 @@ impl Endpoint {
         let mut inner = self.lock();
         inner.retried += retried as u64;
         let done = inner.queue.credit(&mut batch);
-        inner.delivered += done as u64;
+        inner.handled.add_done(&done);
         inner.queue.finish(batch, now);
         if inner.closed {
             inner.queue.remove_all();
@@ -308,14 +310,17 @@ impl Endpoint {
     #[must_use]
     pub(crate) fn stats(&self) -> EndpointStats {
         let inner = self.lock();
+        let mut len_of = inner.queue.len_of().map(|len| len as u64);
+        (0..).zip(&mut len_of).for_each(|(priority, len)| *len += inner.backlog.messages_of(priority));
         EndpointStats {
+            len_of,
             len: inner.queue.len() + usize::try_from(inner.backlog.messages()).unwrap_or(usize::MAX),
             bytes: inner.queue.bytes().saturating_add(inner.backlog.bytes()),
             unstored: inner.queue.unstored(),
             accepted: inner.accepted,
-            delivered: inner.delivered,
+            handled: inner.handled.clone(),
             retried: inner.retried,
-            dropped: inner.dropped.clone(),
+            given_up: inner.given_up.clone(),
             oldest: inner.queue.oldest(),
             max_bytes: inner.queue.max_bytes(),
         }
@@ -356,7 +361,7 @@ impl Endpoint {
             if drop.reason == DropReason::EndpointRemoved {
                 self.removed.fetch_add(1, Relaxed);
             }
-            *inner.dropped.entry(drop.reason.label()).or_default() += 1;
+            inner.given_up.add(&drop.source, drop.reason.label(), 1);
             inner.unlogged.count += 1;
             inner.unlogged.first.get_or_insert(drop);
         }

@@ -24,6 +24,7 @@ use marram_core::{
 
 use crate::{
     clock::Clock,
+    counts::SourceCounts,
     delivery::StopSignal,
     doorbell::Doorbell,
     endpoint::Endpoint,
@@ -155,10 +156,8 @@ impl Inner {
             Some(index) if self.router.is_current(&outputs[index].1) => index,
             stale => {
                 check_port_name(output).map_err(|error| SendError::Denied(format!("output {output:?}: {error}")))?;
-                let module = self.info.module_id.as_str();
-                let device = Some(self.info.device_id.as_str().into());
-                let origin = Origin { device, output: Some((module.into(), output.into())) };
-                let resolved = self.router.resolve(&module_source(module, output), origin);
+                let (source, origin) = self.source(output);
+                let resolved = self.router.resolve(&source, origin);
                 if let Some(index) = stale {
                     outputs.swap_remove(index);
                 } else if outputs.len() >= MAX_CACHED_OUTPUTS {
@@ -169,6 +168,18 @@ impl Inner {
             }
         };
         Ok(&outputs[index].1)
+    }
+
+    fn source(&self, output: &str) -> (String, Origin) {
+        let module = self.info.module_id.as_str();
+        let device = Some(self.info.device_id.as_str().into());
+        (module_source(module, output), Origin { device, output: Some((module.into(), output.into())) })
+    }
+
+    /// Where its messages on an output are counted. For those that were refused: it is not fast.
+    fn counts(&self, output: &str) -> Arc<SourceCounts> {
+        let (source, origin) = self.source(output);
+        self.router.sources().of(&source.into(), &origin)
     }
 
     async fn send(&self, output: String, message: Arc<Message>) -> Result<u64, SendError> {
@@ -192,6 +203,7 @@ impl Inner {
                         let now = tokio::time::Instant::now();
                         let until = *deadline.get_or_insert_with(|| now + patience);
                         if now >= until {
+                            self.counts(&output).not_stored();
                             return Err(why.into());
                         }
                         tokio::time::sleep_until(until.min(now + ASK_AGAIN)).await;
@@ -204,6 +216,7 @@ impl Inner {
             };
             let until = *deadline.get_or_insert_with(|| tokio::time::Instant::now() + patience);
             if tokio::time::Instant::now() >= until {
+                self.counts(&output).full();
                 return Err(SendError::Full);
             }
             match room.as_pin_mut() {
@@ -231,7 +244,10 @@ impl ModuleHost for ModuleLink {
         match inner.offer(output, message, |found| inner.router.accept_now(found, message, &inner.sequence)) {
             Ok(sequence) => Sent::Accepted(sequence),
             Err(Attempt::Refused(error)) => Sent::Refused(error),
-            Err(Attempt::Full(_, patience)) if patience.is_zero() => Sent::Refused(SendError::Full),
+            Err(Attempt::Full(_, patience)) if patience.is_zero() => {
+                inner.counts(output).full();
+                Sent::Refused(SendError::Full)
+            }
             Err(Attempt::Full(..) | Attempt::ToBeStored) => Sent::Wait,
         }
     }

@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     clock::Clock,
+    counts::{GivenUp, SourceCounts, Sources},
     doorbell::Doorbell,
     endpoint::{Endpoint, Inner, Room},
     storage::{self, Append, NotStored, Storage},
@@ -38,7 +39,8 @@ pub(crate) struct Router {
     generation: AtomicU64,
     /// By module name; a module's queues ring its bell, whether it runs or not. Key "" is upstream.
     doorbells: Mutex<BTreeMap<Box<str>, Arc<Doorbell>>>,
-    no_route: AtomicU64,
+    sources: Sources,
+    past: Mutex<Past>,
     removed: Arc<AtomicU64>,
     /// Why upstream does not take messages.
     upstream_error: Mutex<Option<String>>,
@@ -54,6 +56,23 @@ struct InForce {
     endpoints: BTreeMap<Sink, Arc<Endpoint>>,
 }
 
+/// What is counted of queues that are gone.
+#[derive(Debug, Default)]
+struct Past {
+    /// What is out of them may come back still.
+    endpoints: Vec<Arc<Endpoint>>,
+    given_up: GivenUp,
+}
+
+impl Past {
+    /// Keeps the numbers alone of those that nobody else knows any more.
+    fn fold(&mut self) {
+        for endpoint in self.endpoints.extract_if(.., |endpoint| Arc::strong_count(endpoint) == 1) {
+            self.given_up.add_all(&endpoint.stats().given_up);
+        }
+    }
+}
+
 /// What may receive the messages of one source, found once and used until the routes change. Conditions choose for each
 /// message.
 #[derive(Debug, Clone)]
@@ -61,6 +80,7 @@ pub(crate) struct Resolved {
     generation: u64,
     source: Arc<str>,
     origin: Arc<Origin>,
+    pub(crate) counts: Arc<SourceCounts>,
     candidates: Arc<Candidates>,
     /// The endpoint of a sink and the sink's place among the candidates; in the order of the sinks, which is the order of
     /// locking.
@@ -120,7 +140,8 @@ impl Router {
             table: RwLock::default(),
             generation: AtomicU64::new(0),
             doorbells: Mutex::default(),
-            no_route: AtomicU64::new(0),
+            sources: Sources::default(),
+            past: Mutex::default(),
             removed,
             upstream_error: Mutex::default(),
             foreign_sequence: Arc::new(AtomicU64::new(first_sequence)),
@@ -158,7 +179,9 @@ impl Router {
         self.generation.fetch_add(1, SeqCst);
         for (_, endpoint) in gone {
             endpoint.close(self.clock.uptime());
+            self.past().endpoints.push(endpoint.clone());
         }
+        self.past().fold();
         // After that: what was handed over for them before is buried with the rest.
         self.storage.keep(names);
         // Who waits for room may have other receivers now.
@@ -221,10 +244,30 @@ impl Router {
         self.table().endpoints.values().cloned().collect()
     }
 
-    /// Messages that no route wanted, since the host started.
+    /// What was accepted and refused, by source.
     #[must_use]
-    pub(crate) fn no_route(&self) -> u64 {
-        self.no_route.load(Relaxed)
+    pub(crate) fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// Messages that were given up, since the host started; also by queues that are gone.
+    pub(crate) fn given_up(&self) -> GivenUp {
+        let mut past = self.past();
+        past.fold();
+        let mut all = past.given_up.clone();
+        past.endpoints.iter().chain(&self.endpoints()).for_each(|endpoint| all.add_all(&endpoint.stats().given_up));
+        all
+    }
+
+    fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The priorities of the routes into a sink.
+    pub(crate) fn priorities(&self, sink: &Sink) -> BTreeSet<u8> {
+        let table = self.table();
+        let routes = table.deployment.routes.iter().filter(|spec| spec.route.sink == *sink);
+        routes.map(|spec| spec.priority).collect()
     }
 
     /// Messages that were given up because no route led to their queue any more, since the host started.
@@ -254,8 +297,10 @@ impl Router {
         let endpoints: Arc<[_]> =
             sinks.filter_map(|(place, sink)| Some((table.endpoints.get(&sink.sink)?.clone(), place))).collect();
         let is_durable = endpoints.iter().any(|(endpoint, _)| endpoint.is_durable());
+        let source = source.into();
+        let counts = self.sources.of(&source, &origin);
         let (origin, candidates) = (Arc::new(origin), Arc::new(candidates));
-        Resolved { generation, source: source.into(), origin, candidates, endpoints, is_durable }
+        Resolved { generation, source, origin, counts, candidates, endpoints, is_durable }
     }
 
     pub(crate) fn is_current(&self, resolved: &Resolved) -> bool {
@@ -277,12 +322,12 @@ impl Router {
         if let [only] = &*resolved.endpoints {
             return match resolved.receiver(only, &facts) {
                 Some(receiver) => self.accept_one(resolved, receiver, message, sequence),
-                None => Ok(self.accept_nowhere(sequence)),
+                None => Ok(accept_nowhere(resolved, message, sequence)),
             };
         }
         let receivers = resolved.endpoints.iter().filter_map(|endpoint| resolved.receiver(endpoint, &facts));
         match &*receivers.collect::<Vec<_>>() {
-            [] => Ok(self.accept_nowhere(sequence)),
+            [] => Ok(accept_nowhere(resolved, message, sequence)),
             [only] => self.accept_one(resolved, *only, message, sequence),
             many => self.accept_many(resolved, many, message, sequence),
         }
@@ -300,7 +345,7 @@ impl Router {
         let receivers = resolved.endpoints.iter().filter_map(|endpoint| resolved.receiver(endpoint, &facts));
         let receivers: Vec<_> = receivers.collect();
         if receivers.is_empty() {
-            return Ok(Taken::Now(self.accept_nowhere(sequence)));
+            return Ok(Taken::Now(accept_nowhere(resolved, message, sequence)));
         }
         let size = message.size() + ITEM_OVERHEAD;
         let mut locked = self.lock_all(&receivers, size)?;
@@ -317,6 +362,7 @@ impl Router {
             message: message.clone(),
             source: resolved.source.clone(),
             sequence: sequence.clone(),
+            counts: resolved.counts.clone(),
             receivers: receivers
                 .iter()
                 .zip(stored)
@@ -359,12 +405,6 @@ impl Router {
         Ok(locked)
     }
 
-    /// No route wants it: accepted, counted, dropped.
-    fn accept_nowhere(&self, sequence: &AtomicU64) -> u64 {
-        self.no_route.fetch_add(1, Relaxed);
-        sequence.fetch_add(1, Relaxed) + 1
-    }
-
     fn accept_one(
         &self,
         resolved: &Resolved,
@@ -382,6 +422,7 @@ impl Router {
             self.make_room(receiver, &mut inner, size);
         }
         let number = sequence.fetch_add(1, Relaxed) + 1;
+        resolved.counts.accepted(size - ITEM_OVERHEAD);
         Endpoint::push(&mut inner, self.item(resolved, receiver, message, number, size));
         drop(inner);
         receiver.endpoint.ring(receiver.target.priority);
@@ -401,6 +442,7 @@ impl Router {
             return Err(Refusal::ToBeStored);
         }
         let number = sequence.fetch_add(1, Relaxed) + 1;
+        resolved.counts.accepted(size - ITEM_OVERHEAD);
         for (receiver, inner) in receivers.iter().zip(&mut locked) {
             Endpoint::push(inner, self.item(resolved, *receiver, message, number, size));
         }
@@ -457,11 +499,21 @@ impl Router {
     pub(crate) async fn publish(&self, source: &str, message: &Arc<Message>) -> Result<(), SendError> {
         Self::check_size(message)?;
         loop {
-            match self.accept(&self.resolve(source, Origin::default()), message, &self.foreign_sequence) {
+            let resolved = self.resolve(source, Origin::default());
+            match self.accept(&resolved, message, &self.foreign_sequence) {
                 Ok(Taken::Now(_)) => return Ok(()),
-                Ok(Taken::Storing(answer, _)) => return stored(answer).await.map(drop).map_err(SendError::from),
+                Ok(Taken::Storing(answer, _)) => {
+                    let stored = stored(answer).await;
+                    if stored.as_ref().is_err_and(NotStored::is_refusal) {
+                        resolved.counts.not_stored();
+                    }
+                    return stored.map(drop).map_err(SendError::from);
+                }
                 Err(Refusal::Stale | Refusal::ToBeStored) => {}
-                Err(Refusal::Full(..)) => return Err(SendError::Full),
+                Err(Refusal::Full(..)) => {
+                    resolved.counts.full();
+                    return Err(SendError::Full);
+                }
                 Err(Refusal::Stopped) => return Err(SendError::ShuttingDown),
             }
         }
@@ -474,6 +526,13 @@ impl Router {
         }
         Ok(())
     }
+}
+
+/// No route wants it: accepted, counted, dropped.
+fn accept_nowhere(resolved: &Resolved, message: &Message, sequence: &AtomicU64) -> u64 {
+    resolved.counts.accepted(message.size());
+    resolved.counts.no_route();
+    sequence.fetch_add(1, Relaxed) + 1
 }
 
 /// The log's answer.

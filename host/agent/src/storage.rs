@@ -24,7 +24,7 @@ use tokio::sync::{oneshot, watch};
 
 pub(crate) use self::dead_letters::Replayed;
 use self::writer::Writer;
-use crate::{clock::Clock, endpoint::Endpoint};
+use crate::{clock::Clock, counts::SourceCounts, endpoint::Endpoint};
 
 /// How long a sender that was refused by a full log waits before it asks again. Short beside the second in which a log goes on that has
 /// room again, long beside a write.
@@ -80,6 +80,8 @@ pub(crate) struct Append {
     pub(crate) source: Arc<str>,
     /// Of the sender; advanced when the message is stored.
     pub(crate) sequence: Arc<AtomicU64>,
+    /// Of its source.
+    pub(crate) counts: Arc<SourceCounts>,
     pub(crate) receivers: Vec<Receiver>,
     /// In the account of each receiver.
     pub(crate) size: usize,
@@ -330,6 +332,13 @@ impl Append {
     /// gap, which is allowed.
     fn give_number_back(&self, number: u64) {
         let _ = self.sequence.compare_exchange(number, number - 1, SeqCst, SeqCst);
+    }
+}
+
+impl NotStored {
+    /// The log could not, rather than that the host ends.
+    pub(crate) fn is_refusal(&self) -> bool {
+        *self != Self::Stopped
     }
 }
 

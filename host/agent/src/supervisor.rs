@@ -2,6 +2,7 @@
 
 mod record;
 mod shutdown;
+pub(crate) mod tally;
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +11,7 @@ use std::{
 };
 
 use marram_core::{
-    deployment::{Deployment, ModuleSpec},
+    deployment::{Deployment, DesiredStatus, ModuleSpec},
     name::ModuleName,
     planner::{self, Explained, ModuleState, Observed, Step, explain, needs_new_instance, plan},
     ports::{Artifact, Component, Engine, Exit, FetchRequest, Images, ModuleInfo, Progress, Room},
@@ -20,10 +21,12 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use self::record::{Preparation, Prepared, Record, Running, Update};
 use crate::{
+    agent::RUN_BITS,
     clock::Clock,
     delivery::{ModuleTask, StopSignal},
     link::{LinkParts, ModuleLink},
     logs::LogBuffer,
+    metrics::Numbers,
     router::Router,
     state::{StateCell, StateCells},
     status::{MessageLogStatus, ModuleStatus, QueueStatus, Status},
@@ -70,6 +73,8 @@ pub(crate) enum Event {
     Status { reply: oneshot::Sender<Status> },
     /// Somebody wants to know what would be done for another deployment, now or at another time of the clock.
     Plan { desired: Box<Deployment>, at: Option<UtcMillis>, reply: oneshot::Sender<Explained> },
+    /// Somebody wants to know all that is counted.
+    Numbers { reply: oneshot::Sender<Numbers> },
     /// Somebody wants to know whether there is such a module. Asked before most questions, so it does not cost a status.
     IsDeployed { name: ModuleName, reply: oneshot::Sender<bool> },
     /// Somebody wants to know which components the modules run or are about to.
@@ -205,11 +210,10 @@ impl Supervisor {
         let clock = self.worlds.clock;
         let first = self.worlds.first_sequence;
         let sequence = self.sequences.entry(spec.name.clone()).or_insert_with(|| Arc::new(AtomicU64::new(first)));
-        let record = self
-            .records
-            .entry(spec.name.clone())
-            .or_insert_with(|| Record::new(&spec.name, clock, sequence.clone(), first));
+        let record =
+            self.records.entry(spec.name.clone()).or_insert_with(|| Record::new(&spec.name, clock, sequence.clone()));
         let beside_old = self.observed.modules.get(&spec.name).is_some_and(|module| module.next.is_some());
+        record.tally.preparing(beside_old, clock.uptime());
         let progress = Arc::<Progress>::default();
         record.progress = progress.clone();
         let request = FetchRequest {
@@ -275,15 +279,18 @@ impl Supervisor {
 
     /// In the middle of its start, if need be: it was never in charge.
     fn stop_update(&mut self, name: &ModuleName) {
-        if let Some(update) = self.records.get(name).and_then(|record| record.update.as_ref()) {
+        if let Some(record) = self.records.get_mut(name)
+            && let Some(update) = &record.update
+        {
             tracing::info!(module = %name, "ending its update, which is not wanted any more");
             update.running.stop.kill();
+            record.tally.stops += 1;
         }
     }
 
     fn promote(&mut self, name: &ModuleName) {
         if let Some(record) = self.records.get_mut(name)
-            && record.promote()
+            && record.promote(self.worlds.clock.uptime())
         {
             tracing::info!(module = %name, "its update runs");
         }
@@ -301,7 +308,8 @@ impl Supervisor {
         restart_count: u32,
         gate: Option<oneshot::Receiver<()>>,
     ) -> Option<Running> {
-        let record = self.records.get(&spec.name)?;
+        let record = self.records.get_mut(&spec.name)?;
+        record.tally.starts += 1;
         self.runs += 1;
         let run = self.runs;
         let stop = Arc::new(StopSignal::default());
@@ -347,10 +355,11 @@ impl Supervisor {
     }
 
     fn stop(&mut self, name: &ModuleName) {
-        let Some(running) = self.records.get(name).and_then(|record| record.running.as_ref()) else { return };
+        let Some(record) = self.records.get_mut(name) else { return };
+        let Some(stop) = record.running.as_ref().map(|running| running.stop.clone()) else { return };
         tracing::info!(module = %name, "stopping");
-        running.stop.stop();
-        let stop = running.stop.clone();
+        record.tally.stops += 1;
+        stop.stop();
         tokio::spawn(async move {
             tokio::time::sleep(STOP_GRACE).await;
             stop.kill();
@@ -368,6 +377,7 @@ impl Supervisor {
                 self.version = deployed.version;
                 self.prefer_cached = deployed.prefer_cached;
                 self.forget_updates_taken_back();
+                self.expect_running();
                 // Of modules that were forgotten before they were removed.
                 self.records.retain(|name, _| {
                     self.desired.modules.contains_key(name) || self.observed.modules.contains_key(name)
@@ -388,6 +398,18 @@ impl Supervisor {
             Event::Plan { desired, at, reply } => {
                 let _ = reply.send(self.explain(&desired, at));
             }
+            Event::Numbers { reply } => {
+                let now = self.worlds.clock.uptime();
+                let module = |(name, record): (&ModuleName, &Record)| {
+                    let spec = self.desired.modules.get(name);
+                    let spec = spec.or_else(|| self.observed.modules.get(name).map(|module| &module.spec));
+                    let version = spec.map(|spec| spec.version.clone()).unwrap_or_default();
+                    (name.clone(), (version, record.tally.numbers(now)))
+                };
+                let modules = self.records.iter().map(module);
+                let (modules, instance) = (modules.collect(), self.worlds.first_sequence >> RUN_BITS);
+                let _ = reply.send(Numbers { status: self.status(), modules, instance });
+            }
             Event::IsDeployed { name, reply } => {
                 let known = self.desired.modules.contains_key(&name) || self.observed.modules.contains_key(&name);
                 let _ = reply.send(known);
@@ -402,6 +424,16 @@ impl Supervisor {
                 let _ = reply.send(self.records.get(&name).map(|record| record.logs.clone()));
             }
             Event::Shutdown { .. } => {}
+        }
+    }
+
+    /// Notes from when on which modules should run.
+    fn expect_running(&mut self) {
+        let now = self.worlds.clock.uptime();
+        for (name, record) in &mut self.records {
+            let wanted =
+                self.desired.modules.get(name).is_some_and(|spec| spec.desired_status == DesiredStatus::Running);
+            if wanted { record.tally.expected.begin(now) } else { record.tally.expected.end(now) }
         }
     }
 
@@ -476,10 +508,11 @@ impl Supervisor {
 
     fn on_up(&mut self, name: &ModuleName, run: u64) {
         let now = self.worlds.clock.uptime();
-        let Some(record) = self.records.get(name) else { return };
+        let Some(record) = self.records.get_mut(name) else { return };
         let starting = self.observed.modules.get(name).is_some_and(|module| module.state == ModuleState::Starting);
         if starting && record.is_run(run) {
             tracing::info!(module = %name, "running");
+            record.tally.running.begin(now);
             self.observed.happened(name, planner::Event::Started, now);
         } else if record.is_update(run) {
             tracing::info!(module = %name, "its update is up");
@@ -516,7 +549,7 @@ impl Supervisor {
             }
         }
         let code = exit.code;
-        let restart = record.ended(exit, utc);
+        let restart = record.ended(exit, now, utc);
         self.observed.happened(name, planner::Event::Exited(code), now);
         if restart {
             self.make_startable(name);
@@ -528,7 +561,7 @@ impl Supervisor {
         let Some(spec) = self.desired.modules.get(name) else {
             return Err(format!("there is no module `{name}` in the deployment"));
         };
-        if spec.desired_status == marram_core::deployment::DesiredStatus::Stopped {
+        if spec.desired_status == DesiredStatus::Stopped {
             return Err(format!("module `{name}` is stopped by its deployment; set its status to `running`"));
         }
         let Some(module) = self.observed.modules.get_mut(name) else { return Ok(()) };
@@ -573,11 +606,16 @@ impl Supervisor {
         explain(desired, &observed, then, at)
     }
 
+    fn sent_by(&self, name: &ModuleName) -> u64 {
+        self.worlds.router.sources().sent_by(name.as_str())
+    }
+
     fn status(&self) -> Status {
         let (now, utc) = (self.worlds.clock.uptime(), self.worlds.clock.utc());
         let module = |(name, spec): (&ModuleName, &ModuleSpec)| -> ModuleStatus {
             let record = self.records.get(name);
-            let mut status = record::module_status(spec, self.observed.modules.get(name), record, now);
+            let mut status =
+                record::module_status(spec, self.observed.modules.get(name), record, self.sent_by(name), now);
             if record.is_some_and(Record::is_dead_end) && !self.worlds.router.inputs_of(name.as_str()).is_empty() {
                 status.description.push_str("; routes lead to it, but it takes no messages");
             }
@@ -586,7 +624,8 @@ impl Supervisor {
         let mut modules: Vec<ModuleStatus> = self.desired.modules.iter().map(module).collect();
         for (name, observed) in &self.observed.modules {
             if !self.desired.modules.contains_key(name) {
-                modules.push(record::module_status(&observed.spec, Some(observed), self.records.get(name), now));
+                let (record, sent) = (self.records.get(name), self.sent_by(name));
+                modules.push(record::module_status(&observed.spec, Some(observed), record, sent, now));
             }
         }
         Status {
@@ -596,7 +635,7 @@ impl Supervisor {
             uptime_ms: now.0,
             modules,
             queues: self.worlds.router.endpoints().iter().map(|endpoint| queue_status(endpoint, utc)).collect(),
-            no_route: self.worlds.router.no_route(),
+            no_route: self.worlds.router.sources().no_route(),
             endpoint_removed: self.worlds.router.endpoint_removed(),
             upstream_error: self.worlds.router.upstream_error(),
             message_log: message_log_status(self.worlds.router.storage().facts()),
@@ -622,9 +661,9 @@ fn queue_status(endpoint: &crate::endpoint::Endpoint, now: marram_core::time::Ut
         // The clock may have been set back since.
         oldest_ms: stats.oldest.map(|oldest| now.0.saturating_sub(oldest.0)),
         accepted: stats.accepted,
-        delivered: stats.delivered,
+        delivered: stats.handled.total(),
         retried: stats.retried,
-        dropped: stats.dropped.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
+        dropped: stats.given_up.totals().into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
     }
 }
 

@@ -8,6 +8,7 @@ mod ending;
 mod hooked;
 mod lifetime;
 mod log_owner;
+mod metrics;
 mod receiving;
 mod routing;
 mod storing;

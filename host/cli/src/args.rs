@@ -37,6 +37,8 @@ pub(crate) enum Command {
     List(Ask),
     /// List the queues: what waits, how old it is, what was given up and why
     Queues(Ask),
+    /// Write the numbers of the running host for Prometheus
+    Metrics(Metrics),
     /// Look at messages that were given up, send them again, forget them
     #[command(name = "deadletters", subcommand)]
     DeadLetters(DeadLetters),
@@ -168,6 +170,12 @@ pub(crate) struct Ask {
     pub(crate) place: Place,
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Metrics {
+    #[command(flatten)]
+    pub(crate) place: Place,
 }
 
 #[derive(Debug, Args)]
@@ -559,7 +567,7 @@ impl Command {
     /// How errors of this command are written.
     pub(crate) fn format(&self) -> Format {
         match self {
-            Self::Run(_) | Self::Route(Route::Eval) => Format::Text,
+            Self::Run(_) | Self::Metrics(_) | Self::Route(Route::Eval) => Format::Text,
             #[cfg(feature = "author")]
             Self::Init(Init { format, .. }) => *format,
             #[cfg(feature = "author")]

@@ -6,7 +6,10 @@ mod place;
 mod proxy;
 mod reader;
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use marram_core::{deployment::RegistryCredential, manifest::Finding};
 use marram_registry::{Mirror, Proxy};
@@ -42,6 +45,8 @@ pub(crate) struct Config {
     pub(crate) upstream: Upstream,
     /// `[cache]`.
     pub(crate) cache: Cache,
+    /// `metrics.listen`; none = nothing listens.
+    pub(crate) metrics: Option<SocketAddr>,
     /// What is allowed and yet not well.
     pub(crate) warnings: Vec<Finding>,
 }

@@ -144,6 +144,12 @@ const MORE: &[More] = &[
         examples: &[("marram queues", "what waits, how old it is, what was given up and why")],
     },
     More {
+        command: "metrics",
+        text: "The text format of Prometheus, with IoT Edge's names where it has one. docs/metrics.md says what each number means, \
+               and how a collector reads them over HTTP (`metrics.listen` in marram.toml).",
+        examples: &[("marram metrics", "all numbers, for a collector of text files or for a look")],
+    },
+    More {
         command: "deadletters replay",
         text: "A replay goes to the receiver that the message had, behind what waits there, with its attempts counted anew and without a \
                time to live.",

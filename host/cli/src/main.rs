@@ -26,6 +26,7 @@ mod inspect;
 mod logs;
 #[cfg(feature = "author")]
 mod man;
+mod metrics;
 mod output;
 mod plan;
 mod progress;
@@ -85,6 +86,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Plan(args) => plan::plan(&args),
         Command::List(args) => ask::list(args),
         Command::Queues(args) => queues::queues(&args),
+        Command::Metrics(args) => metrics::metrics(&args),
         Command::DeadLetters(args) => dead_letters::dead_letters(args),
         Command::Logs(args) => logs::logs(args),
         Command::Restart(args) => ask::restart(args),

@@ -13,6 +13,7 @@ mod view;
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     num::NonZero,
     path::{Path, PathBuf},
     sync::Arc,
@@ -59,7 +60,13 @@ pub(crate) fn run(args: Run) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Code::Failed, format!("cannot start the threads of the host: {error}")))?;
-    let host = Host { socket, deployment: args.deployment, grace: Duration::from_secs(args.grace), console };
+    let host = Host {
+        socket,
+        metrics: config.metrics,
+        deployment: args.deployment,
+        grace: Duration::from_secs(args.grace),
+        console,
+    };
     let result = runtime.block_on(Box::pin(host.live(agent)));
     runtime.shutdown_timeout(LAST_THREADS);
     result
@@ -143,6 +150,8 @@ pub(crate) fn own_binary() -> Result<PathBuf, Failure> {
 /// A host from its start to its end.
 struct Host {
     socket: PathBuf,
+    /// Where numbers are served.
+    metrics: Option<SocketAddr>,
     deployment: Option<PathBuf>,
     grace: Duration,
     console: logging::Console,
@@ -225,6 +234,9 @@ impl Host {
     /// For ever, unless something cannot be had that a host needs.
     async fn serve(&self, agent: &Arc<Agent>, deployer: Option<Deployer>) -> Result<Infallible, Failure> {
         marram_agent::serve(agent.clone(), &self.socket).map_err(|error| Failure::failed(&error))?;
+        if let Some(address) = self.metrics {
+            marram_agent::serve_metrics(agent.clone(), address);
+        }
         match deployer {
             Some(mut deployer) => {
                 deployer.began(agent).await?;

@@ -161,6 +161,12 @@ impl Backlog {
         self.lanes.iter().map(|lane| lane.messages).sum()
     }
 
+    /// The same of one priority.
+    #[must_use]
+    pub fn messages_of(&self, priority: u8) -> u64 {
+        self.lanes.get(usize::from(priority)).map_or(0, |lane| lane.messages)
+    }
+
     /// Their bytes, and of those on their way there: exact for what this run of the host stored.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -7,6 +7,7 @@ pub mod backlog;
 pub mod cache;
 pub mod deployment;
 pub mod elapsed;
+pub mod exposition;
 pub mod log;
 pub mod manifest;
 pub mod message;

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use self::blocked::{Blocked, Stream};
 pub use self::{
-    batch::Batch,
+    batch::{Batch, Done},
     item::{Arrival, DropReason, Dropped, ITEM_OVERHEAD, Item},
     retry::{FIRST_RETRY, MAX_RETRY, MAX_RETRY_AFTER, retry_delay},
 };
@@ -33,6 +33,8 @@ pub struct EndpointQueue {
     /// Bytes of the endpoint that are not in this queue and count like those that are.
     beside: usize,
     len: usize,
+    /// Of these, by priority.
+    len_of: [usize; PRIORITIES],
     ready: [VecDeque<Item>; PRIORITIES],
     blocked: BTreeMap<Stream, Blocked>,
     dropped: Vec<Dropped>,
@@ -59,6 +61,12 @@ impl EndpointQueue {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Messages that wait or are out for delivery, by priority.
+    #[must_use]
+    pub fn len_of(&self) -> [usize; PRIORITIES] {
+        self.len_of
     }
 
     /// Bytes that wait or are out for delivery.
@@ -98,6 +106,7 @@ impl EndpointQueue {
         self.latest = self.latest.max(item.arrival);
         self.bytes += item.size;
         self.len += 1;
+        self.len_of[lane(&item)] += 1;
         self.note_deadline(&item);
         if !self.blocked.is_empty()
             && let Some(blocked) = self.blocked.get_mut(&Stream::of(&item, self.unordered))
@@ -217,11 +226,14 @@ impl EndpointQueue {
         }
     }
 
-    /// Takes what a batch has done so far off the account, while the rest of it is still out. Returns how many that were.
-    pub fn credit(&mut self, batch: &mut Batch) -> usize {
+    /// Takes what a batch has done so far off the account, while the rest of it is still out. Returns what that was.
+    pub fn credit(&mut self, batch: &mut Batch) -> Vec<Done> {
         let done = std::mem::take(&mut batch.done);
         self.bytes -= std::mem::take(&mut batch.done_bytes);
-        self.len -= done;
+        for Done { priority, messages, .. } in &done {
+            self.len -= messages;
+            self.len_of[lane_of(*priority)] -= messages;
+        }
         done
     }
 
@@ -268,6 +280,7 @@ impl EndpointQueue {
     fn forget(&mut self, item: Item, reason: DropReason) {
         self.bytes -= item.size;
         self.len -= 1;
+        self.len_of[lane(&item)] -= 1;
         let Item { accepted, attempts, stored, .. } = item;
         let (source, sequence) = (accepted.source, accepted.sequence);
         self.dropped.push(Dropped { source, sequence, attempts, reason, stored });
@@ -332,7 +345,11 @@ impl EndpointQueue {
 }
 
 fn lane(item: &Item) -> usize {
-    usize::from(item.priority).min(PRIORITIES - 1)
+    lane_of(item.priority)
+}
+
+fn lane_of(priority: u8) -> usize {
+    usize::from(priority).min(PRIORITIES - 1)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use marram_core::{
 };
 
 use super::{Endpoint, INPUT_QUEUE_BYTES, Inner, UPSTREAM_QUEUE_BYTES};
+use crate::counts::OTHERS;
 
 /// Between two looks for what has expired behind the window of a full queue: shorter than senders wait, long beside what it costs.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
@@ -230,7 +231,7 @@ impl Endpoint {
         let reason = DropReason::Expired.label();
         let mut inner = self.lock();
         inner.backlog.expired(priority, expired);
-        *inner.dropped.entry(reason).or_default() += messages;
+        inner.given_up.add(&OTHERS.into(), reason, messages);
         if inner.closed {
             self.removed.fetch_add(messages, Relaxed); // its own counters go with it
         }

@@ -243,7 +243,8 @@ impl Writer {
 
     /// A message is stored: its receivers and its sender hear of it.
     fn hand_on(&self, append: Append, accepted: &Accepted, sequence: u64) {
-        let Append { receivers, size, reply, .. } = append;
+        let Append { receivers, counts, size, reply, .. } = append;
+        counts.accepted(size - ITEM_OVERHEAD);
         for receiver in receivers {
             let super::Receiver { endpoint, priority, deadline, max_attempts, stored } = receiver;
             let stored = endpoint.id().filter(|_| stored).map(|endpoint| Place { endpoint, priority, sequence });

@@ -15,6 +15,7 @@ use marram_core::{
 
 use tokio::{sync::oneshot, task::AbortHandle};
 
+use super::tally::Tally;
 use crate::{clock::Clock, delivery::StopSignal, logs::LogBuffer, status::ModuleStatus};
 
 /// The handles of one module.
@@ -24,8 +25,7 @@ pub(super) struct Record {
     pub(super) memory: Arc<AtomicU64>,
     /// Deliveries that were settled.
     pub(super) received: Arc<AtomicU64>,
-    /// The sequence at the start of the host: what is above it was sent.
-    first_sequence: u64,
+    pub(super) tally: Tally,
     pub(super) prepared: Option<Prepared>,
     pub(super) next: Option<Prepared>,
     /// The preparation under way.
@@ -90,13 +90,13 @@ pub(super) struct Update {
 }
 
 impl Record {
-    pub(super) fn new(name: &ModuleName, clock: Clock, sequence: Arc<AtomicU64>, first_sequence: u64) -> Self {
+    pub(super) fn new(name: &ModuleName, clock: Clock, sequence: Arc<AtomicU64>) -> Self {
         Self {
             sequence,
             logs: Arc::new(LogBuffer::new(name.clone(), clock)),
             memory: Arc::default(),
             received: Arc::default(),
-            first_sequence,
+            tally: Tally::default(),
             prepared: None,
             next: None,
             preparation: None,
@@ -145,7 +145,7 @@ impl Record {
     }
 
     /// True: the update's instance is up already, and is in charge now.
-    pub(super) fn promote(&mut self) -> bool {
+    pub(super) fn promote(&mut self, now: Uptime) -> bool {
         if let Some(next) = self.next.take() {
             self.prepared = Some(next);
         }
@@ -156,6 +156,7 @@ impl Record {
         if let Some(Update { running, open, at }) = update {
             self.running = Some(running);
             self.last_start = Some(at);
+            self.tally.running.begin(now);
             let _ = open.send(()); // an instance that has just ended says so itself
         }
         self.has_started
@@ -203,11 +204,6 @@ impl Record {
         self.prepared.as_ref().is_some_and(|prepared| !prepared.takes_messages())
     }
 
-    /// Messages that were accepted from it since the host started.
-    fn sent(&self) -> u64 {
-        self.sequence.load(Relaxed).saturating_sub(self.first_sequence)
-    }
-
     pub(super) fn is_run(&self, run: u64) -> bool {
         self.running.as_ref().is_some_and(|running| running.run == run)
     }
@@ -217,8 +213,9 @@ impl Record {
     }
 
     /// Notes the end of the instance; true when an operator wants another at once.
-    pub(super) fn ended(&mut self, exit: Exit, at: UtcMillis) -> bool {
+    pub(super) fn ended(&mut self, exit: Exit, now: Uptime, at: UtcMillis) -> bool {
         self.running = None;
+        self.tally.running.end(now);
         self.memory.store(0, Relaxed);
         self.last_exit = Some((at, exit));
         std::mem::take(&mut self.restart_requested)
@@ -230,6 +227,7 @@ pub(super) fn module_status(
     spec: &ModuleSpec,
     observed: Option<&ObservedModule>,
     record: Option<&Record>,
+    sent: u64,
     now: Uptime,
 ) -> ModuleStatus {
     let last_exit = record.and_then(|record| record.last_exit.as_ref());
@@ -251,7 +249,7 @@ pub(super) fn module_status(
         last_start: record.and_then(|record| record.last_start),
         last_exit: last_exit.map(|(at, _)| *at),
         backtrace: last_exit.map(|(_, exit)| exit.backtrace.clone()).unwrap_or_default(),
-        sent: record.map_or(0, Record::sent),
+        sent,
         received: record.map_or(0, |record| record.received.load(Relaxed)),
         memory_bytes: record.map_or(0, |record| record.memory.load(Relaxed)),
         memory_limit: spec.sandbox.memory_bytes,

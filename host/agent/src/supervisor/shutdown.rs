@@ -192,7 +192,7 @@ impl Supervisor {
         } else if record.is_run(run) {
             tracing::info!(module = %name, code = exit.code, reason = exit.reason, "ended");
             let code = exit.code;
-            record.ended(exit, utc);
+            record.ended(exit, now, utc);
             self.observed.happened(name, planner::Event::Exited(code), now);
             if self.records.get(name).is_some_and(|record| record.update.is_some()) {
                 self.take_over(name);

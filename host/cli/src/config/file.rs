@@ -1,6 +1,9 @@
 //! The keys of `marram.toml`: reads the text into a [`Config`], all faults at once, each with its line. Opens no file.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use marram_core::manifest::Finding;
 use marram_engine::Profile;
@@ -15,7 +18,7 @@ use super::{
 
 type Value<'t> = Spanned<DeValue<'t>>;
 
-const ROOT: [&str; 7] = ["device-id", "data", "engine", "registries", "messages", "upstream", "cache"];
+const ROOT: [&str; 8] = ["device-id", "data", "engine", "registries", "messages", "upstream", "cache", "metrics"];
 const ENGINE: [&str; 2] = ["profile", "precompiled"];
 const REGISTRIES: [&str; 9] = [
     "default",
@@ -31,6 +34,7 @@ const REGISTRIES: [&str; 9] = [
 const MIRRORS: [&str; 2] = ["prefix", "location"];
 const CREDENTIALS: [&str; 4] = ["address", "username", "password", "password-file"];
 const CACHE: [&str; 1] = ["max-bytes"];
+const METRICS: [&str; 1] = ["listen"];
 const MESSAGES: [&str; 2] = ["max-bytes", "sync-seconds"];
 const UPSTREAM: [&str; 2] = ["journal-max-bytes", "journal-files"];
 
@@ -53,6 +57,7 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Finding>> {
             "messages" => config.messages = messages(&mut reader, value),
             "upstream" => config.upstream = upstream(&mut reader, value),
             "cache" => config.cache = cache(&mut reader, value),
+            "metrics" => config.metrics = metrics(&mut reader, value),
             _ => reader.unknown("", key, &ROOT),
         }
     }
@@ -269,6 +274,23 @@ fn cache(reader: &mut Reader<'_>, value: &Value<'_>) -> Cache {
         }
     }
     cache
+}
+
+fn metrics(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<SocketAddr> {
+    let mut listen = None;
+    for (key, value) in reader.table("metrics", value) {
+        match key.get_ref().as_ref() {
+            "listen" => listen = address(reader, "metrics.listen", value),
+            _ => reader.unknown("metrics", key, &METRICS),
+        }
+    }
+    listen
+}
+
+fn address(reader: &mut Reader<'_>, at: &str, value: &Value<'_>) -> Option<SocketAddr> {
+    let text = reader.string(at, value)?;
+    let parsed = text.parse().map_err(|_| format!("`{text}`: expected an IP address and a port, as `127.0.0.1:9600`"));
+    reader.checked(at, value.span(), parsed)
 }
 
 fn journal_files(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<u64> {

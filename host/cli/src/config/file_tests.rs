@@ -41,6 +41,8 @@ sync-seconds = 0
 [upstream]
 journal-max-bytes = 1_048_576
 journal-files = 4
+[metrics]
+listen = "[::1]:9600"
 "#;
 
 #[test]
@@ -71,6 +73,17 @@ fn every_key_is_read() {
     assert_eq!(passwords, [Password::File("/etc/marram/pump.password".into()), Password::Text("secret".into())]);
     assert_eq!(config.messages, Messages { max_bytes: 16 << 20, sync_seconds: 0 });
     assert_eq!(config.upstream.journal("/j".into()).max_file_bytes, 262_144);
+    assert_eq!(config.metrics, "[::1]:9600".parse().ok());
+}
+
+#[test]
+fn numbers_are_served_nowhere_unless_an_address_is_named() {
+    assert_eq!(check("[metrics]\n").unwrap().metrics, None);
+    for bad in ["localhost:9600", "9600", "127.0.0.1", ":9600"] {
+        let found = faults(&format!("[metrics]\nlisten = '{bad}'\n"));
+        let expected = "metrics.listen: `BAD`: expected an IP address and a port, as `127.0.0.1:9600`";
+        assert_eq!(found, [format!("line 2, column 10: {}", expected.replace("BAD", bad))]);
+    }
 }
 
 #[test]

@@ -1,16 +1,28 @@
 //! Messages that are out for delivery, and what became of them.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use super::{DropReason, Item, MAX_RETRY_AFTER, blocked::Stream, retry_delay};
 use crate::{log::Place, ports::Settlement, time::Uptime};
+
+/// Messages of one source and priority that were handled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// Where they came from.
+    pub source: Arc<str>,
+    /// Their priority.
+    pub priority: u8,
+    /// How many.
+    pub messages: usize,
+}
 
 /// Messages that are out for delivery.
 #[derive(Debug, Default)]
 pub struct Batch {
     pub(super) waiting: VecDeque<Item>,
     current: Option<Item>,
-    pub(super) done: usize,
+    /// One entry for all that came from one source in a row.
+    pub(super) done: Vec<Done>,
     pub(super) done_bytes: usize,
     /// Nothing more goes into it.
     pub(super) is_full: bool,
@@ -96,7 +108,11 @@ impl Batch {
     }
 
     fn note_done(&mut self, item: &Item) {
-        self.done += 1;
+        let source = &item.accepted.source;
+        match self.done.last_mut() {
+            Some(last) if last.priority == item.priority && is_same(&last.source, source) => last.messages += 1,
+            _ => self.done.push(Done { source: source.clone(), priority: item.priority, messages: 1 }),
+        }
         self.done_bytes += item.size;
         self.done_stored.extend(item.stored);
     }
@@ -152,4 +168,9 @@ impl Batch {
             self.settle(Settlement::Retry(None), now, 0.5);
         }
     }
+}
+
+/// Messages of one sender share the text, mostly.
+fn is_same(a: &Arc<str>, b: &Arc<str>) -> bool {
+    Arc::ptr_eq(a, b) || a == b
 }

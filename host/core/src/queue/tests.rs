@@ -217,10 +217,32 @@ fn what_a_batch_has_done_makes_room_before_the_batch_ends() {
     batch.next_item(|| Uptime(0));
     batch.settle(Settlement::Done, Uptime(0), 0.5);
     assert!(!queue.fits(10));
-    assert_eq!(queue.credit(&mut batch), 1);
+    assert_eq!(queue.credit(&mut batch), [Done { source: "a".into(), priority: 10, messages: 1 }]);
     assert!(queue.fits(10));
     queue.finish(batch, Uptime(0));
     assert_eq!((queue.len(), queue.bytes()), (1, 10));
+}
+
+#[test]
+fn what_was_handled_and_what_is_left_is_told_by_source_and_priority() {
+    let mut queue = queue([
+        item("a", 10, 1),
+        item("a", 10, 2),
+        item("b", 10, 3),
+        item("a", 0, 4),
+        item("b", 3, 5),
+        item("b", 3, 6),
+    ]);
+    let mut batch = queue.take(Uptime(0), 5);
+    batch.settle_first(4); // in order of priority: 4, 5, 6, 1
+    let done = |source: &str, priority, messages| Done { source: source.into(), priority, messages };
+    assert_eq!(queue.credit(&mut batch), [done("a", 0, 1), done("b", 3, 2), done("a", 10, 1)]);
+    assert_eq!(queue.credit(&mut batch), [], "each is told once");
+    let left = |queue: &EndpointQueue| (queue.len_of()[0], queue.len_of()[3], queue.len_of()[10]);
+    assert_eq!(left(&queue), (0, 0, 2), "one is out");
+    queue.finish(batch, Uptime(0));
+    queue.remove_all();
+    assert_eq!(queue.len_of(), [0; PRIORITIES]);
 }
 
 #[test]

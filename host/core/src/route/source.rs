@@ -19,6 +19,12 @@ pub fn module_source(module: &str, output: &str) -> String {
     format!("/messages/modules/{module}/outputs/{output}")
 }
 
+/// Module and output of such a source; none: it is of another kind.
+#[must_use]
+pub fn module_output(source: &str) -> Option<(&str, &str)> {
+    source.strip_prefix("/messages/modules/")?.split_once("/outputs/")
+}
+
 impl ModuleKey {
     /// Of the module with this name.
     #[must_use]

@@ -104,6 +104,7 @@ proptest! {
             }
             prop_assert_eq!(queue.len(), held.len() + waiting.iter().map(BTreeMap::len).sum::<usize>());
             prop_assert_eq!(queue.out(), held.len());
+            prop_assert_eq!(queue.len_of()[10], queue.len());
         }
         // The program ends: what it held comes back, and all comes out in the end.
         let mut expected: Vec<u64> = waiting.iter().flat_map(|waiting| waiting.keys().copied()).collect();
