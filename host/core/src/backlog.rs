@@ -124,7 +124,7 @@ impl Backlog {
         lane.bytes = lane.bytes.saturating_sub(bytes);
     }
 
-    /// The priorities that may have messages behind the window, each with the last one that is or was in memory.
+    /// The priorities that may have messages behind the window, each with the last one that is or was in memory: none behind that one is.
     pub fn behind(&self) -> impl Iterator<Item = (u8, Option<u64>)> {
         (0..).zip(&self.lanes).filter(|(_, lane)| lane.behind).map(|(priority, lane)| (priority, lane.read_to))
     }

@@ -291,6 +291,7 @@ pub trait MessageLog: Send {
     fn remove_endpoint(&mut self, endpoint: EndpointId, reason: &str, at: UtcMillis) -> Result<Removed, LogError>;
     /// Gives up what of a queue behind `after` has expired at `now`, as far as that can be told without reading it: single messages among others
     /// that live are the caller's to judge. `letters`: of those, the newest become dead letters, as many as are kept. What cannot be done now stays.
+    /// None: nothing was given up.
     fn expire(
         &mut self,
         endpoint: EndpointId,
@@ -298,7 +299,7 @@ pub trait MessageLog: Send {
         after: Option<u64>,
         now: Elapsed,
         letters: Option<Letters<'_>>,
-    ) -> Expired;
+    ) -> Option<Expired>;
     /// The dead letters behind `after`, oldest first, until they take `max_bytes` or there are none; at least one.
     ///
     /// # Errors

@@ -20,7 +20,10 @@ use marram_core::{
 };
 use tokio::sync::watch;
 
-use self::{condition::Condition, letters::Unburied};
+use self::{
+    condition::{Condition, Lines},
+    letters::Unburied,
+};
 use super::{Append, Job, NotStored, Outcome, Storage};
 use crate::{clock::Clock, endpoint::Endpoint};
 
@@ -61,6 +64,7 @@ pub(super) struct Writer {
     condition: Condition,
     /// Endpoints that could not be read.
     unread: Vec<Arc<Endpoint>>,
+    unread_lines: Lines,
     unflushed: Option<Uptime>,
     unsynced: Option<Uptime>,
     unsynced_bytes: usize,
@@ -97,6 +101,7 @@ impl Writer {
             unburied: Unburied::default(),
             condition: Condition::default(),
             unread: Vec::new(),
+            unread_lines: Lines::default(),
             unflushed: None,
             unsynced: None,
             unsynced_bytes: 0,

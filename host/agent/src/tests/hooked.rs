@@ -159,7 +159,7 @@ impl MessageLog for Hooked {
         after: Option<u64>,
         now: Elapsed,
         letters: Option<Letters<'_>>,
-    ) -> Expired {
+    ) -> Option<Expired> {
         self.log.expire(endpoint, priority, after, now, letters)
     }
 

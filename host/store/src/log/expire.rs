@@ -3,7 +3,7 @@
 use marram_core::elapsed::Elapsed;
 pub use marram_core::log::{Expired, Letters};
 
-use super::{EndpointId, How, Key, Log, Replay, dead::STEP};
+use super::{EndpointId, How, Key, Log, Replay, dead::STEP, segment::Queue};
 
 /// What of a queue in one segment is behind a message, and not settled.
 struct Part {
@@ -22,7 +22,7 @@ struct Part {
 impl Log {
     /// Gives up what of a queue is behind `after` and stands in segments in which no message of the queue lives at `now`. It is not read, only
     /// `letters` are, what becomes dead letters: of more than these take, the newest. Where some live, single messages are judged when they
-    /// are read, which is the caller's to do. What cannot be done now stays.
+    /// are read, which is the caller's to do. What cannot be done now stays. None: nothing was given up.
     pub fn expire(
         &mut self,
         endpoint: EndpointId,
@@ -30,8 +30,13 @@ impl Log {
         after: Option<u64>,
         now: Elapsed,
         letters: Option<Letters<'_>>,
-    ) -> Expired {
+    ) -> Option<Expired> {
         let key = endpoint.key(priority);
+        // Asked often, mostly in vain: what is left is counted only if something goes.
+        let queues = self.all_segments().filter_map(|segment| segment.queue(key));
+        if !queues.into_iter().any(|queue| queue.live() > 0 && is_behind(queue, after) && is_over(queue, now)) {
+            return None;
+        }
         let (over, left): (Vec<_>, Vec<_>) =
             self.parts_behind(key, after, now).into_iter().partition(|part| part.is_over);
         let mut expired = Expired::default();
@@ -55,18 +60,18 @@ impl Log {
         }
         self.give_room_back();
         self.flush_if_due();
-        expired
+        Some(expired).filter(|expired| expired.messages > 0)
     }
 
     fn parts_behind(&mut self, key: Key, after: Option<u64>, now: Elapsed) -> Vec<Part> {
         let mut parts = Vec::new();
         for place in 0..=self.segments.len() {
             let Some(queue) = self.segment(place).and_then(|segment| segment.queue(key)) else { continue };
-            if queue.live() == 0 || after.is_some_and(|after| queue.last <= after) {
+            if queue.live() == 0 || !is_behind(queue, after) {
                 continue;
             }
             let (first, last, all, bytes) = (queue.first, queue.last, u64::from(queue.live()), queue.live_bytes());
-            let is_over = queue.deadline.is_some_and(|deadline| deadline <= now.0);
+            let is_over = is_over(queue, now);
             let is_whole = after.is_none_or(|after| first > after);
             let after = if is_whole { first.checked_sub(1) } else { after };
             let messages = if is_whole { all } else { self.walk_behind(place, key, after, false) };
@@ -130,4 +135,13 @@ impl Log {
             after = Some(end);
         }
     }
+}
+
+/// Whether some of it may be behind a message.
+fn is_behind(queue: &Queue, after: Option<u64>) -> bool {
+    after.is_none_or(|after| queue.last > after)
+}
+
+fn is_over(queue: &Queue, now: Elapsed) -> bool {
+    queue.deadline.is_some_and(|deadline| deadline <= now.0)
 }

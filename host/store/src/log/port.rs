@@ -79,7 +79,7 @@ impl MessageLog for Log {
         after: Option<u64>,
         now: Elapsed,
         letters: Option<Letters<'_>>,
-    ) -> Expired {
+    ) -> Option<Expired> {
         self.expire(endpoint, priority, after, now, letters)
     }
 

@@ -21,16 +21,16 @@ pub(super) struct Condition {
     lines: Lines,
 }
 
-/// What the host's log was told last.
+/// What the host's log was told last of something that fails.
 #[derive(Debug, Default)]
-struct Lines {
+pub(super) struct Lines {
     is_failing: bool,
     quiet_until: Uptime,
 }
 
 impl Lines {
     /// Whether a line is due.
-    fn tell(&mut self, is_failing: bool, now: Uptime) -> bool {
+    pub(super) fn tell(&mut self, is_failing: bool, now: Uptime) -> bool {
         if self.is_failing == is_failing || now < self.quiet_until {
             return false;
         }

@@ -10,7 +10,7 @@ use marram_core::{
     queue::ITEM_OVERHEAD,
 };
 
-use super::{SYNC_BYTES, Writer};
+use super::{SYNC_BYTES, Writer, condition::Lines};
 
 /// Messages that wait to become dead letters, in memory: some 100 bytes each, at most half a MiB with the words of their receivers.
 /// With twice as many, little less would be delivered once more.
@@ -22,6 +22,8 @@ pub(super) struct Unburied {
     waiting: VecDeque<Letter>,
     /// Endpoints of more: what is known of those is in the log alone.
     beyond: BTreeSet<EndpointId>,
+    /// Of endpoints that are gone.
+    lines: Lines,
 }
 
 struct Letter {
@@ -132,11 +134,14 @@ impl Writer {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(endpoint = %usage.name, %error, "messages of a removed endpoint wait to become dead letters");
+                    if self.unburied.lines.tell(true, self.clock.uptime()) {
+                        tracing::warn!(endpoint = %usage.name, %error, "messages of a removed endpoint wait to become dead letters");
+                    }
                     return;
                 }
             }
         }
         self.keep = None;
+        self.unburied.lines.tell(false, self.clock.uptime());
     }
 }

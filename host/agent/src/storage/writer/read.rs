@@ -58,8 +58,12 @@ impl Writer {
                 accepted: stored.accepted,
             });
             endpoint.loaded(reading.priority, items, is_all, self.clock.uptime());
+            let (is_failing, now) = (read.is_err(), self.clock.uptime());
+            let tells = self.unread_lines.tell(is_failing, now);
             if let Err(error) = read {
-                tracing::error!(endpoint = %endpoint.sink, %error, "messages cannot be read; trying again");
+                if tells {
+                    tracing::error!(endpoint = %endpoint.sink, %error, "messages cannot be read; trying again");
+                }
                 self.unread.push(endpoint);
                 return;
             }
@@ -80,8 +84,7 @@ impl Writer {
         let reason = DropReason::Expired.label();
         let letters = endpoint.keeps_expired().then(|| Letters { reason, at: self.clock.utc() });
         for (priority, read_to) in endpoint.backlogs() {
-            let expired = self.log.expire(id, priority, read_to, self.storage.elapsed(now), letters);
-            if expired.messages > 0 {
+            if let Some(expired) = self.log.expire(id, priority, read_to, self.storage.elapsed(now), letters) {
                 let now = self.clock.uptime();
                 self.unflushed.get_or_insert(now);
                 endpoint.expired_behind(priority, &expired);

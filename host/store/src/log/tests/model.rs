@@ -37,6 +37,13 @@ enum Op {
     Bury {
         queue: u8,
     },
+    /// Gives up what has expired behind one of a queue, at a moment of the past in 255ths.
+    Expire {
+        queue: u8,
+        pick: Option<proptest::sample::Index>,
+        now: u8,
+        letters: bool,
+    },
     Kill,
     PowerLoss(u64),
 }
@@ -52,6 +59,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => Just(Op::Sync),
         1 => Just(Op::Tidy),
         1 => (0u8..6).prop_map(|queue| Op::Bury { queue }),
+        2 => (0u8..6, any::<Option<proptest::sample::Index>>(), prop_oneof![any::<u8>(), Just(255)], any::<bool>())
+            .prop_map(|(queue, pick, now, letters)| Op::Expire { queue, pick, now, letters }),
         1 => Just(Op::Kill),
         1 => any::<u64>().prop_map(Op::PowerLoss),
     ];
@@ -71,6 +80,8 @@ struct Model {
     unsynced_settled: BTreeMap<(usize, u8), Queue>,
     attempts: BTreeMap<((usize, u8), u64), u32>,
     number: u64,
+    /// Of a message's number; for all endpoints but `b`, where nothing expires.
+    deadlines: BTreeMap<u64, u64>,
 }
 
 struct Run {
@@ -145,6 +156,12 @@ impl Run {
                     self.settled(queue, sequence);
                 }
             }
+            Op::Expire { queue, pick, now, letters } => {
+                let queue = queue_of(*queue);
+                let waiting: Vec<u64> = self.model.queues.entry(queue).or_default().keys().copied().collect();
+                let behind = pick.filter(|_| !waiting.is_empty()).map(|pick| *pick.get(&waiting));
+                self.expire(queue, behind, self.model.number * u64::from(*now) / 255, *letters);
+            }
             Op::Kill => self.reopen(self.sim.killed(), false),
             Op::PowerLoss(seed) => self.reopen(self.sim.without_power(&mut Chance(seed | 1)), true),
         }
@@ -164,8 +181,14 @@ impl Run {
         if queues.is_empty() {
             return;
         }
-        let references: Vec<Reference> = queues.iter().map(|queue| to(self.id(*queue), queue.1)).collect();
+        let deadline = self.model.number;
+        let reference = |queue: &(usize, u8)| Reference {
+            deadline: (queue.0 != 1).then_some(Elapsed(deadline)),
+            ..to(self.log.endpoint(ENDPOINTS[queue.0]), queue.1)
+        };
+        let references: Vec<Reference> = queues.iter().map(reference).collect();
         let numbers: Vec<u64> = (0..u64::from(count)).map(|n| self.model.number + n).collect();
+        self.model.deadlines.extend(numbers.iter().map(|number| (*number, deadline)));
         self.model.number += u64::from(count);
         let messages: Vec<Accepted> = numbers
             .iter()
@@ -197,6 +220,31 @@ impl Run {
         assert!(self.log.settle(place, How::Delivered));
         assert!(!self.log.settle(place, How::Delivered), "settled twice");
         self.settled(queue, sequence);
+    }
+
+    fn expire(&mut self, queue: (usize, u8), behind: Option<u64>, now: u64, letters: bool) {
+        let endpoint = self.id(queue);
+        let letters = letters.then_some(Letters { reason: "ttl_expiry", at: UtcMillis(7) });
+        let expired = self.log.expire(endpoint, queue.1, behind, Elapsed(now), letters);
+        let left = self.read()[&queue].clone();
+        let waiting = self.model.queues.entry(queue).or_default();
+        let gone: Queue = waiting.iter().filter(|(s, _)| !left.contains_key(s)).map(|(s, n)| (*s, *n)).collect();
+        for (sequence, number) in gone {
+            assert!(queue.0 != 1 && self.model.deadlines[&number] <= now, "{queue:?}: {number} lives");
+            assert!(behind.is_none_or(|behind| sequence > behind), "{queue:?}: {sequence} is not behind {behind:?}");
+            self.settled(queue, sequence);
+        }
+        let is_behind = |sequence: &&u64| behind.is_none_or(|behind| **sequence > behind);
+        match expired {
+            Some(expired) => {
+                assert_eq!(expired.left_messages, left.keys().filter(is_behind).count() as u64);
+                assert!(expired.messages > 0);
+            }
+            None => assert_eq!(&left, self.model.queues.entry(queue).or_default()),
+        }
+        if queue.0 != 1 && now == self.model.number && letters.is_none() {
+            assert_eq!(left.keys().filter(is_behind).count(), 0, "{queue:?}: all have expired");
+        }
     }
 
     fn settled(&mut self, queue: (usize, u8), sequence: u64) {

@@ -136,11 +136,12 @@ fn what_has_expired_behind_a_message_goes_unread_by_queue_and_segment_and_all_el
         append(&mut log, &message("s", number, 300), &[reference]).unwrap();
     }
     let before = numbers(&mut log, a, 0);
-    assert_eq!(log.expire(a, 0, None, Elapsed(0), None).messages, 0);
-    assert_eq!(log.expire(b, 0, None, Elapsed(1000), None).messages, 0, "b's never expire");
+    assert_eq!(log.expire(a, 0, None, Elapsed(0), None), None);
+    assert_eq!(log.expire(b, 0, None, Elapsed(1000), None), None, "b's never expire");
     for mut log in [log, sim.killed().open(SMALL, &clocks(1)).0] {
         let after = all(&mut log, a, 0)[10].place.sequence;
-        let Expired { messages, bytes, left_messages, left_bytes } = log.expire(a, 0, Some(after), Elapsed(150), None);
+        let Expired { messages, bytes, left_messages, left_bytes } =
+            log.expire(a, 0, Some(after), Elapsed(150), None).unwrap();
         // The segment in which they begin to live stays whole.
         assert!((70..=89).contains(&messages), "{messages} of 89 that are over");
         assert_eq!(log.usage().settled(How::Expired), messages);
@@ -150,7 +151,11 @@ fn what_has_expired_behind_a_message_goes_unread_by_queue_and_segment_and_all_el
         let left = [&before[..11], &before[11 + messages as usize..]].concat();
         assert_eq!(numbers(&mut log, a, 0), left);
         assert_eq!(numbers(&mut log, b, 0).len(), 100, "of the same segments");
-        assert_eq!(log.expire(a, 0, Some(after), Elapsed(1000), None).left_messages, 0, "the last segment too");
+        assert_eq!(
+            log.expire(a, 0, Some(after), Elapsed(1000), None).unwrap().left_messages,
+            0,
+            "the last segment too"
+        );
         assert_eq!(numbers(&mut log, a, 0), before[..11]);
         log.flush().unwrap();
     }
@@ -169,7 +174,7 @@ fn of_what_has_expired_the_newest_are_dead_letters_if_they_shall_be() {
     }
     let fifth = all(&mut log, a, 0)[4].place.sequence;
     let letters = Some(Letters { reason: "ttl_expiry", at: UtcMillis(7) });
-    let expired = log.expire(a, 0, Some(fifth), Elapsed(5), letters);
+    let expired = log.expire(a, 0, Some(fifth), Elapsed(5), letters).unwrap();
     let left = numbers(&mut log, a, 0);
     assert_eq!((expired.messages, expired.left_messages), (300 - left.len() as u64, left.len() as u64 - 5));
     let gone = 5 + expired.messages;
