@@ -25,8 +25,10 @@ pub(super) struct Hub {
     pub(super) time_to_live: Option<Duration>,
 }
 
-/// The names of the modules that routes may lead to.
+/// What a route is read with: what it inherits, and the names of the modules that it may lead to.
 struct Deployed<'a> {
+    /// What `$edgeHub` says of all routes.
+    defaults: RouteOptions,
     names: &'a BTreeSet<String>,
     /// By their lower case: routes do not tell case apart, and a search for each route would take the square of the manifest.
     by_lower_case: BTreeMap<String, &'a str>,
@@ -52,9 +54,14 @@ pub(super) fn read(desired: &Field<'_>, deployed: &BTreeSet<String>, found: &mut
     let mut hub = Hub::default();
     let Some(mut fields) = desired.fields(found) else { return hub };
     let has_objects = read_schema_version(&mut fields, found);
+    // Before the routes, wherever it stands.
+    let mut defaults = RouteOptions::default();
+    if let Some(field) = fields.optional("marram", found) {
+        read_options(&field, &mut defaults, false, found);
+    }
     if let Some(routes) = fields.required("routes", found) {
         let by_lower_case = deployed.iter().map(|name| (name.to_ascii_lowercase(), name.as_str())).collect();
-        hub.routes = read_routes(&routes, has_objects, &Deployed { names: deployed, by_lower_case }, found);
+        hub.routes = read_routes(&routes, has_objects, &Deployed { defaults, names: deployed, by_lower_case }, found);
     }
     if let Some(config) = fields.required("storeAndForwardConfiguration", found) {
         hub.time_to_live = read_store_and_forward(&config, found);
@@ -64,13 +71,6 @@ pub(super) fn read(desired: &Field<'_>, deployed: &BTreeSet<String>, found: &mut
     }
     if let Some(field) = fields.optional("integrity", found) {
         found.warn(&field.at, "the signature of a manifest is not verified by this version");
-    }
-    if let Some(marram) = fields.optional("marram", found)
-        && let Some(mut defaults) = marram.fields(found)
-    {
-        for (_, field) in defaults.rest() {
-            found.fault(&field.at, "this version knows no defaults for queues yet; a later one will");
-        }
     }
     fields.warn_of_rest(found);
     hub
@@ -125,7 +125,7 @@ fn read_routes(routes: &Field<'_>, has_objects: bool, deployed: &Deployed<'_>, f
             // 1.0: so a route is deleted.
             Node::Null if !has_objects => None,
             Node::Text(text) if !has_objects && text.trim().is_empty() => None,
-            Node::Text(_) => read_text(&field, deployed, found).map(|route| plain(name, route)),
+            Node::Text(_) => read_text(&field, deployed, found).map(|route| plain(name, route, deployed)),
             Node::Object(_) if has_objects => read_object(name, &field, deployed, found),
             Node::Object(_) => {
                 let hint = "set `schemaVersion` of $edgeHub to \"1.1\" or newer";
@@ -150,15 +150,15 @@ fn check_queues(routes: &Field<'_>, read: &[RouteSpec], found: &mut Findings) {
                 "`overflow`, `ordering` and `expiredToDeadLetter` belong to the queue, and route `{}` into the same one says otherwise",
                 shown(&other.name)
             );
-            let hint = "write the same in all routes into one input";
+            let hint = "write the same in all routes into one input, or nothing in them and it in `marram` of $edgeHub";
             found.fault_hint(&routes.at.key(&spec.name), message, hint);
         }
     }
 }
 
-/// A route with IoT Edge's and our defaults.
-fn plain(name: &str, route: Route) -> RouteSpec {
-    let mut options = RouteOptions::default();
+/// A route with IoT Edge's defaults and those of its deployment.
+fn plain(name: &str, route: Route, deployed: &Deployed<'_>) -> RouteSpec {
+    let mut options = deployed.defaults.clone();
     if route.sink == Sink::Upstream {
         options.max_attempts = None;
     }
@@ -205,16 +205,21 @@ fn read_object(name: &str, field: &Field<'_>, deployed: &Deployed<'_>, found: &m
     let priority = fields.not_null("priority", found).and_then(|field| read_priority(&field, found));
     let seconds = fields.not_null("timeToLiveSecs", found);
     let seconds = seconds.and_then(|field| values::integer(&field, 0..=u32::MAX, found)).unwrap_or(0);
-    let sink = route.as_ref().map(|route| &route.sink);
-    let options = fields.optional("marram", found).map(|field| read_options(&field, sink, found));
+    let options = fields.optional("marram", found);
     fields.warn_of_rest(found);
-    let mut spec = plain(name, route?);
+    let Some(route) = route else {
+        // For what is wrong with it.
+        options.inspect(|field| read_options(field, &mut RouteOptions::default(), false, found));
+        return None;
+    };
+    let mut spec = plain(name, route, deployed);
+    if let Some(field) = options {
+        let upstream = spec.route.sink == Sink::Upstream;
+        read_options(&field, &mut spec.options, upstream, found);
+    }
     spec.priority = priority.unwrap_or(DEFAULT_PRIORITY);
     // 0: the deployment's.
     spec.time_to_live = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
-    if let Some(options) = options {
-        spec.options = options;
-    }
     Some(spec)
 }
 
@@ -250,14 +255,9 @@ fn read_queue(fields: &mut Fields<'_>, queue: &mut QueueOptions, found: &mut Fin
     }
 }
 
-/// The `marram` object of a route.
-fn read_options(field: &Field<'_>, sink: Option<&Sink>, found: &mut Findings) -> RouteOptions {
-    let mut options = RouteOptions::default();
-    let upstream = sink == Some(&Sink::Upstream);
-    if upstream {
-        options.max_attempts = None;
-    }
-    let Some(mut fields) = field.fields(found) else { return options };
+/// The `marram` object of a route, or of `$edgeHub` for all routes: what stands in it takes the place of what `options` has.
+fn read_options(field: &Field<'_>, options: &mut RouteOptions, upstream: bool, found: &mut Findings) {
+    let Some(mut fields) = field.fields(found) else { return };
     if let Some(field) = fields.optional("sendTimeout", found)
         && let Some(timeout) = values::duration(&field, SEND_TIMEOUT_BOUNDS, found)
     {
@@ -279,5 +279,4 @@ fn read_options(field: &Field<'_>, sink: Option<&Sink>, found: &mut Findings) ->
     }
     read_queue(&mut fields, &mut options.queue, found);
     fields.refuse_rest(found);
-    options
 }

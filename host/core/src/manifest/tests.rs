@@ -2,6 +2,7 @@
 
 mod accepted;
 mod azure;
+mod defaults;
 mod faults;
 mod hostile;
 mod runtime;

@@ -309,7 +309,11 @@ fn the_hub() {
         ("hub/storeAndForwardConfiguration/timeToLiveSecs", json!(3_000_000_000_u64), seconds),
         ("hub/storeAndForwardConfiguration/storeLimits", json!(1), "expected an object, found a number"),
         ("hub/storeAndForwardConfiguration/storeLimits/maxSizeBytes", json!(-1), "expected a whole number from 0"),
-        ("hub/marram/overflow", json!("drop-oldest"), "this version knows no defaults for queues yet"),
+        ("hub/marram", json!("crash"), "expected an object, found a string"),
+        ("hub/marram/overflow", json!("drop-newest"), "unknown overflow policy `drop-newest`"),
+        ("hub/marram/sendTimeout", json!("2m"), "expected a duration from 0 to 60s"),
+        ("hub/marram/maxAttempts", json!(0), "expected a whole number from 1"),
+        ("hub/marram/priority", json!(1), "unknown key"),
     ]);
 }
 
