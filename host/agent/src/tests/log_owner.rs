@@ -237,6 +237,8 @@ async fn dead_letters_without_room_wait_within_bounds_and_none_is_lost() {
     log_with(&agent, |log| log.dead_letters == 1500).await;
     let rejected = world.log.lines().len() - 1;
     assert!((1501..2500).contains(&rejected), "{rejected} deliveries: those that were not in memory come again");
+    let noted = seen.count(|call| matches!(call, Call::Attempt(_)));
+    assert_eq!(noted, 1500, "of those that were not in memory, only the second delivery");
     agent.shut_down(Duration::from_secs(5)).await;
     let (mut log, recovery) = open_log(world.messages.path());
     assert_eq!(recovery.references, 1500, "nothing else is left");

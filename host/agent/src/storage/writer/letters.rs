@@ -39,19 +39,21 @@ impl Unburied {
 
 impl Writer {
     pub(super) fn bury(&mut self, place: Place, attempts: u32, reason: String) {
+        if self.unburied.waiting.len() >= MOST_WAITING {
+            // Nothing is noted, not even the attempt: the log keeps that in memory too.
+            if self.unburied.beyond.insert(place.endpoint) {
+                tracing::warn!(
+                    waiting = MOST_WAITING,
+                    "there is no room for more dead letters; further messages that are given up stay in the message log and are delivered once more"
+                );
+            }
+            return;
+        }
         self.log.attempt(place, attempts);
         let letter = Letter { place, reason };
         // Where others wait there is no room.
-        if self.unburied.waiting.is_empty() && self.try_bury(&letter) {
-            return;
-        }
-        if self.unburied.waiting.len() < MOST_WAITING {
+        if !self.unburied.waiting.is_empty() || !self.try_bury(&letter) {
             self.unburied.waiting.push_back(letter);
-        } else if self.unburied.beyond.insert(place.endpoint) {
-            tracing::warn!(
-                waiting = MOST_WAITING,
-                "there is no room for more dead letters; further messages that are given up stay in the message log and are delivered once more"
-            );
         }
     }
 
