@@ -16,8 +16,9 @@ use marram_core::{
     message::Message,
     name::ModuleName,
     ports::{CacheError, DocumentError, Documents, Engine, Images, Room, SendError, States, Upstream},
+    route::{Origin, module_output},
     time::UtcMillis,
-    twin::{Origin, Twin},
+    twin::{self, Twin},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -74,6 +75,7 @@ pub struct Config {
 
 /// The running agent. Dropping it does not stop it; [`Agent::shut_down`] does.
 pub struct Agent {
+    device_id: Box<str>,
     clock: Clock,
     router: Arc<Router>,
     twins: Arc<Twins>,
@@ -253,8 +255,8 @@ impl TwinView {
             desired: twin.desired().clone().into(),
             desired_version: twin.desired_version(),
             desired_origin: match twin.desired_origin() {
-                Origin::Manifest { deployment_version } => format!("manifest (deployment {deployment_version})"),
-                Origin::Local => "local".into(),
+                twin::Origin::Manifest { deployment_version } => format!("manifest (deployment {deployment_version})"),
+                twin::Origin::Local => "local".into(),
             },
             reported: twin.reported().clone().into(),
             reported_version: twin.reported_version(),
@@ -292,6 +294,7 @@ impl Agent {
         if let Some(collector) = &collector {
             tokio::spawn(clean_up(collector.clone(), settled.clone()));
         }
+        let device_id = config.device_id.as_str().into();
         let worlds = Worlds {
             clock,
             device_id: config.device_id,
@@ -306,6 +309,7 @@ impl Agent {
             first_sequence,
         };
         let agent = Arc::new(Self {
+            device_id,
             clock,
             router,
             twins,
@@ -697,6 +701,16 @@ impl Agent {
             tracing::error!("the message log could not be synced before the stop; its disk hangs");
         }
         self.stopped.send_replace(true);
+    }
+
+    /// Who sent a message from this source, for conditions.
+    pub(crate) fn origin(&self, source: &str) -> Origin {
+        match module_output(source) {
+            Some((module, output)) => {
+                Origin { device: Some(self.device_id.clone()), output: Some((module.into(), output.into())) }
+            }
+            None => Origin::default(),
+        }
     }
 
     pub(crate) fn now(&self) -> UtcMillis {

@@ -153,14 +153,22 @@ impl Agent {
         Ok(DeadMessage::of(&found))
     }
 
-    /// Sends one to its receiver again, as a new message without a time to live.
+    /// Sends one to its receiver again, as a new message: with the priority, the time to live and the attempts that the routes in force give it
+    /// there.
     ///
     /// # Errors
     /// There is none of this number, no route leads to its receiver, it cannot be stored, or the host is ending: it stays.
     pub async fn replay_dead_letter(&self, id: u64) -> Result<(), DeadLetterError> {
-        match self.router().storage().replay(id).await.ok_or(DeadLetterError::Stopping)?? {
+        let storage = self.router().storage();
+        let letter = storage.dead_letter(id).await.ok_or(DeadLetterError::Stopping)??;
+        let receiver = letter.death.map(|death| death.endpoint).unwrap_or_default();
+        let no_route = || DeadLetterError::NoRoute(receiver.to_string());
+        let origin = self.origin(&letter.accepted.source);
+        let revival = self.router().revival(&letter.accepted, &origin, &receiver).ok_or_else(no_route)?;
+        match storage.replay(id, revival).await.ok_or(DeadLetterError::Stopping)?? {
             Replayed::Sent => Ok(()),
-            Replayed::NoRoute(endpoint) => Err(DeadLetterError::NoRoute(endpoint.to_string())),
+            // It went meanwhile.
+            Replayed::NoRoute => Err(no_route()),
         }
     }
 

@@ -11,12 +11,13 @@ use std::{
 };
 
 use marram_core::{
-    deployment::{Deployment, Durability},
+    deployment::{DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, Deployment, Durability},
     log::Safety,
     message::{Accepted, MAX_MESSAGE_BYTES, Message},
     ports::SendError,
     queue::{Arrival, ITEM_OVERHEAD, Item},
     route::{Candidates, MessageFacts, Origin, Sink, Table, Target},
+    time::Uptime,
 };
 
 use tokio::sync::oneshot;
@@ -96,6 +97,15 @@ pub(crate) enum Taken {
     Now(u64),
     /// The same, once it is stored; and how long a sender waits for a log that is full.
     Storing(oneshot::Receiver<Result<u64, NotStored>>, std::time::Duration),
+}
+
+/// How a message that was a dead letter is delivered again.
+#[derive(Debug)]
+pub(crate) struct Revival {
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) priority: u8,
+    pub(crate) deadline: Option<Uptime>,
+    pub(crate) max_attempts: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -517,6 +527,25 @@ impl Router {
                 Err(Refusal::Stopped) => return Err(SendError::ShuttingDown),
             }
         }
+    }
+
+    /// How a message is delivered again whose receiver has this name in the log: as the route says that leads it there now, else as by a
+    /// route that says nothing. None: no route leads to that receiver.
+    pub(crate) fn revival(&self, accepted: &Accepted, origin: &Origin, name: &str) -> Option<Revival> {
+        let table = self.table();
+        let (sink, endpoint) = table.endpoints.iter().find(|(_, endpoint)| *endpoint.name() == *name)?;
+        let candidates = table.routes.candidates(&table.deployment, &accepted.source);
+        let facts = candidates.facts(&accepted.message, origin);
+        let candidate = candidates.sinks.iter().find(|candidate| candidate.sink == *sink);
+        let target = candidate.and_then(|candidate| candidate.choose(&facts)).map(|choice| &choice.target);
+        let attempts = (*sink != Sink::Upstream).then_some(DEFAULT_MAX_ATTEMPTS);
+        let time_to_live = target.map_or(table.deployment.time_to_live, |target| target.time_to_live);
+        Some(Revival {
+            endpoint: endpoint.clone(),
+            priority: target.map_or(DEFAULT_PRIORITY, |target| target.priority),
+            deadline: time_to_live.map(|ttl| self.clock.uptime().after(ttl)),
+            max_attempts: target.map_or(attempts, |target| target.max_attempts),
+        })
     }
 
     /// Whether a message is small enough.

@@ -10,6 +10,7 @@ mod lifetime;
 mod log_owner;
 mod metrics;
 mod receiving;
+mod replaying;
 mod routing;
 mod storing;
 mod upstream;

@@ -151,8 +151,8 @@ const MORE: &[More] = &[
     },
     More {
         command: "deadletters replay",
-        text: "A replay goes to the receiver that the message had, behind what waits there, with its attempts counted anew and without a \
-               time to live.",
+        text: "A replay goes to the receiver that the message had, as a new message there: with the priority, the time to live and the \
+               attempts that the routes in force give it.",
         examples: &[
             ("marram deadletters replay 7 9", "once the receiver is mended"),
             ("marram deadletters replay --all", "all of them, the oldest first"),

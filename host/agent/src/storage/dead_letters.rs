@@ -1,17 +1,13 @@
 //! What a person asks about dead letters, on its way to the log's owner and back.
 
-use std::sync::Arc;
-
 use marram_core::{
-    deployment::{DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY},
     log::{LogError, Reference, Stored},
     queue::ITEM_OVERHEAD,
-    route::Sink,
 };
 use tokio::sync::oneshot;
 
 use super::{Job, Storage, writer::Writer};
-use crate::endpoint::Endpoint;
+use crate::router::Revival;
 
 /// Read at once: a list of some hundred letters, or the largest one.
 const STEP: usize = 256 << 10;
@@ -21,7 +17,7 @@ const STEP: usize = 256 << 10;
 pub(super) enum Question {
     List(Option<u64>, oneshot::Sender<Result<Vec<Stored>, LogError>>),
     Get(u64, oneshot::Sender<Result<Stored, LogError>>),
-    Replay(u64, oneshot::Sender<Result<Replayed, LogError>>),
+    Replay(u64, Revival, oneshot::Sender<Result<Replayed, LogError>>),
     Purge(Option<u64>, oneshot::Sender<u64>),
 }
 
@@ -30,8 +26,8 @@ pub(super) enum Question {
 pub(crate) enum Replayed {
     /// It waits for its receiver.
     Sent,
-    /// No route leads to its receiver, which this was.
-    NoRoute(Arc<str>),
+    /// No route leads to its receiver any more.
+    NoRoute,
 }
 
 impl Storage {
@@ -45,9 +41,9 @@ impl Storage {
         self.ask(|reply| Question::Get(id, reply)).await
     }
 
-    /// Sends one again.
-    pub(crate) async fn replay(&self, id: u64) -> Option<Result<Replayed, LogError>> {
-        self.ask(|reply| Question::Replay(id, reply)).await
+    /// Sends one again, to the receiver that it had.
+    pub(crate) async fn replay(&self, id: u64, revival: Revival) -> Option<Result<Replayed, LogError>> {
+        self.ask(|reply| Question::Replay(id, revival, reply)).await
     }
 
     /// Forgets one, or all; how many.
@@ -75,8 +71,8 @@ impl Writer {
             Question::Get(id, reply) => {
                 let _ = reply.send(self.dead_letter(id));
             }
-            Question::Replay(id, reply) => {
-                let replayed = self.replay(id);
+            Question::Replay(id, revival, reply) => {
+                let replayed = self.replay(id, &revival);
                 self.flush(); // otherwise a kill brings the letter back beside the message
                 self.note_facts();
                 let _ = reply.send(replayed);
@@ -98,22 +94,15 @@ impl Writer {
         first.filter(|letter| letter.place.sequence == id).ok_or(LogError::Unknown(id))
     }
 
-    /// To the receiver that it had, as a new message: without a time to live, behind what waits.
-    fn replay(&mut self, id: u64) -> Result<Replayed, LogError> {
+    /// As a new message: behind what waits there in its priority, with its attempts counted anew.
+    fn replay(&mut self, id: u64, revival: &Revival) -> Result<Replayed, LogError> {
+        let Revival { endpoint, priority, deadline, max_attempts } = revival;
         let letter = self.dead_letter(id)?;
-        let name = letter.death.map(|death| death.endpoint).unwrap_or_default();
-        let Some((endpoint, number)) = self.in_force(&name) else { return Ok(Replayed::NoRoute(name)) };
-        let max_attempts = (endpoint.sink != Sink::Upstream).then_some(DEFAULT_MAX_ATTEMPTS);
-        let to = Reference { endpoint: number, priority: DEFAULT_PRIORITY, deadline: None, max_attempts };
+        let Some(number) = endpoint.id().filter(|_| !endpoint.is_closed()) else { return Ok(Replayed::NoRoute) };
+        let deadline = deadline.map(|at| self.storage.elapsed(at));
+        let to = Reference { endpoint: number, priority: *priority, deadline, max_attempts: *max_attempts };
         self.log.replay(id, &[to])?;
-        endpoint.revived(DEFAULT_PRIORITY, letter.accepted.message.size() + ITEM_OVERHEAD);
+        endpoint.revived(*priority, letter.accepted.message.size() + ITEM_OVERHEAD);
         Ok(Replayed::Sent)
-    }
-
-    fn in_force(&self, name: &str) -> Option<(Arc<Endpoint>, marram_core::log::EndpointId)> {
-        let mut endpoints = self.endpoints.iter().filter_map(std::sync::Weak::upgrade);
-        let endpoint = endpoints.find(|endpoint| *endpoint.name() == *name && !endpoint.is_closed())?;
-        let id = endpoint.id()?;
-        Some((endpoint, id))
     }
 }

@@ -43,7 +43,7 @@ const IDLE_STAMP_EVERY: Duration = Duration::from_secs(600);
 
 pub(super) struct Writer {
     pub(super) log: Box<dyn MessageLog>,
-    storage: Arc<Storage>,
+    pub(super) storage: Arc<Storage>,
     clock: Clock,
     /// None: the owner wants no syncs but those that routes ask for.
     sync_after: Option<Duration>,

@@ -42,7 +42,7 @@ async fn samples(agent: &Agent) -> BTreeMap<String, f64> {
 }
 
 /// Waits until these are among the samples.
-async fn until(agent: &Agent, wanted: &[(&str, f64)]) -> BTreeMap<String, f64> {
+pub(super) async fn until(agent: &Agent, wanted: &[(&str, f64)]) -> BTreeMap<String, f64> {
     let deadline = tokio::time::Instant::now() + DEADLINE;
     loop {
         let found = samples(agent).await;
