@@ -159,6 +159,16 @@ impl Facts {
     }
 }
 
+/// Most bytes of the queue of upstream, or of one of so many inputs: a share of what the log has for messages. All shares together fit into
+/// it: a module that handles one message by sending another finds room for that whatever waits elsewhere, or a full log would never empty.
+/// (A message that is larger than its share has an empty queue for itself; for many of those the log may be full.) Upstream may be away for
+/// days, and is what the log is for.
+pub(crate) fn share(for_messages: u64, is_upstream: bool, inputs: usize) -> usize {
+    let seventh = for_messages / 7;
+    let share = if is_upstream { 4 * seventh } else { seventh.min(3 * seventh / inputs.max(1) as u64) };
+    usize::try_from(share).unwrap_or(usize::MAX)
+}
+
 impl Storage {
     /// Takes a log that has just been opened into service. `damage` is what its opening found; `removed` counts messages whose endpoint
     /// is gone.
@@ -189,13 +199,9 @@ impl Storage {
         Ok(storage)
     }
 
-    /// Most bytes of the queue of upstream, or of one of so many inputs: a share of the log. All shares together fit into it: a module that
-    /// handles one message by sending another finds room for that whatever waits elsewhere, or a full log would never empty. Upstream may
-    /// be away for days, and is what the log is for.
+    /// As [`share`].
     pub(crate) fn share(&self, is_upstream: bool, inputs: usize) -> usize {
-        let eighth = self.for_messages / 8;
-        let share = if is_upstream { 4 * eighth } else { eighth.min(3 * eighth / inputs.max(1) as u64) };
-        usize::try_from(share).unwrap_or(usize::MAX)
+        share(self.for_messages, is_upstream, inputs)
     }
 
     /// A moment of this run in the log's elapsed time.

@@ -12,6 +12,7 @@ mod metrics;
 mod receiving;
 mod replaying;
 mod routing;
+mod shares;
 mod storing;
 mod upstream;
 mod worlds;

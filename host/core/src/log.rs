@@ -219,7 +219,8 @@ pub struct Room {
     pub disk_bytes: u64,
     /// Most bytes of them.
     pub max_bytes: u64,
-    /// Of these, what messages may take: the rest is for the log's own needs.
+    /// Of these, what the messages of all queues may take: while they do not, there is room for one more, whatever their sizes, and
+    /// however many others beside them are settled already. The rest is for dead letters and the log's own needs.
     pub for_messages: u64,
 }
 

@@ -170,7 +170,7 @@ async fn what_has_expired_behind_the_window_makes_room_for_senders() {
         .expect("a sender is woken when there is room");
         let queue = agent.status().await.unwrap().queues[0].clone();
         let gone = queue.dropped["ttl_expiry"];
-        assert!(gone > 20 && gone + queue.length as u64 == 31 + short, "{gone} of {short}, {queue:?}");
+        assert!(gone > 10 && gone + queue.length as u64 == 31 + short, "{gone} of {short}, {queue:?}");
         assert_eq!(agent.dead_letters(None).await.unwrap().letters.is_empty(), !is_kept);
         agent.apply(&manifest_with("crash", &[("b", "{}")], &routes)).await.unwrap();
         let queue = queue_with(&agent, |queue| queue.length == 0).await;
@@ -202,7 +202,7 @@ async fn senders_do_not_wait_until_a_backlog_that_has_expired_is_read_through() 
     let modules = |status| manifest_with("crash", &[("b", status), ("c", STOPPED)], &[short, other]);
     agent.apply(&modules(STOPPED)).await.unwrap();
     let body = message(&"x".repeat(10_000));
-    for _ in 0..150 {
+    for _ in 0..110 {
         agent.publish("/messages/short", &body).await.unwrap();
     }
     tokio::time::sleep(Duration::from_millis(1100)).await; // what is tested is that time passes
@@ -216,10 +216,10 @@ async fn senders_do_not_wait_until_a_backlog_that_has_expired_is_read_through() 
     };
     gate.open();
     answer.await.unwrap().unwrap();
-    assert_eq!(queue_with(&agent, |queue| queue.length == 0).await.dropped, [("ttl_expiry".into(), 150)].into());
+    assert_eq!(queue_with(&agent, |queue| queue.length == 0).await.dropped, [("ttl_expiry".into(), 110)].into());
     let calls = calls.lock().unwrap().clone();
     let append = calls.iter().position(|call| *call == Call::Append(1, Safety::Written)).unwrap();
-    assert!(append <= 2 && calls.len() > 5, "after {append} readings of {}", calls.len() - 1);
+    assert!(append <= 2 && calls.len() > 3, "after {append} readings of {}", calls.len() - 1);
 }
 
 #[tokio::test]

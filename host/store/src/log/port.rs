@@ -23,9 +23,11 @@ impl MessageLog for Log {
     }
 
     fn room(&self) -> Room {
-        let Options { segment_bytes, max_bytes, .. } = self.options;
-        // Beside the messages: a spare for settlements, one for copies, and what is left free at the end of each.
-        let for_messages = max_bytes.saturating_sub(3 * segment_bytes);
+        let Options { segment_bytes, max_bytes, dead_letter_bytes } = self.options;
+        // Beside the messages: a spare for settlements, one for copies, the one that is being written. Of the others three quarters
+        // are live, or a copy brings room; not quite, because indexes are copied as well and no message is cut in two.
+        let segments = max_bytes.saturating_sub(3 * segment_bytes);
+        let for_messages = (segments / 10 * 7).saturating_sub(dead_letter_bytes);
         Room { disk_bytes: self.usage().disk_bytes, max_bytes, for_messages }
     }
 
