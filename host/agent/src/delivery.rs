@@ -18,7 +18,14 @@ use marram_core::{
 use serde_json::{Map, Value};
 use tokio::sync::{Notify, oneshot};
 
-use crate::{clock::Clock, doorbell::Doorbell, endpoint::Endpoint, link::ModuleLink, router::Router, twins::TwinCell};
+use crate::{
+    clock::Clock,
+    doorbell::{Attended, Doorbell},
+    endpoint::Endpoint,
+    link::ModuleLink,
+    router::Router,
+    twins::TwinCell,
+};
 
 /// Messages taken under one lock. Measured: halves the cost of a hop against one by one; more gains nothing.
 const BATCH: usize = 64;
@@ -118,8 +125,8 @@ impl ModuleTask {
         let exit = if exports.run {
             up();
             match self.wait_at(gate).await {
-                Ok(()) if imports_inbox => self.run_receiver(&mut *instance).await,
-                Ok(()) => self.run_program(&mut *instance).await,
+                Ok(_attended) if imports_inbox => self.run_receiver(&mut *instance).await,
+                Ok(_) => self.run_program(&mut *instance).await,
                 Err(exit) => exit,
             }
         } else {
@@ -159,14 +166,15 @@ impl ModuleTask {
         }
     }
 
-    async fn wait_at(&self, gate: Option<oneshot::Receiver<()>>) -> Result<(), Exit> {
-        let Some(gate) = gate else { return Ok(()) };
+    /// Waits until it is in charge; then it is up.
+    async fn wait_at(&self, gate: Option<oneshot::Receiver<()>>) -> Result<Attended, Exit> {
+        let Some(gate) = gate else { return Ok(self.bell.attend()) };
         let opened = tokio::select! {
             biased;
             opened = gate => opened.is_ok(),
             () = self.stop.stopped() => false,
         };
-        if opened { Ok(()) } else { Err(Exit::new(Exit::STOPPED, "stopped before it was in charge")) }
+        if opened { Ok(self.bell.attend()) } else { Err(Exit::new(Exit::STOPPED, "stopped before it was in charge")) }
     }
 
     async fn run_handler(
@@ -195,7 +203,7 @@ impl ModuleTask {
             return Err(Exit::new(1, format!("start-handler: {reason}")));
         }
         up();
-        self.wait_at(gate).await?;
+        let _attended = self.wait_at(gate).await?;
         let mut told = Told::default();
         let mut inputs = Inputs::default();
         loop {

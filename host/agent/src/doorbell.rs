@@ -1,8 +1,11 @@
 //! Wakes one waiting consumer, and costs a load when nobody waits.
 
-use std::sync::atomic::{
-    AtomicBool, AtomicU8,
-    Ordering::{Relaxed, SeqCst},
+use std::sync::{
+    Arc,
+    atomic::{
+        AtomicBool, AtomicU8, AtomicUsize,
+        Ordering::{Relaxed, SeqCst},
+    },
 };
 
 use tokio::sync::Notify;
@@ -14,6 +17,8 @@ use tokio::sync::Notify;
 pub(crate) struct Doorbell {
     armed: AtomicBool,
     notify: Notify,
+    /// How many answer; more than one for moments at most.
+    attended: AtomicUsize,
     /// The most urgent priority that came since the consumer took messages last; [`NOTHING`] if none that is above the
     /// default.
     came: AtomicU8,
@@ -24,7 +29,8 @@ const NOTHING: u8 = u8::MAX;
 
 impl Default for Doorbell {
     fn default() -> Self {
-        Self { armed: AtomicBool::new(false), notify: Notify::new(), came: AtomicU8::new(NOTHING) }
+        let (armed, attended) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Self { armed, notify: Notify::new(), attended, came: AtomicU8::new(NOTHING) }
     }
 }
 
@@ -35,6 +41,17 @@ impl Doorbell {
             self.came.fetch_min(priority, Relaxed);
         }
         self.ring();
+    }
+
+    /// The consumer is up, until what is returned is dropped.
+    pub(crate) fn attend(self: &Arc<Self>) -> Attended {
+        self.attended.fetch_add(1, SeqCst);
+        Attended(self.clone())
+    }
+
+    /// Whether the consumer is up.
+    pub(crate) fn is_attended(&self) -> bool {
+        self.attended.load(SeqCst) > 0
     }
 
     /// The consumer takes messages now: whatever came is among them.
@@ -62,5 +79,15 @@ impl Doorbell {
     /// Waits for a ring since [`Doorbell::arm`].
     pub(crate) async fn wait(&self) {
         self.notify.notified().await;
+    }
+}
+
+/// As long as a consumer has it, it is up.
+#[derive(Debug)]
+pub(crate) struct Attended(Arc<Doorbell>);
+
+impl Drop for Attended {
+    fn drop(&mut self) {
+        self.0.attended.fetch_sub(1, SeqCst);
     }
 }

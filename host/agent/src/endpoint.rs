@@ -21,6 +21,7 @@ use marram_core::{
 };
 use tokio::sync::Notify;
 
+pub(crate) use self::stored::Behind;
 use crate::{
     counts::{GivenUp, Handled, Lengths},
     doorbell::Doorbell,
@@ -204,9 +205,15 @@ impl Endpoint {
     }
 
     /// Adds a message under a lock that the caller holds; the caller rings afterwards.
-    pub(crate) fn push(inner: &mut Inner, item: Item) {
+    pub(crate) fn push(&self, inner: &mut Inner, item: Item) {
         inner.accepted += 1;
-        inner.queue.push(item);
+        let live = self.takes_live(inner);
+        inner.queue.push(Item { live, ..item });
+    }
+
+    /// Whether what comes now is live.
+    fn takes_live(&self, inner: &Inner) -> bool {
+        inner.options.live_first && self.consumer.is_attended()
     }
 
     /// Tells the consumer that there is something of this priority.

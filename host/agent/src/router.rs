@@ -433,7 +433,7 @@ impl Router {
         }
         let number = sequence.fetch_add(1, Relaxed) + 1;
         resolved.counts.accepted(size - ITEM_OVERHEAD);
-        Endpoint::push(&mut inner, self.item(resolved, receiver, message, number, size));
+        receiver.endpoint.push(&mut inner, self.item(resolved, receiver, message, number, size));
         drop(inner);
         receiver.endpoint.ring(receiver.target.priority);
         Ok(number)
@@ -454,7 +454,7 @@ impl Router {
         let number = sequence.fetch_add(1, Relaxed) + 1;
         resolved.counts.accepted(size - ITEM_OVERHEAD);
         for (receiver, inner) in receivers.iter().zip(&mut locked) {
-            Endpoint::push(inner, self.item(resolved, *receiver, message, number, size));
+            receiver.endpoint.push(inner, self.item(resolved, *receiver, message, number, size));
         }
         drop(locked);
         for receiver in receivers {
@@ -501,7 +501,9 @@ impl Router {
             max_attempts: target.max_attempts,
             stored: None,
             suspect: false,
+            live: false,
             arrival: Arrival::default(),
+            turn: 0,
         }
     }
 

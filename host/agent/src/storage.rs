@@ -65,6 +65,8 @@ enum Job {
     Load(Arc<Endpoint>),
     /// An endpoint looks full, and what is behind its window may have expired.
     Expire(Arc<Endpoint>),
+    /// The same of what was behind its window at this moment.
+    ExpireBehind(Arc<Endpoint>, Uptime),
     /// These endpoints are in force: what waits for others becomes dead letters.
     Keep(BTreeSet<Box<str>>),
     /// A person asks.
@@ -258,6 +260,11 @@ impl Storage {
     /// Has what expired of an endpoint given up, in memory and in the log.
     pub(crate) fn expire(&self, endpoint: Arc<Endpoint>) {
         let _ = self.push(Job::Expire(endpoint));
+    }
+
+    /// The same of what was behind its window at this moment; after all that was told before.
+    pub(crate) fn expire_behind(&self, endpoint: Arc<Endpoint>, at: Uptime) {
+        let _ = self.push(Job::ExpireBehind(endpoint, at));
     }
 
     /// Makes dead letters of what waits for other endpoints than these.

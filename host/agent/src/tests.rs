@@ -7,6 +7,7 @@ mod delivery;
 mod ending;
 mod hooked;
 mod lifetime;
+mod live_first;
 mod log_owner;
 mod metrics;
 mod receiving;

@@ -30,11 +30,16 @@ impl UpstreamTask {
     pub(crate) async fn run(mut self) {
         let bell: Arc<Doorbell> = self.router.doorbell("");
         let mut failures = 0;
+        let mut attended = Some(bell.attend());
         loop {
             match self.publish_next().await {
-                Published::Some => failures = 0,
+                Published::Some => {
+                    failures = 0;
+                    attended.get_or_insert_with(|| bell.attend());
+                }
                 Published::Failed => {
                     failures += 1;
+                    attended = None; // what comes meanwhile waits
                     self.back_off(failures).await;
                 }
                 Published::Nothing => {

@@ -169,6 +169,8 @@ pub struct QueueOptions {
     pub overflow: Overflow,
     /// `ordering: none`: a message in back-off holds up no other.
     pub unordered: bool,
+    /// `drain: live-first`: what comes while the receiver is up goes before what has waited.
+    pub live_first: bool,
     /// Messages whose time to live is over are dead letters.
     pub expired_to_dead_letter: bool,
 }

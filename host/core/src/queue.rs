@@ -1,22 +1,27 @@
 //! One endpoint's queue: what waits for an input or for upstream, and the bookkeeping of its delivery.
 //!
-//! First in, first out within (source, priority); more urgent priorities first. A message that must be tried again
+//! First in, first out within (source, priority); more urgent priorities first. Live messages, where there are any, have an order of their
+//! own and go before the backlog of their priority, but for every fourth. A message that must be tried again
 //! blocks only later messages of its own source and priority. Bounded by bytes; what is out for delivery still counts.
 //! One consumer, which may hold several batches. No clock, no lock, no waking: those are the agent's.
 
 mod batch;
 mod blocked;
 mod item;
+mod lane;
 mod retry;
 mod room;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-use self::blocked::{Blocked, Stream};
 pub use self::{
     batch::{Batch, Done},
     item::{Arrival, DropReason, Dropped, ITEM_OVERHEAD, Item},
     retry::{FIRST_RETRY, MAX_RETRY, MAX_RETRY_AFTER, retry_delay},
+};
+use self::{
+    blocked::{Blocked, Stream},
+    lane::Lane,
 };
 use crate::{
     deployment::PRIORITIES,
@@ -30,12 +35,14 @@ pub struct EndpointQueue {
     /// A message in back-off holds up no other.
     unordered: bool,
     bytes: usize,
+    /// Of these, of live messages.
+    live_bytes: usize,
     /// Bytes of the endpoint that are not in this queue and count like those that are.
     beside: usize,
     len: usize,
     /// Of these, by priority.
     len_of: [usize; PRIORITIES],
-    ready: [VecDeque<Item>; PRIORITIES],
+    ready: [Lane; PRIORITIES],
     blocked: BTreeMap<Stream, Blocked>,
     dropped: Vec<Dropped>,
     /// Of all that came.
@@ -76,7 +83,7 @@ impl EndpointQueue {
     }
 
     fn waiting(&self) -> impl Iterator<Item = &Item> {
-        self.ready.iter().flatten().chain(self.blocked.values().flat_map(|blocked| &blocked.items))
+        self.ready.iter().flat_map(Lane::iter).chain(self.blocked.values().flat_map(|blocked| &blocked.items))
     }
 
     /// Says whether a message in back-off holds up the later ones of its source and priority.
@@ -94,10 +101,16 @@ impl EndpointQueue {
         self.max_bytes = max_bytes;
     }
 
-    /// Whether a message of this priority could be delivered now.
+    /// Bytes of live messages that wait or are out for delivery.
     #[must_use]
-    pub fn has_ready(&self, priority: u8) -> bool {
-        self.ready.get(usize::from(priority)).is_some_and(|lane| !lane.is_empty())
+    pub fn live_bytes(&self) -> usize {
+        self.live_bytes
+    }
+
+    /// Whether a message of this priority that is not live could be delivered now.
+    #[must_use]
+    pub fn has_backlog_ready(&self, priority: u8) -> bool {
+        self.ready.get(usize::from(priority)).is_some_and(Lane::has_backlog)
     }
 
     /// Adds a message at the end of its stream. The caller has asked [`EndpointQueue::has_room`].
@@ -105,6 +118,7 @@ impl EndpointQueue {
         item.arrival = self.latest.next(item.stored);
         self.latest = self.latest.max(item.arrival);
         self.bytes += item.size;
+        self.live_bytes += item.live_size();
         self.len += 1;
         self.len_of[lane(&item)] += 1;
         self.note_deadline(&item);
@@ -135,9 +149,12 @@ impl EndpointQueue {
         for priority in 0..PRIORITIES {
             self.take_due(priority, now, max, &mut batch);
             while batch.has_place(max) {
-                let Some(item) = self.ready[priority].pop_front_if(|item| batch.takes(item)) else { break };
-                batch.is_full |= item.suspect;
-                self.keep_or_drop(item, now, &mut batch);
+                let Some(item) = self.ready[priority].pop_if(|item| batch.takes(item)) else { break };
+                if item.is_expired(now) {
+                    self.forget(item, DropReason::Expired);
+                } else {
+                    self.send(item, &mut batch);
+                }
             }
         }
         batch
@@ -173,9 +190,8 @@ impl EndpointQueue {
             match blocked.items.pop_front() {
                 Some(item) if !item.is_expired(now) => {
                     blocked.probing = Some(item.accepted.sequence);
-                    batch.is_full |= item.suspect;
                     batch.probes.push((stream, item.accepted.sequence));
-                    batch.waiting.push_back(item);
+                    self.send(item, batch);
                 }
                 Some(item) => {
                     // The one that held up the others is gone: they are free, in order.
@@ -187,12 +203,10 @@ impl EndpointQueue {
         }
     }
 
-    fn keep_or_drop(&mut self, item: Item, now: Uptime, batch: &mut Batch) {
-        if item.is_expired(now) {
-            self.forget(item, DropReason::Expired);
-        } else {
-            batch.waiting.push_back(item);
-        }
+    fn send(&mut self, mut item: Item, batch: &mut Batch) {
+        self.ready[lane(&item)].count(&mut item);
+        batch.is_full |= item.suspect;
+        batch.waiting.push_back(item);
     }
 
     /// Takes a batch back: what was settled leaves the account, what was not comes back to the front in its order.
@@ -205,12 +219,16 @@ impl EndpointQueue {
         }
         batch.skipped.extend(batch.waiting.drain(..));
         for item in batch.skipped.drain(..).rev() {
+            self.ready[lane(&item)].take_back(&item);
             self.put_back(item);
         }
         for (item, _) in batch.failed.drain(..) {
             self.put_back(item);
         }
         for (item, reason) in batch.dead.drain(..) {
+            if reason == DropReason::Expired {
+                self.ready[lane(&item)].take_back(&item);
+            }
             self.forget(item, reason);
         }
         // What came back is no probe any more; the message of those that still are is settled: the way is free, unless
@@ -230,6 +248,7 @@ impl EndpointQueue {
     pub fn credit(&mut self, batch: &mut Batch) -> Vec<Done> {
         let done = std::mem::take(&mut batch.done);
         self.bytes -= std::mem::take(&mut batch.done_bytes);
+        self.live_bytes -= std::mem::take(&mut batch.done_live_bytes);
         for Done { priority, messages, .. } in &done {
             self.len -= messages;
             self.len_of[lane_of(*priority)] -= messages;
@@ -243,12 +262,11 @@ impl EndpointQueue {
             blocked.until = blocked.until.max(until); // no message of the stream may come before its time
             return;
         }
-        let lane = &mut self.ready[usize::from(stream.priority)];
-        let mut same = VecDeque::new();
-        if !self.unordered {
-            (same, *lane) = lane.drain(..).partition(|item| stream.holds_up(item));
-        }
-        self.blocked.insert(stream, Blocked { until, probing: None, items: same });
+        let items = match self.unordered {
+            true => [].into(),
+            false => self.ready[usize::from(stream.priority)].take_stream(&stream),
+        };
+        self.blocked.insert(stream, Blocked { until, probing: None, items });
     }
 
     /// Puts an item back before all later ones of its stream.
@@ -279,6 +297,7 @@ impl EndpointQueue {
 
     fn forget(&mut self, item: Item, reason: DropReason) {
         self.bytes -= item.size;
+        self.live_bytes -= item.live_size();
         self.len -= 1;
         self.len_of[lane(&item)] -= 1;
         let Item { accepted, attempts, stored, .. } = item;
@@ -308,9 +327,15 @@ impl EndpointQueue {
     /// Messages that are out for delivery.
     #[must_use]
     pub fn out(&self) -> usize {
-        let ready: usize = self.ready.iter().map(VecDeque::len).sum();
+        let ready: usize = self.ready.iter().map(Lane::len).sum();
         let blocked: usize = self.blocked.values().map(|blocked| blocked.items.len()).sum();
         self.len - ready - blocked
+    }
+
+    /// Whether live messages are out for delivery. Looks at all that wait.
+    #[must_use]
+    pub fn has_live_out(&self) -> bool {
+        self.live_bytes > self.waiting().map(Item::live_size).sum()
     }
 
     /// When the next blocked stream may be tried again; none = nothing waits for time.
@@ -334,7 +359,8 @@ impl EndpointQueue {
     /// Empties the queue because its endpoint is gone; everything becomes [`DropReason::EndpointRemoved`]. A batch that
     /// is out comes back later and is dropped by the next call.
     pub fn remove_all(&mut self) {
-        let mut items: Vec<Item> = self.ready.iter_mut().flat_map(|lane| lane.drain(..)).collect();
+        let mut items: Vec<Item> =
+            self.ready.iter_mut().flat_map(Lane::sides_mut).flat_map(|side| side.drain(..)).collect();
         for blocked in std::mem::take(&mut self.blocked).into_values() {
             items.extend(blocked.items);
         }

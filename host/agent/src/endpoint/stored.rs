@@ -23,6 +23,17 @@ use crate::counts::OTHERS;
 /// Between two looks for what has expired behind the window of a full queue: shorter than senders wait, long beside what it costs.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
+/// Whether the log may give up what has expired behind the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Behind {
+    /// It is not in memory, and never was.
+    IsUntouched,
+    /// Live messages among them have been in memory, and what became of them the log knows when it has done what it was told.
+    WasPassed,
+    /// Such are out for delivery, and must not become dead letters meanwhile.
+    IsUnclear,
+}
+
 impl Endpoint {
     /// Its name in the log and for people: `$upstream` or `module/input`.
     pub(crate) fn name(&self) -> Box<str> {
@@ -96,18 +107,23 @@ impl Endpoint {
     }
 
     /// A message for which bytes were set aside is stored, or was sent to another one that stores it.
-    pub(crate) fn arrived(self: &Arc<Self>, item: Item) {
+    pub(crate) fn arrived(self: &Arc<Self>, mut item: Item) {
         let mut inner = self.lock();
         inner.backlog.release(item.size);
         inner.accepted += 1;
         let priority = item.priority;
+        let is_live = self.takes_live(&inner);
         let stays = match item.stored {
             // What is in the log of a closed endpoint is removed there.
             Some(place) if !inner.closed => {
-                let held = inner.held(priority);
-                inner.backlog.stored(priority, place.sequence, item.size, held)
+                let (held, live_bytes) = (inner.held(priority), inner.queue.live_bytes());
+                item.live = is_live && inner.backlog.passes(priority, place.sequence, live_bytes);
+                item.live || inner.backlog.stored(priority, place.sequence, item.size, held)
             }
-            stored => stored.is_none(),
+            stored => {
+                item.live = is_live;
+                stored.is_none()
+            }
         };
         if stays {
             inner.queue.push(item);
@@ -175,7 +191,9 @@ impl Endpoint {
         let mut dropped = Vec::new();
         for item in items {
             let Some(place) = item.stored else { continue };
-            inner.backlog.read(priority, place.sequence, item.size);
+            if !inner.backlog.read(priority, place.sequence, item.size) {
+                continue; // a live one
+            }
             let is_spent = item.max_attempts.is_some_and(|most| item.attempts >= most);
             let reason = if item.deadline.is_some_and(|deadline| deadline <= now) {
                 DropReason::Expired
@@ -203,16 +221,22 @@ impl Endpoint {
         self.room.notify_waiters();
     }
 
-    /// Gives up what has expired.
-    pub(crate) fn expire(self: &Arc<Self>, now: Uptime) {
+    /// Gives up what has expired in memory.
+    pub(crate) fn expire(self: &Arc<Self>, now: Uptime) -> Behind {
         let mut inner = self.lock();
         inner.queue.drop_expired(now);
+        let behind = match (inner.backlog.has_passed(), inner.queue.has_live_out()) {
+            (false, _) => Behind::IsUntouched,
+            (true, false) => Behind::WasPassed,
+            (true, true) => Behind::IsUnclear,
+        };
         if self.note_drops(&mut inner, now) {
             self.read_on(&mut inner);
             drop(inner);
             self.consumer.ring();
             self.room.notify_waiters();
         }
+        behind
     }
 
     /// The priorities that have messages behind the window, each with the last one before them.
@@ -270,7 +294,8 @@ impl Endpoint {
 
 impl Inner {
     fn held(&self, priority: u8) -> Held {
-        Held { bytes: self.queue.bytes(), lane_is_idle: !self.queue.has_ready(priority) }
+        let bytes = self.queue.bytes() - self.queue.live_bytes();
+        Held { bytes, lane_is_idle: !self.queue.has_backlog_ready(priority) }
     }
 
     fn reading(&self) -> Option<Reading> {

@@ -155,6 +155,7 @@ impl Writer {
                 self.load(endpoint);
             }
             Job::Expire(endpoint) => self.expire_of(&endpoint, self.clock.uptime()),
+            Job::ExpireBehind(endpoint, at) => self.expire_behind(&endpoint, at),
             Job::Keep(names) => {
                 self.commit();
                 self.keep = Some(names);
@@ -254,8 +255,19 @@ impl Writer {
             let super::Receiver { endpoint, priority, deadline, max_attempts, stored } = receiver;
             let stored = endpoint.id().filter(|_| stored).map(|endpoint| Place { endpoint, priority, sequence });
             let accepted = accepted.clone();
-            let (attempts, suspect, arrival) = (0, false, Arrival::default());
-            let item = Item { accepted, size, priority, deadline, attempts, max_attempts, stored, suspect, arrival };
+            let item = Item {
+                accepted,
+                size,
+                priority,
+                deadline,
+                attempts: 0,
+                max_attempts,
+                stored,
+                suspect: false,
+                live: false,
+                arrival: Arrival::default(),
+                turn: 0,
+            };
             endpoint.arrived(item);
         }
         let _ = reply.send(Ok(accepted.sequence));

@@ -23,6 +23,16 @@ use crate::{
     twins::Twins,
 };
 
+/// A router with one route, live first, whose messages are in a log in this folder.
+pub(super) async fn router_with(messages: &Messages, route: &str) -> Arc<Router> {
+    let router = router_in(messages);
+    let mut routes = deployment(&[(route, Duration::ZERO)]).routes.clone();
+    routes[0].options.durability = Durability::Crash;
+    routes[0].options.queue.live_first = true;
+    router.apply(Arc::new(Deployment { routes, ..Deployment::default() })).await;
+    router
+}
+
 fn deployment(routes: &[(&str, Duration)]) -> Arc<Deployment> {
     let spec = |(n, (text, send_timeout)): (usize, &(&str, Duration))| RouteSpec {
         name: n.to_string(),
@@ -60,12 +70,16 @@ const TO_B: &str = "FROM /messages/* INTO BrokeredEndpoint(\"/modules/b/inputs/i
 const AT_ONCE: Duration = Duration::ZERO;
 
 pub(super) async fn router(routes: &[(&str, Duration)]) -> Arc<Router> {
-    let (clock, removed) = (Clock::start(), Arc::default());
-    let (log, _) = open_log(Messages::default().path());
-    let storage = Storage::start(Box::new(log), &[], clock, None, Arc::clone(&removed)).unwrap();
-    let router = Arc::new(Router::new(clock, 0, storage, removed));
+    let router = router_in(&Messages::default());
     router.apply(deployment(routes)).await;
     router
+}
+
+fn router_in(messages: &Messages) -> Arc<Router> {
+    let (clock, removed) = (Clock::start(), Arc::default());
+    let (log, _) = open_log(messages.path());
+    let storage = Storage::start(Box::new(log), &[], clock, None, Arc::clone(&removed)).unwrap();
+    Arc::new(Router::new(clock, 0, storage, removed))
 }
 
 fn len(router: &Router, module: &str) -> usize {

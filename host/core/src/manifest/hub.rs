@@ -147,7 +147,7 @@ fn check_queues(routes: &Field<'_>, read: &[RouteSpec], found: &mut Findings) {
         let other = *first.entry(&spec.route.sink).or_insert(spec);
         if other.options.queue != spec.options.queue {
             let message = format!(
-                "`overflow`, `ordering` and `expiredToDeadLetter` belong to the queue, and route `{}` into the same one says otherwise",
+                "`overflow`, `ordering`, `drain` and `expiredToDeadLetter` belong to the queue, and route `{}` into the same one says otherwise",
                 shown(&other.name)
             );
             let hint = "write the same in all routes into one input, or nothing in them and it in `marram` of $edgeHub";
@@ -249,9 +249,9 @@ fn read_queue(fields: &mut Fields<'_>, queue: &mut QueueOptions, found: &mut Fin
         }
     }
     if let Some(field) = fields.optional("drain", found)
-        && values::word(&field, "drain", &DRAINS, found) == Some(true)
+        && let Some(live_first) = values::word(&field, "drain", &DRAINS, found)
     {
-        found.fault(&field.at, "`live-first` comes with a later version");
+        queue.live_first = live_first;
     }
 }
 

@@ -24,6 +24,7 @@ pub struct Batch {
     /// One entry for all that came from one source in a row.
     pub(super) done: Vec<Done>,
     pub(super) done_bytes: usize,
+    pub(super) done_live_bytes: usize,
     /// Nothing more goes into it.
     pub(super) is_full: bool,
     unordered: bool,
@@ -114,6 +115,7 @@ impl Batch {
             _ => self.done.push(Done { source: source.clone(), priority: item.priority, messages: 1 }),
         }
         self.done_bytes += item.size;
+        self.done_live_bytes += item.live_size();
         self.done_stored.extend(item.stored);
     }
 

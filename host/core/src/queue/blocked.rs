@@ -5,10 +5,12 @@ use std::{collections::VecDeque, sync::Arc};
 use super::Item;
 use crate::time::Uptime;
 
-/// The unit within which order is kept: a priority and a source; where no order is kept, each message is one of its own.
+/// The unit within which order is kept: a priority, the backlog or what is live, and a source; where no order is kept, each message is one
+/// of its own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Stream {
     pub(super) priority: u8,
+    pub(super) live: bool,
     source: Arc<str>,
     /// Of the message, where no order is kept.
     sequence: Option<u64>,
@@ -26,12 +28,13 @@ pub(super) struct Blocked {
 impl Stream {
     pub(super) fn of(item: &Item, unordered: bool) -> Self {
         let sequence = unordered.then_some(item.accepted.sequence);
-        Self { priority: item.priority, source: item.accepted.source.clone(), sequence }
+        Self { priority: item.priority, live: item.live, source: item.accepted.source.clone(), sequence }
     }
 
     /// Whether a later message belongs to it.
     pub(super) fn holds_up(&self, item: &Item) -> bool {
-        self.sequence.is_none() && self.priority == item.priority && self.source == item.accepted.source
+        let is_same = (self.priority, self.live) == (item.priority, item.live) && self.source == item.accepted.source;
+        is_same && self.sequence.is_none()
     }
 }
 

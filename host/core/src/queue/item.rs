@@ -27,8 +27,12 @@ pub struct Item {
     /// It waited in the log when the host started, and may have been what ended the host before: it is delivered alone, and its attempt
     /// is noted before.
     pub suspect: bool,
+    /// It came while its receiver was up, to a queue that is drained live first; all others are the backlog.
+    pub live: bool,
     /// Given by [`EndpointQueue::push`](super::EndpointQueue::push); anything before.
     pub arrival: Arrival,
+    /// Given by [`EndpointQueue::take`](super::EndpointQueue::take): what its going has changed in the count of its lane.
+    pub turn: i32,
 }
 
 /// When a message came to its queue, beside the others there, whatever the clock says: by its number in the log; one that is in memory
@@ -106,11 +110,15 @@ impl Arrival {
 }
 
 impl Item {
+    pub(super) fn live_size(&self) -> usize {
+        if self.live { self.size } else { 0 }
+    }
+
     pub(super) fn is_expired(&self, now: Uptime) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= now)
     }
 
     pub(super) fn is_of_the_stream_of(&self, other: &Item) -> bool {
-        self.priority == other.priority && self.accepted.source == other.accepted.source
+        (self.priority, self.live) == (other.priority, other.live) && self.accepted.source == other.accepted.source
     }
 }

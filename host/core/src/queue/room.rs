@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 
-use super::{DropReason, EndpointQueue, Item, blocked::Stream};
+use super::{DropReason, EndpointQueue, Item, blocked::Stream, lane::Lane};
 use crate::{deployment::Overflow, time::Uptime};
 
 /// Where a message waits.
 #[derive(Debug, Clone)]
 enum Spot {
-    /// In the lane of its priority, at this place.
-    Ready(u8, usize),
+    /// In the lane of its priority, on this side, at this place.
+    Ready(usize, usize, usize),
     /// Among those that this one of them holds up, at this place.
     Blocked(Stream, usize),
 }
@@ -63,8 +63,11 @@ impl EndpointQueue {
     /// Where the one of them is that came first. Not only those at the front are asked: what was in back-off may stand before older
     /// ones of other sources.
     fn oldest_of(&self, wanted: impl Fn(&Item) -> bool) -> Option<Spot> {
-        let ready = (0..).zip(&self.ready).flat_map(|(priority, lane)| {
-            lane.iter().enumerate().map(move |(place, item)| (item, Spot::Ready(priority, place)))
+        let sides = self.ready.iter().enumerate().flat_map(|(priority, lane)| {
+            lane.sides().into_iter().enumerate().map(move |(side, items)| (priority, side, items))
+        });
+        let ready = sides.flat_map(|(priority, side, items)| {
+            items.iter().enumerate().map(move |(place, item)| (item, Spot::Ready(priority, side, place)))
         });
         let blocked = self.blocked.iter().flat_map(|(stream, blocked)| {
             blocked.items.iter().enumerate().map(move |(place, item)| (item, Spot::Blocked(stream.clone(), place)))
@@ -75,7 +78,7 @@ impl EndpointQueue {
 
     fn remove(&mut self, spot: &Spot) -> Option<Item> {
         match spot {
-            Spot::Ready(priority, place) => self.ready.get_mut(usize::from(*priority))?.remove(*place),
+            Spot::Ready(priority, side, place) => self.ready[*priority].sides_mut()[*side].remove(*place),
             Spot::Blocked(stream, place) => {
                 let blocked = self.blocked.get_mut(stream)?;
                 let item = blocked.items.remove(*place);
@@ -93,8 +96,8 @@ impl EndpointQueue {
             return; // nothing to find: a full queue is asked often
         }
         let mut expired = Vec::new();
-        for lane in &mut self.ready {
-            expired.extend(take_expired(lane, now));
+        for side in self.ready.iter_mut().flat_map(Lane::sides_mut) {
+            expired.extend(take_expired(side, now));
         }
         let mut freed = Vec::new();
         for (stream, blocked) in &mut self.blocked {

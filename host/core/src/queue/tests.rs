@@ -1,3 +1,4 @@
+mod live;
 mod model;
 mod room;
 mod stored;
@@ -31,7 +32,9 @@ fn item(source: &str, priority: u8, sequence: u64) -> Item {
         max_attempts: Some(3),
         stored: None,
         suspect: false,
+        live: false,
         arrival: Arrival::default(),
+        turn: 0,
     }
 }
 

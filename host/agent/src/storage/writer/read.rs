@@ -9,7 +9,7 @@ use marram_core::{
 };
 
 use super::Writer;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Behind, Endpoint};
 
 /// Bytes that are read for one endpoint before others have their turn: two windows, some milliseconds of a slow disk. A backlog of which all has
 /// expired is read through to its end, and senders must not wait for that.
@@ -54,7 +54,9 @@ impl Writer {
                 max_attempts: stored.max_attempts,
                 suspect: stored.place.sequence < self.first,
                 stored: Some(stored.place),
+                live: false,
                 arrival: Arrival::default(),
+                turn: 0,
                 accepted: stored.accepted,
             });
             endpoint.loaded(reading.priority, items, is_all, self.clock.uptime());
@@ -79,12 +81,20 @@ impl Writer {
 
     /// What is in memory, and what the log can tell unread of what is behind. The rest is judged when it is read.
     pub(super) fn expire_of(&mut self, endpoint: &Arc<Endpoint>, now: Uptime) {
-        endpoint.expire(now);
+        match endpoint.expire(now) {
+            Behind::IsUntouched => self.expire_behind(endpoint, now),
+            Behind::WasPassed => self.storage.expire_behind(endpoint.clone(), now),
+            Behind::IsUnclear => {}
+        }
+    }
+
+    /// What the log can tell unread of what was behind the window at this moment.
+    pub(super) fn expire_behind(&mut self, endpoint: &Arc<Endpoint>, at: Uptime) {
         let Some(id) = endpoint.id() else { return };
         let reason = DropReason::Expired.label();
         let letters = endpoint.keeps_expired().then(|| Letters { reason, at: self.clock.utc() });
         for (priority, read_to) in endpoint.backlogs() {
-            if let Some(expired) = self.log.expire(id, priority, read_to, self.storage.elapsed(now), letters) {
+            if let Some(expired) = self.log.expire(id, priority, read_to, self.storage.elapsed(at), letters) {
                 let now = self.clock.uptime();
                 self.unflushed.get_or_insert(now);
                 endpoint.expired_behind(priority, &expired);

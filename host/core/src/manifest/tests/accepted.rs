@@ -253,7 +253,7 @@ fn a_route_as_a_string_has_the_defaults() {
 fn a_route_as_an_object_says_more() {
     let text = r#"FROM /messages/* INTO BrokeredEndpoint("/modules/temp/inputs/in")"#;
     let options = json!({"sendTimeout": "250ms", "maxAttempts": 3, "durability": "memory",
-        "overflow": "drop-oldest", "ordering": "none", "drain": "oldest-first", "expiredToDeadLetter": true});
+        "overflow": "drop-oldest", "ordering": "none", "drain": "live-first", "expiredToDeadLetter": true});
     let object = json!({"route": text, "priority": 2, "timeToLiveSecs": 60, "marram": options});
     let reading = reading("hub/routes/up", object);
     let route = first_route(&reading);
@@ -262,7 +262,12 @@ fn a_route_as_an_object_says_more() {
         send_timeout: Duration::from_millis(250),
         max_attempts: Some(3),
         durability: Durability::Memory,
-        queue: QueueOptions { overflow: Overflow::DropOldest, unordered: true, expired_to_dead_letter: true },
+        queue: QueueOptions {
+            overflow: Overflow::DropOldest,
+            unordered: true,
+            live_first: true,
+            expired_to_dead_letter: true,
+        },
     };
     assert_eq!(route.options, expected);
 }

@@ -9,7 +9,8 @@ use super::*;
 /// What the queue must do, without its data structures: a list for each stream and who is in back-off.
 #[derive(Default)]
 struct Model {
-    streams: BTreeMap<(u8, &'static str), VecDeque<u64>>,
+    /// By priority, whether they are live, and source.
+    streams: BTreeMap<(u8, bool, &'static str), VecDeque<u64>>,
     count: usize,
     settled: std::collections::BTreeSet<u64>,
 }
@@ -34,15 +35,15 @@ const LEVELS: [u8; 3] = [0, 4, 10];
 
 #[derive(Debug, Clone)]
 enum Op {
-    Push { source: usize, level: usize, ttl: Option<u64> },
+    Push { source: usize, level: usize, live: bool, ttl: Option<u64> },
     Deliver { max: usize, verdicts: Vec<u8>, crash: bool },
     Wait(u64),
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
-        4 => (0..3usize, 0..3usize, prop::option::weighted(0.3, 1..4000u64))
-            .prop_map(|(source, level, ttl)| Op::Push { source, level, ttl }),
+        4 => (0..3usize, 0..3usize, any::<bool>(), prop::option::weighted(0.3, 1..4000u64))
+            .prop_map(|(source, level, live, ttl)| Op::Push { source, level, live, ttl }),
         2 => (1..6usize, prop::collection::vec(0..6u8, 0..6), any::<bool>())
             .prop_map(|(max, verdicts, crash)| Op::Deliver { max, verdicts, crash }),
         1 => (1..3000u64).prop_map(Op::Wait),
@@ -58,7 +59,7 @@ proptest! {
         let (mut now, mut next_sequence) = (Uptime(0), 0);
         for op in ops {
             match op {
-                Op::Push { source, level, ttl } => {
+                Op::Push { source, level, live, ttl } => {
                     let room = queue.has_room(10, now);
                     model.forget(queue.take_dropped());
                     prop_assert_eq!(room, model.count < 12);
@@ -68,9 +69,10 @@ proptest! {
                     next_sequence += 1;
                     let mut new = item(SOURCES[source], LEVELS[level], next_sequence);
                     new.max_attempts = None;
+                    new.live = live;
                     new.deadline = ttl.map(|ttl| Uptime(now.0 + ttl));
                     queue.push(new);
-                    model.streams.entry((LEVELS[level], SOURCES[source])).or_default().push_back(next_sequence);
+                    model.streams.entry((LEVELS[level], live, SOURCES[source])).or_default().push_back(next_sequence);
                     model.count += 1;
                 }
                 Op::Wait(by) => now = Uptime(now.0 + by),
@@ -82,7 +84,7 @@ proptest! {
                     // The consumer may stop early, as it does when something more urgent waits.
                     for verdict in verdicts.by_ref() {
                         let Some(item) = batch.next_item(|| now) else { break };
-                        let key = (item.priority, SOURCES[SOURCES.iter().position(|s| **s == *item.accepted.source).unwrap()]);
+                        let key = (item.priority, item.live, SOURCES[SOURCES.iter().position(|s| **s == *item.accepted.source).unwrap()]);
                         let stream = model.streams.get_mut(&key).unwrap();
                         prop_assert_eq!(stream.front(), Some(&item.accepted.sequence), "in order");
                         prop_assert!(!failed.contains(&key), "nothing behind a failed one");
