@@ -14,7 +14,7 @@ use super::{
     disk::SegmentFolder,
     file_name,
     files::Files,
-    format::{Header, Kind},
+    format::{Header, Kind, Origin},
     opening::{Candidate, Opening},
     pending::Pending,
     record::{Checkpoint, take_name, take_range, take_stamp, take_tried},
@@ -182,6 +182,19 @@ impl Log {
             checkpoint.map_or((0, Vec::new()), |(newest, checkpoint)| (newest, checkpoint.segments));
         listed.extend(copied);
         let present: BTreeSet<u64> = self.all_segments().map(Segment::generation).collect();
+        // A kill came before the stream said it: otherwise the originals would be missed when their copy is gone.
+        let unsaid = listed.iter().map(|(generation, _)| *generation);
+        let unsaid: Vec<u64> = unsaid.filter(|number| replaced.contains(number) && !freed.contains(number)).collect();
+        let copies = self.all_segments().filter(|segment| segment.header.origin != Origin::Stream);
+        let copies: Vec<(u64, u64)> = copies.map(|segment| (segment.generation(), segment.live)).collect();
+        for (generation, live) in copies {
+            if listed.iter().all(|(number, _)| *number != generation) {
+                self.pending.copied(generation, live);
+            }
+        }
+        if !unsaid.is_empty() {
+            self.pending.freed(&unsaid);
+        }
         let is_spare = |generation: u64| spares.iter().any(|(spare, _)| *spare == generation);
         let mut missing: Vec<(u64, Option<u64>)> = Vec::new();
         for (generation, live) in &listed {

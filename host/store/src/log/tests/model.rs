@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::{sim::Sim, *};
+use super::{super::format::Origin, sim::Sim, *};
 
 const ENDPOINTS: [&str; 3] = ["a", "b", "$upstream"];
 const PRIORITIES: [u8; 2] = [0, 10];
@@ -333,6 +333,48 @@ fn run(ops: &[Op]) {
     }
     run.reopen(run.sim.killed(), false);
     run.invariant_all_that_waits_is_read_and_nothing_else();
+}
+
+/// A copy takes the place of a segment, and a kill comes before that is written; then most of the copy is settled.
+fn copied_before_a_kill() -> Vec<Op> {
+    vec![
+        Op::Append { count: 4, len: 791, who: 31, synced: false },
+        Op::Append { count: 7, len: 207, who: 51, synced: false },
+        Op::Append { count: 3, len: 679, who: 38, synced: false },
+        Op::Append { count: 7, len: 606, who: 58, synced: false },
+        Op::SettleFirst { queue: 5, count: 3 },
+        Op::Append { count: 1, len: 26, who: 25, synced: false },
+        Op::SettleFirst { queue: 3, count: 5 },
+        Op::Append { count: 1, len: 735, who: 1, synced: false },
+        Op::Append { count: 1, len: 0, who: 1, synced: false },
+        Op::SettleFirst { queue: 1, count: 3 },
+        Op::Append { count: 7, len: 477, who: 3, synced: false },
+        Op::Append { count: 10, len: 343, who: 5, synced: false },
+        Op::SettleFirst { queue: 4, count: 15 },
+        Op::Tidy,
+        Op::Kill,
+        Op::SettleFirst { queue: 4, count: 14 },
+    ]
+}
+
+#[test]
+fn what_a_copy_was_made_of_is_not_missed_when_the_copy_is_gone() {
+    run(&copied_before_a_kill());
+}
+
+#[test]
+fn a_copy_that_is_lost_is_missed_also_when_a_kill_came_before_it_was_noted() {
+    let mut run = Run::new();
+    let ops = copied_before_a_kill();
+    ops[..ops.len() - 1].iter().for_each(|op| run.step(op));
+    run.log.flush().unwrap();
+    let copy = run.log.segments.iter().find(|segment| segment.header.origin != Origin::Stream).unwrap();
+    let (name, live) = (file_name(copy.generation()), copy.live);
+    let mut files = run.sim.killed().contents();
+    files.remove(&name).unwrap();
+    let (_, recovery) = Sim::with(&files).open(SMALL, &clocks(1000));
+    let losses: Vec<Loss> = recovery.damage.iter().map(|damage| damage.loss).collect();
+    assert_eq!(losses, [Loss::Segment(Some(live))]);
 }
 
 proptest! {
