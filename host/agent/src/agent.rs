@@ -26,7 +26,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
     cache::{CacheStatus, Caches, Collector, PruneRequest, Pruned},
-    clock::Clock,
+    clock::{Clock, Time},
     logs::{LogLine, LogQuery},
     router::Router,
     state::StateCells,
@@ -279,7 +279,18 @@ impl Agent {
     /// # Errors
     /// The data folder cannot be read.
     pub async fn start(config: Config) -> Result<Arc<Self>, StartError> {
-        let clock = Clock::start_with(config.clocks);
+        Self::start_on(Clock::start_with(config.clocks), config).await
+    }
+
+    /// The same in a simulation, whose runtime has a clock of its own.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub async fn start_simulated(config: Config, time: Time) -> Result<Arc<Self>, StartError> {
+        Self::start_on(Clock::simulated(config.clocks, time), config).await
+    }
+
+    async fn start_on(clock: Clock, config: Config) -> Result<Arc<Self>, StartError> {
         let first_sequence = first_sequence(&config.documents, clock.utc()).await;
         let removed = Arc::default();
         let storage = Storage::start(config.log, &config.damage, clock, config.sync_after, Arc::clone(&removed))

@@ -16,12 +16,23 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 /// call is at hand; without the file the clock counts as not synchronised, and a message lives too long rather than too short.
 const SYNCHRONISED: &str = "/run/systemd/timesync/synchronized";
 
+/// Another source of time than the device's clocks: that of a simulation.
+#[derive(Debug, Clone, Copy)]
+pub struct Time {
+    /// Milliseconds since the boot, suspended time included; never falls.
+    pub since_boot: fn() -> u64,
+    /// The wall clock.
+    pub utc: fn() -> UtcMillis,
+}
+
 /// Reads time for the pure parts, which take it as an argument.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clock {
     /// Milliseconds from the boot to the start.
     started: u64,
     read: fn() -> Clocks,
+    /// None: the device's clocks, read without a detour, because each message is stamped.
+    time: Option<Time>,
 }
 
 impl Clock {
@@ -33,13 +44,19 @@ impl Clock {
 
     /// A clock whose [`Uptime`] starts now; `read` reads what the message log notes.
     pub(crate) fn start_with(read: fn() -> Clocks) -> Self {
-        Self { started: since_boot(), read }
+        Self { started: since_boot(), read, time: None }
+    }
+
+    /// A clock of a simulation.
+    pub(crate) fn simulated(read: fn() -> Clocks, time: Time) -> Self {
+        Self { started: (time.since_boot)(), read, time: Some(time) }
     }
 
     /// Monotonic time since [`Clock::start`], suspended time included: what a time to live is spent in.
     #[must_use]
     pub(crate) fn uptime(&self) -> Uptime {
-        Uptime(since_boot().saturating_sub(self.started))
+        let since_boot = self.time.map_or_else(since_boot, |time| (time.since_boot)());
+        Uptime(since_boot.saturating_sub(self.started))
     }
 
     /// The instant of an uptime, for timers.
@@ -53,6 +70,9 @@ impl Clock {
     /// The device's wall clock.
     #[must_use]
     pub(crate) fn utc(&self) -> UtcMillis {
+        if let Some(time) = self.time {
+            return (time.utc)();
+        }
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         UtcMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
@@ -60,7 +80,7 @@ impl Clock {
     /// The wall clock to the kernel's tick (1 to 10 ms), a quarter of the price: stamped on each message.
     #[must_use]
     pub(crate) fn utc_coarse(&self) -> UtcMillis {
-        UtcMillis(millis(clock_gettime(ClockId::RealtimeCoarse)))
+        self.time.map_or_else(|| UtcMillis(millis(clock_gettime(ClockId::RealtimeCoarse))), |time| (time.utc)())
     }
 
     /// What the message log notes.

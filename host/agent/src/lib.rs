@@ -27,7 +27,7 @@ mod upstream;
 
 pub use agent::{Agent, Applied, ApplyError, Config, ModuleError, ReadError, StartError, TwinView};
 pub use cache::{CacheStatus, Caches, Collector, PruneRequest, Pruned};
-pub use clock::clocks;
+pub use clock::{Time, clocks};
 pub use control::{SocketError, serve};
 pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters, DeadMessage};
 pub use logs::{LogLine, LogQuery};
