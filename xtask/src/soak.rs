@@ -23,7 +23,7 @@ pub(crate) fn soak(choice: guests::Choice, names: &[String], json: bool, release
     let marram = if release { test::build_marram(true)? } else { marram };
     say("soak: cargo nextest run --run-ignored only");
     let mut nextest = test::nextest(Some("soak"));
-    let packages = "package(marram-tests) or package(marram-store) or package(marram-fuzz)";
+    let packages = "package(marram-tests) or package(marram-store) or package(marram-fuzz) or package(marram-sim)";
     nextest.args(["--run-ignored", "only", "--no-capture", "-E", packages]);
     nextest.args(names).env("MARRAM_BIN", marram).env("MARRAM_GUESTS", guests).env_remove("CI").stdout(Stdio::piped());
     let mut child = nextest.spawn().map_err(|err| format!("cannot start cargo: {err}"))?;

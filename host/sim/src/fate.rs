@@ -1,0 +1,84 @@
+//! What becomes of images and instances: by a scenario's word, or by chance. Chance is drawn from the seed and from what it is
+//! drawn for, so that the order in which tasks run does not change it.
+
+use std::collections::BTreeMap;
+
+/// What becomes of one attempt with an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Fate {
+    /// Milliseconds that its fetch takes.
+    pub(crate) fetch: u64,
+    /// It cannot be had.
+    pub(crate) missing: bool,
+    /// Milliseconds that its compilation takes.
+    pub(crate) load: u64,
+    /// It cannot be compiled.
+    pub(crate) refused: bool,
+    /// Milliseconds that the start of an instance takes.
+    pub(crate) start: u64,
+    /// The start ends so.
+    pub(crate) start_exit: Option<i32>,
+    /// The instance ends after so many milliseconds with this code; none = it runs on.
+    pub(crate) life: Option<(u64, i32)>,
+}
+
+/// Where fates come from.
+#[derive(Debug, Clone)]
+pub(crate) enum Fates {
+    /// By image; one that is not named is missing.
+    Told(BTreeMap<String, Fate>),
+    /// From a seed.
+    Chance(u64),
+}
+
+impl Fates {
+    /// Of the n-th attempt with an image for a module (0 = of its fetch).
+    pub(crate) fn of(&self, image: &str, module: &str, attempt: u64) -> Fate {
+        match self {
+            Self::Told(fates) => fates.get(image).copied().unwrap_or(Fate { missing: true, ..Fate::default() }),
+            Self::Chance(seed) => by_chance(&mut Dice::new(*seed, &format!("{image} {module} {attempt}"))),
+        }
+    }
+}
+
+fn by_chance(dice: &mut Dice) -> Fate {
+    let life = match dice.below(6) {
+        0 => Some((dice.below(2_000), 134)),
+        1 => Some((dice.below(700_000), 1)),
+        2 => Some((dice.below(60_000), 0)),
+        _ => None,
+    };
+    Fate {
+        fetch: dice.below(20_000),
+        missing: dice.below(5) == 0,
+        load: dice.below(4_000),
+        refused: dice.below(12) == 0,
+        start: dice.below(1_500),
+        start_exit: (dice.below(8) == 0).then_some(134),
+        life,
+    }
+}
+
+/// Numbers by chance (splitmix64).
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64, what: &str) -> Self {
+        // FNV-1a.
+        let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        Self(what.bytes().fold(seed ^ 0xcbf2_9ce4_8422_2325, mix))
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// At least 0, less than `end`.
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.next() % end.max(1)
+    }
+}

@@ -1,0 +1,294 @@
+//! A simulated host over its lives: the real agent in a paused runtime, and what happens to it.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+
+use marram_agent::{Agent, ApplyError, Config, ModuleError, ModuleStatus, TwinError};
+use marram_store::log;
+use tokio::runtime::Runtime;
+
+use crate::{
+    fate::Fates,
+    invariants::{Deployment, Wanted},
+    op::{Op, manifest},
+    time::{self, TIME, clocks, now, pass},
+    world::World,
+};
+
+/// How long modules may take to stop.
+const GRACE: Duration = Duration::from_secs(10);
+/// A host that was asked to stop is started again so long after that. The stop itself takes less, and not always the same: the
+/// thread of the message log knows nothing of a paused clock.
+const STOP: u64 = 40_000;
+/// After so long without any failure all is as it is desired: several of the longest back-offs, fetches and starts.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// A host, and the world around it.
+pub(crate) struct Host {
+    world: World,
+    life: Option<Life>,
+    /// What was answered: the version of the deployment in force, and the desired property `k` of each module.
+    version: u64,
+    twins: BTreeMap<String, u64>,
+    broken: Vec<String>,
+}
+
+/// From a start to an end.
+struct Life {
+    runtime: Runtime,
+    agent: Arc<Agent>,
+    /// Of the message log, which is the real one and stays empty.
+    _folder: tempfile::TempDir,
+}
+
+impl Host {
+    /// A host on an empty disk.
+    pub(crate) fn new(fates: Fates) -> Self {
+        time::reset();
+        let mut host =
+            Self { world: World::new(fates), life: None, version: 0, twins: BTreeMap::new(), broken: Vec::new() };
+        host.world.lock().watch.deployments.push(Deployment::new());
+        host.boot(0);
+        host
+    }
+
+    /// Something happens, after so much time. Then all must hold.
+    pub(crate) fn happens(&mut self, pause: Duration, op: &Op) {
+        self.pass(pause);
+        match op {
+            Op::Pass => {}
+            Op::Apply(deployment) => self.apply(deployment),
+            Op::ApplyBad => self.apply_bad(),
+            Op::Restart(module) => self.restart(module),
+            Op::Twin(module, value) => self.set_twin(module, *value),
+            Op::Full(full) => {
+                let mut inner = self.world.lock();
+                inner.full = *full;
+                inner.note(if *full { "> full" } else { "> room" });
+            }
+            Op::Kill => self.end(false),
+            Op::Stop => self.end(true),
+            Op::Clock(by) => {
+                time::set_wall_clock(*by);
+                self.note(format!("> clock {by} ms"));
+            }
+            Op::Calm => {
+                let mut inner = self.world.lock();
+                (inner.calm, inner.full) = (true, false);
+                inner.note("> calm");
+            }
+            Op::Status => self.show(),
+        }
+        self.invariant_the_accepted_deployment_is_in_force();
+        self.invariant_twins_hold_what_was_answered();
+    }
+
+    /// Lets all come to rest without failures, and checks what it has come to.
+    pub(crate) fn comes_to_rest(&mut self) {
+        self.happens(Duration::ZERO, &Op::Calm);
+        self.happens(LONG, &Op::Pass);
+        self.invariant_all_is_as_it_is_desired();
+    }
+
+    /// The trace, and the names of the invariants that did not hold.
+    pub(crate) fn finish(mut self) -> (String, Vec<String>) {
+        let trace = self.world.lock().trace();
+        self.die();
+        let inner = self.world.lock();
+        (trace, self.broken.iter().chain(&inner.watch.broken).cloned().collect())
+    }
+
+    fn note(&self, line: impl Into<String>) {
+        self.world.lock().note(line);
+    }
+
+    fn boot(&mut self, at: u64) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .max_blocking_threads(1)
+            .build()
+            .unwrap_or_else(|error| panic!("no runtime: {error}"));
+        // In memory, where there is such a folder: nothing is to be seen on the disk, and each life opens a log.
+        let memory = Path::new("/dev/shm");
+        let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        let folder = folder.unwrap_or_else(|error| panic!("no folder: {error}"));
+        let world = Arc::new(self.world.clone());
+        let agent = runtime.block_on(async {
+            time::begin(at);
+            let (log, recovery) = log::Log::open(folder.path(), log::Options::within(16 << 20), &clocks())
+                .unwrap_or_else(|error| panic!("no message log: {error}"));
+            let config = Config {
+                device_id: "sim".into(),
+                engine: world.clone(),
+                images: world.clone(),
+                upstream: world.clone(),
+                documents: world.clone(),
+                log: Box::new(log),
+                damage: recovery.damage,
+                clocks,
+                sync_after: None,
+                states: world.clone(),
+                check_image: |_| Ok(()),
+                caches: None,
+                initial: None,
+            };
+            Agent::start_simulated(config, TIME).await.unwrap_or_else(|error| panic!("no agent: {error}"))
+        });
+        self.life = Some(Life { runtime, agent, _folder: folder });
+    }
+
+    /// Runs this in the present life.
+    fn block<T>(&self, work: impl AsyncFnOnce(&Arc<Agent>) -> T) -> T {
+        let life = self.life.as_ref().unwrap_or_else(|| panic!("there is no host"));
+        life.runtime.block_on(work(&life.agent))
+    }
+
+    fn pass(&self, pause: Duration) {
+        self.block(async |_| {
+            pass(pause).await;
+            now()
+        });
+    }
+
+    /// The next life begins at once: on a device, the service manager sees to that.
+    fn end(&mut self, in_order: bool) {
+        self.note(if in_order { "> stop" } else { "> kill" });
+        self.world.lock().watch.ending = true;
+        let asked = now();
+        if in_order {
+            self.block(async |agent| agent.shut_down(GRACE).await);
+        }
+        let ended = self.die();
+        let at = if in_order { asked + STOP } else { ended };
+        assert!(at >= ended, "a stop took {} ms", ended - asked);
+        let mut inner = self.world.lock();
+        inner.watch.ending = false;
+        inner.watch.restarts.clear();
+        inner.watch.forget_failures();
+        drop(inner);
+        self.boot(at);
+    }
+
+    /// As by a kill: from now on nothing of it is heard. Its remains end in order, or the thread of its message log never would.
+    fn die(&mut self) -> u64 {
+        let at = self.block(async |_| now());
+        let mut inner = self.world.lock();
+        inner.watch.ending = true;
+        inner.dead = true;
+        drop(inner);
+        self.block(async |agent| agent.shut_down(Duration::ZERO).await);
+        self.life = None;
+        self.world.lock().dead = false;
+        at
+    }
+
+    fn apply(&mut self, deployment: &Deployment) {
+        let names: Vec<String> = deployment.iter().map(|(name, wanted)| format!("{name}={}", wanted.image)).collect();
+        self.note(format!("> apply {}", names.join(" ")));
+        self.world.lock().watch.deployments.push(deployment.clone());
+        let result = self.block(async |agent| agent.apply(&manifest(deployment)).await);
+        let mut inner = self.world.lock();
+        match result {
+            Ok(applied) => {
+                inner.watch.deployments.remove(0);
+                if applied.changed {
+                    inner.watch.forget_failures();
+                }
+                self.version = applied.version;
+            }
+            Err(error) => {
+                inner.watch.deployments.pop();
+                let expected = inner.full && matches!(error, ApplyError::Store(_));
+                inner.note(format!("refused: {error}"));
+                drop(inner);
+                self.check(expected, "a good deployment is only refused by a full disk");
+            }
+        }
+    }
+
+    fn apply_bad(&mut self) {
+        self.note("> apply bad");
+        let result = self.block(async |agent| agent.apply("{}").await);
+        self.check(matches!(result, Err(ApplyError::Bad(_))), "a bad deployment is refused");
+    }
+
+    fn restart(&mut self, module: &str) {
+        self.note(format!("> restart {module}"));
+        self.world.lock().watch.restarted(module);
+        if self.block(async |agent| agent.restart(module).await).is_err() {
+            self.world.lock().watch.restarts.retain(|other| other != module);
+        }
+    }
+
+    fn set_twin(&mut self, module: &str, value: u64) {
+        self.note(format!("> twin {module} {value}"));
+        match self.block(async |agent| agent.set_twin(module, &format!("{{\"k\":{value}}}")).await) {
+            Ok(_) => drop(self.twins.insert(module.into(), value)),
+            Err(ModuleError::Twin(TwinError::Store(_))) => {
+                let full = self.world.lock().full;
+                self.check(full, "a twin is only refused by a full disk");
+            }
+            Err(_) => self.note("refused"),
+        }
+    }
+
+    fn modules(&self) -> Vec<ModuleStatus> {
+        self.block(async |agent| agent.status().await.map(|status| status.modules).unwrap_or_default())
+    }
+
+    fn show(&self) {
+        for module in self.modules() {
+            self.note(format!("= {} {}: {}", module.name, module.status, module.description));
+        }
+    }
+
+    fn check(&mut self, holds: bool, name: &str) {
+        if !holds {
+            let at = self.block(async |_| now());
+            self.broken.push(format!("{name}, at {at} ms"));
+        }
+    }
+
+    /// Also after a kill, and after one that could not be stored.
+    fn invariant_the_accepted_deployment_is_in_force(&mut self) {
+        let version = self.block(async |agent| agent.status().await.map(|status| status.deployment_version));
+        self.check(version.ok() == Some(self.version), "the accepted deployment is in force");
+    }
+
+    fn invariant_twins_hold_what_was_answered(&mut self) {
+        for (module, value) in self.twins.clone() {
+            // It is kept for a module that is not deployed, and not shown.
+            let Ok(twin) = self.block(async |agent| agent.twin(&module).await) else { continue };
+            self.check(twin.desired["k"] == value, "twins hold what was answered");
+        }
+    }
+
+    fn invariant_all_is_as_it_is_desired(&mut self) {
+        let desired = self.world.lock().watch.deployments[0].clone();
+        let in_charge = self.world.lock().watch.in_charge();
+        let modules = self.modules();
+        let names: Vec<&str> = modules.iter().map(|module| module.name.as_str()).collect();
+        let all = desired.keys().eq(names.iter().copied()) && in_charge.keys().all(|name| desired.contains_key(name));
+        let each = modules.iter().all(|module| {
+            let running = in_charge.get(module.name.as_str()) == Some(&1);
+            desired.get(module.name.as_str()).is_some_and(|wanted| is_as_desired(wanted, module, running))
+        });
+        if !(all && each) {
+            self.broken.push(format!("all is as it is desired in the end: {desired:?} {modules:?} {in_charge:?}"));
+        }
+    }
+}
+
+fn is_as_desired(wanted: &Wanted, module: &ModuleStatus, running: bool) -> bool {
+    let version = module.digest.as_deref() == Some(&format!("sha256:{}", wanted.image));
+    let done = match module.status.as_str() {
+        "stopped" => module.exit_code == Some(0) && wanted.policy != "always",
+        "failed" => wanted.policy == "never" || wanted.max_restarts.is_some(),
+        _ => false,
+    };
+    match (wanted.runs, running) {
+        (false, running) => !running && module.status == "stopped",
+        (true, true) => version && module.status == "running",
+        (true, false) => version && done,
+    }
+}

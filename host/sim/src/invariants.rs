@@ -1,0 +1,167 @@
+//! What must hold at each event, whatever happened before. Each broken one is kept with its name; the simulation fails by it.
+
+use std::collections::BTreeMap;
+
+use marram_core::planner::{HEALTHY_AFTER, backoff};
+
+use crate::time::now;
+
+/// A module as the deployment in force wants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// Its image.
+    pub(crate) image: String,
+    /// Running, or stopped.
+    pub(crate) runs: bool,
+    /// `restartPolicy`.
+    pub(crate) policy: &'static str,
+    /// `maxRestarts`.
+    pub(crate) max_restarts: Option<u32>,
+    /// `startupOrder`.
+    pub(crate) order: u32,
+}
+
+/// By name.
+pub(crate) type Deployment = BTreeMap<String, Wanted>;
+
+/// What is known of the instances, and what was found wrong.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    /// In force; two while one takes the place of the other.
+    pub(crate) deployments: Vec<Deployment>,
+    /// Operators asked for a new instance of these.
+    pub(crate) restarts: Vec<String>,
+    /// The host stops, or was killed: everything ends.
+    pub(crate) ending: bool,
+    instances: BTreeMap<String, Vec<Alive>>,
+    failures: BTreeMap<(String, String), Failures>,
+    pub(crate) broken: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Alive {
+    number: u64,
+    /// Since when.
+    in_charge: Option<u64>,
+}
+
+/// Of one image of a module, under one deployment, in one life of the host.
+#[derive(Debug, Clone, Copy)]
+struct Failures {
+    in_a_row: u32,
+    last: u64,
+}
+
+impl Watch {
+    /// What was before does not count any more: another deployment is in force, or another host.
+    pub(crate) fn forget_failures(&mut self) {
+        self.failures.clear();
+    }
+
+    /// An operator wants a new instance: it comes without a back-off.
+    pub(crate) fn restarted(&mut self, module: &str) {
+        self.failures.retain(|(other, _), _| other != module);
+        self.restarts.push(module.into());
+    }
+
+    pub(crate) fn starts(&mut self, module: &str, image: &str) {
+        let wanted = self.deployments.iter().any(|it| it.get(module).is_some_and(|wanted| wanted.runs));
+        self.invariant_nothing_starts_that_is_not_desired_running(module, wanted);
+        let failures = self.failures.get(&(module.to_owned(), image.to_owned())).copied();
+        self.invariant_each_back_off_is_waited_out(module, failures);
+    }
+
+    pub(crate) fn start_failed(&mut self, module: &str, image: &str) {
+        self.fails(module, image, false, 0);
+    }
+
+    pub(crate) fn is_up(&mut self, module: &str, number: u64) {
+        self.instances.entry(module.into()).or_default().push(Alive { number, in_charge: None });
+        self.invariant_an_update_has_one_instance_beside_the_old_one(module);
+    }
+
+    pub(crate) fn is_gone(&mut self, module: &str, number: u64) {
+        if let Some(instances) = self.instances.get_mut(module) {
+            instances.retain(|alive| alive.number != number);
+        }
+    }
+
+    pub(crate) fn runs(&mut self, module: &str, number: u64) {
+        self.restarts.retain(|other| other != module);
+        let instances = self.instances.entry(module.into()).or_default();
+        for alive in instances.iter_mut().filter(|alive| alive.number == number) {
+            alive.in_charge = Some(now());
+        }
+        self.invariant_one_instance_does_the_work(module);
+    }
+
+    /// By itself.
+    pub(crate) fn exited(&mut self, module: &str, image: &str, number: u64) {
+        let ran = now() - self.leaves(module, number).unwrap_or_else(now);
+        self.fails(module, image, true, ran);
+    }
+
+    /// By the host.
+    pub(crate) fn was_ended(&mut self, module: &str, number: u64) {
+        self.leaves(module, number);
+        self.invariant_what_works_is_ended_for_a_reason(module, number);
+    }
+
+    /// The instances that do their module's work.
+    pub(crate) fn in_charge(&self) -> BTreeMap<String, usize> {
+        let count = |instances: &Vec<Alive>| instances.iter().filter(|alive| alive.in_charge.is_some()).count();
+        self.instances
+            .iter()
+            .map(|(name, instances)| (name.clone(), count(instances)))
+            .filter(|(_, n)| *n > 0)
+            .collect()
+    }
+
+    fn leaves(&mut self, module: &str, number: u64) -> Option<u64> {
+        let instances = self.instances.get_mut(module)?;
+        instances.iter_mut().find(|alive| alive.number == number)?.in_charge.take()
+    }
+
+    fn fails(&mut self, module: &str, image: &str, ran: bool, life: u64) {
+        let healthy = u128::from(life) >= HEALTHY_AFTER.as_millis();
+        let failures = self.failures.entry((module.into(), image.into())).or_insert(Failures { in_a_row: 0, last: 0 });
+        // Failed starts may belong to an update, whose failures end with it.
+        failures.in_a_row = if healthy { 1 } else { failures.in_a_row + u32::from(ran) };
+        failures.last = now();
+    }
+
+    fn broken(&mut self, holds: bool, name: &str, module: &str) {
+        if !holds {
+            self.broken.push(format!("{name}: {module} at {} ms", now()));
+        }
+    }
+
+    fn invariant_nothing_starts_that_is_not_desired_running(&mut self, module: &str, wanted: bool) {
+        self.broken(wanted, "nothing starts that is not desired running", module);
+    }
+
+    /// Whatever the wall clock does.
+    fn invariant_each_back_off_is_waited_out(&mut self, module: &str, failures: Option<Failures>) {
+        let holds =
+            failures.is_none_or(|failures| u128::from(now() - failures.last) >= backoff(failures.in_a_row).as_millis());
+        self.broken(holds, "each back-off is waited out", module);
+    }
+
+    fn invariant_an_update_has_one_instance_beside_the_old_one(&mut self, module: &str) {
+        let most = self.instances.get(module).map_or(0, Vec::len);
+        self.broken(most <= 2, "an update has one instance beside the old one", module);
+    }
+
+    fn invariant_one_instance_does_the_work(&mut self, module: &str) {
+        let most = self.in_charge().get(module).copied().unwrap_or(0);
+        self.broken(most <= 1, "one instance does the work", module);
+    }
+
+    /// It is not desired any more, or its update is up, or an operator said so.
+    fn invariant_what_works_is_ended_for_a_reason(&mut self, module: &str, number: u64) {
+        let unwanted = self.deployments.iter().any(|it| it.get(module).is_none_or(|wanted| !wanted.runs));
+        let update = self.instances.get(module).is_some_and(|all| all.iter().any(|alive| alive.number != number));
+        let asked = self.ending || self.restarts.iter().any(|other| other == module);
+        self.broken(unwanted || update || asked, "what works is ended for a reason", module);
+    }
+}

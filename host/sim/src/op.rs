@@ -1,0 +1,123 @@
+//! What happens to a simulated host from outside, as it is written in scenarios.
+
+use std::time::Duration;
+
+use crate::invariants::{Deployment, Wanted};
+
+/// Something that happens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Op {
+    /// Time passes.
+    Pass,
+    /// A manifest is applied.
+    Apply(Deployment),
+    /// A manifest with faults is applied.
+    ApplyBad,
+    /// An operator restarts a module.
+    Restart(String),
+    /// An operator sets the desired property `k` of a module.
+    Twin(String, u64),
+    /// The disk is full, or has room again.
+    Full(bool),
+    /// The host is killed, and started again.
+    Kill,
+    /// The host is stopped, and started again.
+    Stop,
+    /// The wall clock is set, by so many milliseconds.
+    Clock(i64),
+    /// Nothing fails any more.
+    Calm,
+    /// The modules are shown.
+    Status,
+}
+
+const POLICIES: [&str; 4] = ["never", "on-failure", "on-unhealthy", "always"];
+
+impl Op {
+    /// Reads `apply a=a:1,policy=never b=b:1`, `kill` and so on.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        Ok(match words.as_slice() {
+            ["pass"] => Self::Pass,
+            ["apply", "bad"] => Self::ApplyBad,
+            ["apply", modules @ ..] => Self::Apply(modules.iter().map(|text| module(text)).collect::<Result<_, _>>()?),
+            ["restart", module] => Self::Restart((*module).into()),
+            ["twin", module, value] => Self::Twin((*module).into(), value.parse().map_err(|_| bad(text))?),
+            ["full"] => Self::Full(true),
+            ["room"] => Self::Full(false),
+            ["kill"] => Self::Kill,
+            ["stop"] => Self::Stop,
+            ["clock", by] => {
+                let (sign, rest) = if let Some(rest) = by.strip_prefix('-') { (-1, rest) } else { (1, *by) };
+                let millis = duration(rest.trim_start_matches('+'))?.as_millis();
+                Self::Clock(sign * i64::try_from(millis).map_err(|_| bad(text))?)
+            }
+            ["calm"] => Self::Calm,
+            ["status"] => Self::Status,
+            _ => return Err(bad(text)),
+        })
+    }
+}
+
+fn bad(text: &str) -> String {
+    format!("what does `{text}` mean?")
+}
+
+/// `a=a:1`, `a=a:1,stopped,policy=never,max=2,order=1`.
+fn module(text: &str) -> Result<(String, Wanted), String> {
+    let mut parts = text.split(',');
+    let (name, image) = parts.next().and_then(|first| first.split_once('=')).ok_or_else(|| bad(text))?;
+    let mut wanted =
+        Wanted { image: image.into(), runs: true, policy: "on-unhealthy", max_restarts: None, order: u32::MAX };
+    for part in parts {
+        match part.split_once('=') {
+            None if part == "stopped" => wanted.runs = false,
+            Some(("policy", policy)) => {
+                wanted.policy = POLICIES.into_iter().find(|it| *it == policy).ok_or_else(|| bad(text))?;
+            }
+            Some(("max", most)) => wanted.max_restarts = Some(most.parse().map_err(|_| bad(text))?),
+            Some(("order", order)) => wanted.order = order.parse().map_err(|_| bad(text))?,
+            _ => return Err(bad(text)),
+        }
+    }
+    Ok((name.into(), wanted))
+}
+
+/// `250ms`, `5s`, `10m`, `2h`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(|| bad(text))?;
+    let (number, unit) = text.split_at(at);
+    let factor = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(bad(text)),
+    };
+    number.parse::<u64>().map(|number| Duration::from_millis(number * factor)).map_err(|_| bad(text))
+}
+
+/// The manifest of a deployment.
+pub(crate) fn manifest(deployment: &Deployment) -> String {
+    let module = |wanted: &Wanted| {
+        let mut module = serde_json::json!({
+            "type": "wasm",
+            "status": if wanted.runs { "running" } else { "stopped" },
+            "restartPolicy": wanted.policy,
+            "startupOrder": wanted.order,
+            "settings": { "image": wanted.image, "sandbox": {} },
+        });
+        if let Some(most) = wanted.max_restarts {
+            module["settings"]["sandbox"]["limits"] = serde_json::json!({ "maxRestarts": most });
+        }
+        module
+    };
+    let modules: serde_json::Map<_, _> =
+        deployment.iter().map(|(name, wanted)| (name.clone(), module(wanted))).collect();
+    serde_json::json!({ "modulesContent": {
+        "$edgeAgent": { "properties.desired": { "schemaVersion": "1.1", "modules": modules } },
+        "$edgeHub": { "properties.desired": { "schemaVersion": "1.1", "routes": {},
+            "storeAndForwardConfiguration": { "timeToLiveSecs": 7200 } } },
+    }})
+    .to_string()
+}

@@ -1,0 +1,65 @@
+//! A simulation by chance.
+
+use std::time::Duration;
+
+use crate::{
+    fate::{Dice, Fates},
+    host::Host,
+    invariants::{Deployment, Wanted},
+    op::Op,
+};
+
+/// Lets a host live through what this seed says, then without failures until all is at rest.
+///
+/// # Errors
+/// The names of the invariants that did not hold, and the trace.
+pub fn attack(seed: u64) -> Result<String, String> {
+    let mut dice = Dice::new(seed, "what happens");
+    let mut host = Host::new(Fates::Chance(seed));
+    for _ in 0..10 + dice.below(20) {
+        // Often so short that work is under way.
+        let pause = if dice.below(3) == 0 { dice.below(900_000) } else { dice.below(12_000) };
+        let op = op(&mut dice);
+        host.happens(Duration::from_millis(pause), &op);
+    }
+    host.comes_to_rest();
+    let (trace, broken) = host.finish();
+    if broken.is_empty() { Ok(trace) } else { Err(format!("seed {seed}: {}\n{trace}", broken.join("\n"))) }
+}
+
+fn op(dice: &mut Dice) -> Op {
+    match dice.below(16) {
+        0..6 => Op::Apply(deployment(dice)),
+        6 => Op::ApplyBad,
+        7..9 => Op::Restart(name(dice.below(3))),
+        9..11 => Op::Twin(name(dice.below(3)), dice.below(100)),
+        11 => Op::Full(true),
+        12 => Op::Full(false),
+        13 => Op::Kill,
+        14 => Op::Stop,
+        _ => Op::Clock(i64::try_from(dice.below(40_000_000)).unwrap_or(0) - 20_000_000),
+    }
+}
+
+fn name(number: u64) -> String {
+    ["a", "b", "c"][usize::try_from(number).unwrap_or(0) % 3].into()
+}
+
+fn deployment(dice: &mut Dice) -> Deployment {
+    let mut deployment = Deployment::new();
+    for number in 0..3 {
+        if dice.below(5) == 0 {
+            continue;
+        }
+        let name = name(number);
+        let wanted = Wanted {
+            image: format!("{name}:{}", dice.below(3)),
+            runs: dice.below(5) > 0,
+            policy: ["never", "on-failure", "on-unhealthy", "always"][usize::try_from(dice.below(4)).unwrap_or(0)],
+            max_restarts: (dice.below(4) == 0).then_some(u32::try_from(dice.below(3)).unwrap_or(0)),
+            order: u32::try_from(dice.below(3)).unwrap_or(0),
+        };
+        deployment.insert(name, wanted);
+    }
+    deployment
+}

@@ -1,0 +1,306 @@
+//! The made-up worlds of a simulated host: images, engine, upstream and a disk that can be full. What they hold outlives the
+//! hosts; what they see is written into a trace and checked at once.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use marram_core::{
+    deployment::ModuleSpec,
+    name::ModuleName,
+    ports::{
+        Artifact, BoxFuture, Component, DocumentError, Documents, Engine, Exit, Exports, FetchError, FetchRequest,
+        Images, Inbox, Instance, Lease, LoadError, ModuleHost, Outgoing, State, States, StoredDocument, TwinAnswer,
+        Upstream, UpstreamError,
+    },
+    state::StateError,
+};
+
+use crate::{
+    fate::{Fate, Fates},
+    invariants::Watch,
+    time::{now, pass},
+};
+
+/// The worlds, shared by the lives of a host.
+#[derive(Clone)]
+pub(crate) struct World(Arc<Mutex<Inner>>);
+
+pub(crate) struct Inner {
+    pub(crate) fates: Fates,
+    /// From now on nothing fails.
+    pub(crate) calm: bool,
+    /// The disk takes no more.
+    pub(crate) full: bool,
+    /// The host was killed: what is left of it neither writes nor counts.
+    pub(crate) dead: bool,
+    documents: BTreeMap<String, Vec<u8>>,
+    attempts: BTreeMap<(String, String), u64>,
+    instances: u64,
+    trace: Vec<(u64, String, String)>,
+    pub(crate) watch: Watch,
+}
+
+impl World {
+    pub(crate) fn new(fates: Fates) -> Self {
+        Self(Arc::new(Mutex::new(Inner {
+            fates,
+            calm: false,
+            full: false,
+            dead: false,
+            documents: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            instances: 0,
+            trace: Vec::new(),
+            watch: Watch::default(),
+        })))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// A line of the trace: what happens from outside.
+    pub(crate) fn note(&mut self, line: impl Into<String>) {
+        self.note_of("", line);
+    }
+
+    /// A line of the trace, of a module or an image.
+    fn note_of(&mut self, subject: &str, line: impl Into<String>) {
+        if !self.dead {
+            self.trace.push((now(), subject.into(), line.into()));
+        }
+    }
+
+    /// The trace, a line each. What happens in the same millisecond stands by module: tasks may run in any order.
+    pub(crate) fn trace(&self) -> String {
+        let mut lines = self.trace.clone();
+        lines.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        lines.iter().map(|(at, _, line)| format!("{:>9}.{:03} {line}\n", at / 1000, at % 1000)).collect()
+    }
+
+    fn fate(&mut self, image: &str, module: &str) -> Fate {
+        let attempt = self.attempts.entry((image.into(), module.into())).or_default();
+        *attempt += 1;
+        let fate = self.fates.of(image, module, *attempt);
+        if self.calm {
+            return Fate { missing: false, refused: false, start_exit: None, life: None, ..fate };
+        }
+        fate
+    }
+}
+
+impl Images for World {
+    fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<Artifact, FetchError>> {
+        Box::pin(async move {
+            let fate = {
+                let mut inner = self.lock();
+                inner.note_of(&request.image, format!("fetch {}", request.image));
+                inner.fate(&request.image, "")
+            };
+            pass(Duration::from_millis(fate.fetch)).await;
+            if fate.missing {
+                self.lock().note_of(&request.image, format!("missing {}", request.image));
+                return Err(FetchError { message: format!("no image {}", request.image), transient: false });
+            }
+            Ok(Artifact {
+                manifest_digest: format!("sha256:{}", request.image),
+                component_digest: request.image,
+                path: "/".into(),
+                stale: false,
+                lease: Lease::default(),
+            })
+        })
+    }
+}
+
+impl Engine for World {
+    fn load(&self, artifact: &Artifact, _: &str) -> BoxFuture<'_, Result<Arc<dyn Component>, LoadError>> {
+        let image = artifact.component_digest.clone();
+        Box::pin(async move {
+            let fate = self.lock().fate(&image, "load");
+            pass(Duration::from_millis(fate.load)).await;
+            if fate.refused {
+                self.lock().note_of(&image, format!("refused {image}"));
+                return Err(LoadError(format!("{image} does not fit")));
+            }
+            let component: Arc<dyn Component> = Arc::new(Program { world: self.clone(), image });
+            Ok(component)
+        })
+    }
+}
+
+/// A component: a program.
+struct Program {
+    world: World,
+    image: String,
+}
+
+impl Component for Program {
+    fn exports(&self) -> Exports {
+        Exports { run: true, ..Exports::default() }
+    }
+
+    fn imports_inbox(&self) -> bool {
+        false
+    }
+
+    fn instantiate(&self, spec: &ModuleSpec, _: Arc<dyn ModuleHost>) -> BoxFuture<'_, Result<Box<dyn Instance>, Exit>> {
+        let module = spec.name.to_string();
+        Box::pin(async move {
+            let fate = {
+                let mut inner = self.world.lock();
+                inner.note_of(&module, format!("start {module} {}", self.image));
+                inner.watch.starts(&module, &self.image);
+                inner.fate(&self.image, &module)
+            };
+            pass(Duration::from_millis(fate.start)).await;
+            let mut inner = self.world.lock();
+            if let Some(code) = fate.start_exit {
+                inner.note_of(&module, format!("start of {module} {} failed", self.image));
+                inner.watch.start_failed(&module, &self.image);
+                return Err(Exit::new(code, "its start failed"));
+            }
+            inner.instances += 1;
+            let number = inner.instances;
+            inner.watch.is_up(&module, number);
+            let (world, image) = (self.world.clone(), self.image.clone());
+            Ok(Box::new(Running { world, module, image, number, life: fate.life }) as Box<dyn Instance>)
+        })
+    }
+}
+
+/// An instance of it.
+struct Running {
+    world: World,
+    module: String,
+    image: String,
+    number: u64,
+    life: Option<(u64, i32)>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.world.lock().watch.is_gone(&self.module, self.number);
+    }
+}
+
+impl Instance for Running {
+    fn run(&mut self) -> BoxFuture<'_, Exit> {
+        Box::pin(async {
+            let charge = Charge::take(self);
+            let Some((life, code)) = self.life else { return std::future::pending().await };
+            pass(Duration::from_millis(life)).await;
+            // A life that was long before all became calm may end after it.
+            if self.world.lock().calm {
+                return std::future::pending().await;
+            }
+            charge.end(code);
+            Exit::new(code, "it ended")
+        })
+    }
+
+    fn start(&mut self) -> BoxFuture<'_, Result<Result<(), String>, Exit>> {
+        Box::pin(async { Ok(Ok(())) })
+    }
+
+    fn handle_batch<'a>(&'a mut self, _: &'a mut dyn Inbox) -> BoxFuture<'a, Result<(), Exit>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn fire(&mut self, _: &str, _: u64) -> BoxFuture<'_, Result<(), Exit>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn desired_changed(&mut self, _: &str, _: u64) -> BoxFuture<'_, Result<TwinAnswer, Exit>> {
+        Box::pin(async { Ok(Ok(None)) })
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        4096
+    }
+}
+
+/// That an instance does the module's work. Given up without a word when the host ends it.
+struct Charge {
+    world: World,
+    module: String,
+    image: String,
+    number: u64,
+    has_ended: bool,
+}
+
+impl Charge {
+    fn take(running: &Running) -> Self {
+        let Running { world, module, image, number, .. } = running;
+        let mut inner = world.lock();
+        inner.note_of(module, format!("run {module} {image}"));
+        inner.watch.runs(module, *number);
+        drop(inner);
+        Self { world: world.clone(), module: module.clone(), image: image.clone(), number: *number, has_ended: false }
+    }
+
+    fn end(mut self, code: i32) {
+        self.has_ended = true;
+        let mut inner = self.world.lock();
+        inner.note_of(&self.module, format!("exit {} {} {code}", self.module, self.image));
+        inner.watch.exited(&self.module, &self.image, self.number);
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            let mut inner = self.world.lock();
+            inner.note_of(&self.module, format!("end {} {}", self.module, self.image));
+            inner.watch.was_ended(&self.module, self.number);
+        }
+    }
+}
+
+impl Documents for World {
+    fn read(&self, name: &str) -> Result<Option<StoredDocument>, DocumentError> {
+        let bytes = self.lock().documents.get(name).cloned();
+        Ok(bytes.map(|bytes| StoredDocument { bytes, recovered: None }))
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), DocumentError> {
+        let mut inner = self.lock();
+        if inner.full || inner.dead {
+            return Err(DocumentError("no space left".into()));
+        }
+        inner.documents.insert(name.into(), bytes.into());
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> Result<(), DocumentError> {
+        self.lock().documents.remove(name);
+        Ok(())
+    }
+}
+
+/// No simulated module keeps state.
+impl States for World {
+    fn open(&self, _: &ModuleName) -> Result<Box<dyn State>, StateError> {
+        Err(StateError::Store("no state in a simulation".into()))
+    }
+
+    fn remove(&self, _: &ModuleName) -> Result<(), StateError> {
+        Ok(())
+    }
+}
+
+/// Takes all.
+impl Upstream for World {
+    fn publish<'a>(&'a self, batch: &'a [Outgoing]) -> BoxFuture<'a, Result<usize, UpstreamError>> {
+        Box::pin(async { Ok(batch.len()) })
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<(), UpstreamError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
