@@ -1,0 +1,308 @@
+//! A message comes in: into the queues of all its receivers or of none, in memory or through the log.
+
+use std::sync::{
+    Arc, MutexGuard,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use marram_core::{
+    deployment::Durability,
+    log::Safety,
+    message::{Accepted, MAX_MESSAGE_BYTES, Message},
+    ports::SendError,
+    queue::{Arrival, ITEM_OVERHEAD, Item},
+    route::{MessageFacts, Origin, Target},
+};
+use tokio::sync::oneshot;
+
+use super::{Resolved, Router};
+use crate::{
+    endpoint::{Endpoint, Inner, Room},
+    storage::{self, Append, NotStored},
+};
+
+/// A message that was accepted, or is on its way into the log.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// Its number.
+    Now(u64),
+    /// The same, once it is stored; and how long a sender waits for a log that is full.
+    Storing(oneshot::Receiver<Result<u64, NotStored>>, std::time::Duration),
+}
+
+/// Why a message was not accepted at once.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// This endpoint is full, for senders that wait at most this long.
+    Full(Arc<Endpoint>, std::time::Duration),
+    /// Resolve again: the routes have changed.
+    Stale,
+    /// It goes into the log, and the sender did not want to wait for that.
+    ToBeStored,
+    /// The host ends.
+    Stopped,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Receiver<'r> {
+    endpoint: &'r Arc<Endpoint>,
+    target: &'r Target,
+}
+
+impl Resolved {
+    /// The receiver at this place, if a route leads this message there.
+    fn receiver<'r>(
+        &'r self,
+        (endpoint, sink): &'r (Arc<Endpoint>, usize),
+        facts: &MessageFacts<'_>,
+    ) -> Option<Receiver<'r>> {
+        let choice = self.candidates.sinks.get(*sink)?.choose(facts)?;
+        Some(Receiver { endpoint, target: &choice.target })
+    }
+}
+
+impl Router {
+    /// Accepts a message for all its receivers, or for none, in memory. `sequence` is advanced only on success.
+    pub(crate) fn accept_now(
+        &self,
+        resolved: &Resolved,
+        message: &Arc<Message>,
+        sequence: &AtomicU64,
+    ) -> Result<u64, Refusal> {
+        if resolved.is_durable {
+            return Err(Refusal::ToBeStored);
+        }
+        let facts = resolved.candidates.facts(message, &resolved.origin);
+        // Most sources have one receiver: no list is made for it.
+        if let [only] = &*resolved.endpoints {
+            return match resolved.receiver(only, &facts) {
+                Some(receiver) => self.accept_one(resolved, receiver, message, sequence),
+                None => Ok(accept_nowhere(resolved, message, sequence)),
+            };
+        }
+        let receivers = resolved.endpoints.iter().filter_map(|endpoint| resolved.receiver(endpoint, &facts));
+        match &*receivers.collect::<Vec<_>>() {
+            [] => Ok(accept_nowhere(resolved, message, sequence)),
+            [only] => self.accept_one(resolved, *only, message, sequence),
+            many => self.accept_many(resolved, many, message, sequence),
+        }
+    }
+
+    /// The same, through the log where a receiver has its messages there. Whatever becomes of the answer, the message is stored for all
+    /// its receivers or for none.
+    pub(crate) fn accept(
+        &self,
+        resolved: &Resolved,
+        message: &Arc<Message>,
+        sequence: &Arc<AtomicU64>,
+    ) -> Result<Taken, Refusal> {
+        let facts = resolved.candidates.facts(message, &resolved.origin);
+        let receivers = resolved.endpoints.iter().filter_map(|endpoint| resolved.receiver(endpoint, &facts));
+        let receivers: Vec<_> = receivers.collect();
+        if receivers.is_empty() {
+            return Ok(Taken::Now(accept_nowhere(resolved, message, sequence)));
+        }
+        let size = message.size() + ITEM_OVERHEAD;
+        let mut locked = self.lock_all(&receivers, size)?;
+        let stored: Vec<bool> = locked.iter().map(|inner| Endpoint::stores(inner)).collect();
+        if !stored.contains(&true) {
+            drop(locked);
+            return self.accept_many(resolved, &receivers, message, sequence).map(Taken::Now);
+        }
+        let is_power = receivers.iter().any(|receiver| receiver.target.durability == Durability::Power);
+        let patience = receivers.iter().map(|receiver| receiver.target.send_timeout).min().unwrap_or_default();
+        let now = self.clock.uptime();
+        let (reply, answer) = oneshot::channel();
+        let append = Append {
+            message: message.clone(),
+            source: resolved.source.clone(),
+            sequence: sequence.clone(),
+            counts: resolved.counts.clone(),
+            receivers: receivers
+                .iter()
+                .zip(stored)
+                .map(|(Receiver { endpoint, target }, stored)| storage::Receiver {
+                    endpoint: (*endpoint).clone(),
+                    priority: target.priority,
+                    deadline: target.time_to_live.map(|ttl| now.after(ttl)),
+                    max_attempts: target.max_attempts,
+                    stored,
+                })
+                .collect(),
+            size,
+            safety: if is_power { Safety::Synced } else { Safety::Written },
+            reply,
+        };
+        // Under the locks: an endpoint that is closed after this is buried after this.
+        self.storage.append(append).map_err(|_| Refusal::Stopped)?;
+        for inner in &mut locked {
+            Endpoint::reserve(inner, size);
+        }
+        Ok(Taken::Storing(answer, patience))
+    }
+
+    /// The queues of these receivers, if all have room. Always in the order of their sinks, so that two senders never wait for each
+    /// other.
+    fn lock_all<'r>(&self, receivers: &[Receiver<'r>], size: usize) -> Result<Vec<MutexGuard<'r, Inner>>, Refusal> {
+        let mut locked = Vec::with_capacity(receivers.len());
+        let mut must_make = Vec::new();
+        for (n, receiver) in receivers.iter().enumerate() {
+            let mut inner = receiver.endpoint.lock();
+            if self.check(*receiver, &mut inner, size)? {
+                must_make.push(n);
+            }
+            locked.push(inner);
+        }
+        // Only now: where one refuses, nobody gives up anything.
+        for n in must_make {
+            self.make_room(receivers[n], &mut locked[n], size);
+        }
+        Ok(locked)
+    }
+
+    fn accept_one(
+        &self,
+        resolved: &Resolved,
+        receiver: Receiver<'_>,
+        message: &Arc<Message>,
+        sequence: &AtomicU64,
+    ) -> Result<u64, Refusal> {
+        let size = message.size() + ITEM_OVERHEAD;
+        let mut inner = receiver.endpoint.lock();
+        let must_make = self.check(receiver, &mut inner, size)?;
+        if Endpoint::stores(&inner) {
+            return Err(Refusal::ToBeStored);
+        }
+        if must_make {
+            self.make_room(receiver, &mut inner, size);
+        }
+        let number = sequence.fetch_add(1, Relaxed) + 1;
+        resolved.counts.accepted(size - ITEM_OVERHEAD);
+        receiver.endpoint.push(&mut inner, self.item(resolved, receiver, message, number, size));
+        drop(inner);
+        receiver.endpoint.ring(receiver.target.priority);
+        Ok(number)
+    }
+
+    fn accept_many(
+        &self,
+        resolved: &Resolved,
+        receivers: &[Receiver<'_>],
+        message: &Arc<Message>,
+        sequence: &AtomicU64,
+    ) -> Result<u64, Refusal> {
+        let size = message.size() + ITEM_OVERHEAD;
+        let mut locked = self.lock_all(receivers, size)?;
+        if locked.iter().any(|inner| Endpoint::stores(inner)) {
+            return Err(Refusal::ToBeStored);
+        }
+        let number = sequence.fetch_add(1, Relaxed) + 1;
+        resolved.counts.accepted(size - ITEM_OVERHEAD);
+        for (receiver, inner) in receivers.iter().zip(&mut locked) {
+            receiver.endpoint.push(inner, self.item(resolved, *receiver, message, number, size));
+        }
+        drop(locked);
+        for receiver in receivers {
+            receiver.endpoint.ring(receiver.target.priority);
+        }
+        Ok(number)
+    }
+
+    /// True: there is room, once others have been given up for it.
+    fn check(&self, receiver: Receiver<'_>, inner: &mut Inner, size: usize) -> Result<bool, Refusal> {
+        let target = receiver.target;
+        match receiver.endpoint.room_for(inner, size, target.priority, || self.clock.uptime()) {
+            Room::Yes => Ok(false),
+            Room::Makeable => Ok(true),
+            Room::Closed => Err(Refusal::Stale),
+            Room::Full => Err(Refusal::Full(receiver.endpoint.clone(), target.send_timeout)),
+        }
+    }
+
+    fn make_room(&self, receiver: Receiver<'_>, inner: &mut Inner, size: usize) {
+        receiver.endpoint.make_room(inner, size, receiver.target.priority, self.clock.uptime());
+    }
+
+    fn item(
+        &self,
+        resolved: &Resolved,
+        receiver: Receiver<'_>,
+        message: &Arc<Message>,
+        sequence: u64,
+        size: usize,
+    ) -> Item {
+        let target = receiver.target;
+        Item {
+            accepted: Accepted {
+                message: message.clone(),
+                source: resolved.source.clone(),
+                sequence,
+                enqueued: self.clock.utc_coarse(),
+            },
+            size,
+            priority: target.priority,
+            deadline: target.time_to_live.map(|ttl| self.clock.uptime().after(ttl)),
+            attempts: 0,
+            max_attempts: target.max_attempts,
+            stored: None,
+            suspect: false,
+            live: false,
+            arrival: Arrival::default(),
+            turn: 0,
+        }
+    }
+
+    /// Accepts a message from a source that is not a module here, without waiting for room.
+    pub(crate) async fn publish(&self, source: &str, message: &Arc<Message>) -> Result<(), SendError> {
+        Self::check_size(message)?;
+        loop {
+            let resolved = self.resolve(source, Origin::default());
+            match self.accept(&resolved, message, &self.foreign_sequence) {
+                Ok(Taken::Now(_)) => return Ok(()),
+                Ok(Taken::Storing(answer, _)) => {
+                    let stored = stored(answer).await;
+                    if stored.as_ref().is_err_and(NotStored::is_refusal) {
+                        resolved.counts.not_stored();
+                    }
+                    return stored.map(drop).map_err(SendError::from);
+                }
+                Err(Refusal::Stale | Refusal::ToBeStored) => {}
+                Err(Refusal::Full(..)) => {
+                    resolved.counts.full();
+                    return Err(SendError::Full);
+                }
+                Err(Refusal::Stopped) => return Err(SendError::ShuttingDown),
+            }
+        }
+    }
+
+    /// Whether a message is small enough.
+    pub(crate) fn check_size(message: &Message) -> Result<(), SendError> {
+        if message.size() > MAX_MESSAGE_BYTES {
+            return Err(SendError::TooLarge(MAX_MESSAGE_BYTES as u64));
+        }
+        Ok(())
+    }
+}
+
+/// No route wants it: accepted, counted, dropped.
+fn accept_nowhere(resolved: &Resolved, message: &Message, sequence: &AtomicU64) -> u64 {
+    resolved.counts.accepted(message.size());
+    resolved.counts.no_route();
+    sequence.fetch_add(1, Relaxed) + 1
+}
+
+/// The log's answer.
+pub(crate) async fn stored(answer: oneshot::Receiver<Result<u64, NotStored>>) -> Result<u64, NotStored> {
+    answer.await.unwrap_or(Err(NotStored::Stopped))
+}
+
+impl From<NotStored> for SendError {
+    fn from(why: NotStored) -> Self {
+        match why {
+            NotStored::Full => Self::Full,
+            NotStored::Disk(words) => Self::Other(words),
+            NotStored::Stopped => Self::ShuttingDown,
+        }
+    }
+}
