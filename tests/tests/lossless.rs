@@ -147,10 +147,10 @@ fn on_a_full_disk_senders_hear_full_readings_go_on_and_appends_resume_when_there
     // Large ones: what the host counts for each beside its bytes must not fill the queue before the disk.
     // What the forwarder sends needs no room.
     let (scene, device) = (Scene::new(4000, "memory"), Device::new());
-    // Of this size an input may have 7.5 MiB: more than there will be.
-    device.configure("[messages]\nmax-bytes = 62914560\n");
-    let Some(disk) = SmallDisk::mount(&device.data().join("messages"), 12) else { return };
-    disk.fill(6 << 20);
+    // Of this size, the largest with segments of 1 MiB, an input may have 5.4 MiB: more than there will be, for two spares are not for it.
+    device.configure("[messages]\nmax-bytes = 66060288\n");
+    let Some(disk) = SmallDisk::mount(&device.data().join("messages"), 7) else { return };
+    disk.fill(7 << 19);
     let host = device.start(&scene.manifest(0, "running", "stopped"));
     let error = |host: &Host| host.status()["messageLog"]["error"].clone();
     let full = |host: &Host| host.wait("the disk to be full", |host| error(host).is_string().then_some(()));
