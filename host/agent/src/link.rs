@@ -182,6 +182,24 @@ impl Inner {
         self.router.sources().of(&source.into(), &origin)
     }
 
+    /// Waits before the log is asked again; an error once the sender has waited long enough.
+    async fn wait_for_log(
+        &self,
+        output: &str,
+        why: NotStored,
+        patience: Duration,
+        deadline: &mut Option<tokio::time::Instant>,
+    ) -> Result<(), SendError> {
+        let now = tokio::time::Instant::now();
+        let until = *deadline.get_or_insert_with(|| now + patience);
+        if now >= until {
+            self.counts(output).not_stored();
+            return Err(why.into());
+        }
+        tokio::time::sleep_until(until.min(now + ASK_AGAIN)).await;
+        Ok(())
+    }
+
     async fn send(&self, output: String, message: Arc<Message>) -> Result<u64, SendError> {
         let mut deadline = None;
         let mut refused_by: Option<Arc<Endpoint>> = None;
@@ -200,16 +218,14 @@ impl Inner {
                     Ok(sequence) => return Ok(sequence),
                     Err(NotStored::Stopped) => return Err(SendError::ShuttingDown),
                     Err(why) => {
-                        let now = tokio::time::Instant::now();
-                        let until = *deadline.get_or_insert_with(|| now + patience);
-                        if now >= until {
-                            self.counts(&output).not_stored();
-                            return Err(why.into());
-                        }
-                        tokio::time::sleep_until(until.min(now + ASK_AGAIN)).await;
+                        self.wait_for_log(&output, why, patience, &mut deadline).await?;
                         continue;
                     }
                 },
+                Ok(Taken::Not(why, patience)) => {
+                    self.wait_for_log(&output, why, patience, &mut deadline).await?;
+                    continue;
+                }
                 Err(Attempt::Refused(error)) => return Err(error),
                 Err(Attempt::ToBeStored) => continue, // the log has taken over meanwhile
                 Err(Attempt::Full(endpoint, patience)) => (endpoint, patience),

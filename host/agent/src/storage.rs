@@ -1,15 +1,18 @@
-//! The message log behind the router. It has one owner, a thread of its own ([`writer`]), because each of its calls blocks on the
-//! disk; everybody else hands it jobs, which it does in their order. What senders hand over while it writes is its next write: so
-//! groups form by themselves.
+//! The message log behind the router. It has one owner at a time ([`writer`]): as a rule a thread of its own ([`thread`]), because calls may
+//! block on the disk; everybody else hands it jobs, which it does in their order. What senders hand over while it writes is its next
+//! write: so groups form by themselves. A sender that finds the log idle and the disk quick does not wait for another thread: it stores
+//! its message itself ([`at_once`]).
 
+mod at_once;
 mod dead_letters;
+mod thread;
 mod writer;
 
 use std::{
     collections::BTreeSet,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, Ordering::Release, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -23,7 +26,7 @@ use marram_core::{
 use tokio::sync::{oneshot, watch};
 
 pub(crate) use self::dead_letters::Replayed;
-use self::writer::Writer;
+use self::{thread::Thread, writer::Writer};
 use crate::{clock::Clock, counts::SourceCounts, endpoint::Endpoint};
 
 /// How long a sender that was refused by a full log waits before it asks again. Short beside the second in which a log goes on that has
@@ -35,6 +38,10 @@ pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(100);
 pub(crate) struct Storage {
     jobs: Mutex<Jobs>,
     came: Condvar,
+    /// Whether `jobs` has some, or takes no more. Set under its lock.
+    has_jobs: AtomicBool,
+    /// Whoever works with the log; none: nobody does any more. Locked before `jobs`; under the lock of an endpoint only tried.
+    owner: Mutex<Option<Writer>>,
     facts: Mutex<Facts>,
     /// The log's elapsed time when the clock began.
     began: Elapsed,
@@ -46,6 +53,8 @@ pub(crate) struct Storage {
 #[derive(Debug, Default)]
 struct Jobs {
     list: Vec<Job>,
+    /// The thread is to look what is due.
+    look: bool,
     /// The writer ends, or has died.
     closed: bool,
 }
@@ -88,8 +97,12 @@ pub(crate) struct Append {
     /// In the account of each receiver.
     pub(crate) size: usize,
     pub(crate) safety: Safety,
-    pub(crate) reply: oneshot::Sender<Result<u64, NotStored>>,
+    /// None: the caller stores it.
+    pub(crate) reply: Option<Reply>,
 }
+
+/// Where the number of a message goes once it is stored.
+pub(crate) type Reply = oneshot::Sender<Result<u64, NotStored>>;
 
 /// Who gets it.
 #[derive(Debug)]
@@ -191,13 +204,17 @@ impl Storage {
         let storage = Arc::new(Self {
             jobs: Mutex::default(),
             came: Condvar::new(),
+            has_jobs: AtomicBool::new(false),
+            owner: Mutex::new(None),
             began: Elapsed(now.0.saturating_sub(clock.uptime().0)),
             for_messages: facts.room.for_messages,
             facts: Mutex::new(facts),
             ended,
         });
         let writer = Writer::new(log, storage.clone(), clock, sync_after, removed, end);
-        std::thread::Builder::new().name("message-log".into()).spawn(move || writer.run())?;
+        *storage.owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
+        let thread = Thread(storage.clone());
+        std::thread::Builder::new().name("message-log".into()).spawn(move || thread.run())?;
         Ok(storage)
     }
 
@@ -227,8 +244,12 @@ impl Storage {
 
     /// Tells what became of deliveries. When the log has ended, they come again at the next start.
     pub(crate) fn tell(&self, outcome: Outcome) {
-        if !outcome.is_empty() {
-            let _ = self.push(Job::Outcome(outcome));
+        if outcome.is_empty() {
+            return;
+        }
+        match self.idle() {
+            Some(idle) if outcome.dead.is_empty() => idle.note(outcome),
+            _ => drop(self.push(Job::Outcome(outcome))),
         }
     }
 
@@ -289,6 +310,7 @@ impl Storage {
             jobs.list.push(Job::Stop);
         }
         jobs.closed = true;
+        self.has_jobs.store(true, Release);
         drop(jobs);
         self.came.notify_one();
     }
@@ -306,18 +328,23 @@ impl Storage {
             return Err(job);
         }
         jobs.list.push(job);
+        self.has_jobs.store(true, Release);
         drop(jobs);
         self.came.notify_one();
         Ok(())
     }
 
-    /// Waits for jobs, at most so long.
-    fn next(&self, patience: Duration) -> Vec<Job> {
-        let jobs = self.lock();
-        let (mut jobs, _) = self
-            .came
-            .wait_timeout_while(jobs, patience, |jobs| jobs.list.is_empty())
-            .unwrap_or_else(PoisonError::into_inner);
+    /// Waits for jobs, at most so long. They stay where they are until the caller has the log.
+    fn wait(&self, patience: Duration) {
+        let nothing = |jobs: &mut Jobs| jobs.list.is_empty() && !jobs.look;
+        let waited = self.came.wait_timeout_while(self.lock(), patience, nothing);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn take(&self) -> Vec<Job> {
+        let mut jobs = self.lock();
+        jobs.look = false;
+        self.has_jobs.store(jobs.closed, Release);
         std::mem::take(&mut jobs.list)
     }
 
@@ -333,7 +360,9 @@ impl Append {
         for receiver in &self.receivers {
             receiver.endpoint.release(self.size);
         }
-        let _ = self.reply.send(Err(why));
+        if let Some(reply) = self.reply {
+            let _ = reply.send(Err(why));
+        }
     }
 
     /// The next number of its sender.

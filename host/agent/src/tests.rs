@@ -1,6 +1,7 @@
 //! Tests of routing, delivery and supervision with made-up worlds: an engine whose instances are closures, images that are
 //! always there, an upstream and a disk in memory. The real ones are tested in `tests/`.
 
+mod at_once;
 mod attempts;
 mod caches;
 mod delivery;

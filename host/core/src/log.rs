@@ -253,6 +253,8 @@ pub trait MessageLog: Send {
     fn next_sequence(&self) -> u64;
     /// Notes the clocks, which go to the disk with the next write. Returns the moment that they show, in elapsed time.
     fn stamp(&mut self, clocks: &Clocks) -> Elapsed;
+    /// Whether to store messages of so many bytes, all told, is one write into a file that is there.
+    fn has_room_at_hand(&self, bytes: usize) -> bool;
     /// Stores messages, in order, all or none; returns their numbers.
     ///
     /// # Errors

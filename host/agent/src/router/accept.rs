@@ -28,6 +28,8 @@ pub(crate) enum Taken {
     Now(u64),
     /// The same, once it is stored; and how long a sender waits for a log that is full.
     Storing(oneshot::Receiver<Result<u64, NotStored>>, std::time::Duration),
+    /// It was not stored.
+    Not(NotStored, std::time::Duration),
 }
 
 /// Why a message was not accepted at once.
@@ -62,15 +64,18 @@ impl Resolved {
 }
 
 impl Router {
-    /// Accepts a message for all its receivers, or for none, in memory. `sequence` is advanced only on success.
+    /// Accepts a message for all its receivers, or for none, if that needs no waiting. `sequence` is advanced only on success.
     pub(crate) fn accept_now(
         &self,
         resolved: &Resolved,
         message: &Arc<Message>,
-        sequence: &AtomicU64,
+        sequence: &Arc<AtomicU64>,
     ) -> Result<u64, Refusal> {
         if resolved.is_durable {
-            return Err(Refusal::ToBeStored);
+            return match self.take(resolved, message, sequence, false)? {
+                Taken::Now(number) => Ok(number),
+                Taken::Storing(..) | Taken::Not(..) => Err(Refusal::ToBeStored),
+            };
         }
         let facts = resolved.candidates.facts(message, &resolved.origin);
         // Most sources have one receiver: no list is made for it.
@@ -96,6 +101,17 @@ impl Router {
         message: &Arc<Message>,
         sequence: &Arc<AtomicU64>,
     ) -> Result<Taken, Refusal> {
+        self.take(resolved, message, sequence, true)
+    }
+
+    /// Without `may_wait` only if it is done when this returns.
+    fn take(
+        &self,
+        resolved: &Resolved,
+        message: &Arc<Message>,
+        sequence: &Arc<AtomicU64>,
+        may_wait: bool,
+    ) -> Result<Taken, Refusal> {
         let facts = resolved.candidates.facts(message, &resolved.origin);
         let receivers = resolved.endpoints.iter().filter_map(|endpoint| resolved.receiver(endpoint, &facts));
         let receivers: Vec<_> = receivers.collect();
@@ -103,17 +119,22 @@ impl Router {
             return Ok(Taken::Now(accept_nowhere(resolved, message, sequence)));
         }
         let size = message.size() + ITEM_OVERHEAD;
+        let is_power = receivers.iter().any(|receiver| receiver.target.durability == Durability::Power);
+        let now = self.clock.uptime();
+        // Before the locks of the endpoints, in the order of the log's owner.
+        let idle =
+            (resolved.is_durable && !is_power).then(|| self.storage.idle_for(size, receivers.len(), now)).flatten();
+        if idle.is_none() && !may_wait {
+            return Err(Refusal::ToBeStored);
+        }
         let mut locked = self.lock_all(&receivers, size)?;
         let stored: Vec<bool> = locked.iter().map(|inner| Endpoint::stores(inner)).collect();
         if !stored.contains(&true) {
             drop(locked);
             return self.accept_many(resolved, &receivers, message, sequence).map(Taken::Now);
         }
-        let is_power = receivers.iter().any(|receiver| receiver.target.durability == Durability::Power);
         let patience = receivers.iter().map(|receiver| receiver.target.send_timeout).min().unwrap_or_default();
-        let now = self.clock.uptime();
-        let (reply, answer) = oneshot::channel();
-        let append = Append {
+        let mut append = Append {
             message: message.clone(),
             source: resolved.source.clone(),
             sequence: sequence.clone(),
@@ -131,13 +152,22 @@ impl Router {
                 .collect(),
             size,
             safety: if is_power { Safety::Synced } else { Safety::Written },
-            reply,
+            reply: None,
         };
-        // Under the locks: an endpoint that is closed after this is buried after this.
-        self.storage.append(append).map_err(|_| Refusal::Stopped)?;
-        for inner in &mut locked {
-            Endpoint::reserve(inner, size);
+        if let Some(idle) = idle {
+            locked.iter_mut().for_each(|inner| Endpoint::reserve(inner, size));
+            drop(locked);
+            // An endpoint that is closed after this is buried after this: by the log's owner, which this is.
+            return Ok(match idle.append(append, now) {
+                Ok(number) => Taken::Now(number),
+                Err(why) => Taken::Not(why, patience),
+            });
         }
+        let (reply, answer) = oneshot::channel();
+        append.reply = Some(reply);
+        // Under the locks: as above.
+        self.storage.append(append).map_err(|_| Refusal::Stopped)?;
+        locked.iter_mut().for_each(|inner| Endpoint::reserve(inner, size));
         Ok(Taken::Storing(answer, patience))
     }
 
@@ -257,22 +287,21 @@ impl Router {
         Self::check_size(message)?;
         loop {
             let resolved = self.resolve(source, Origin::default());
-            match self.accept(&resolved, message, &self.foreign_sequence) {
-                Ok(Taken::Now(_)) => return Ok(()),
-                Ok(Taken::Storing(answer, _)) => {
-                    let stored = stored(answer).await;
-                    if stored.as_ref().is_err_and(NotStored::is_refusal) {
-                        resolved.counts.not_stored();
-                    }
-                    return stored.map(drop).map_err(SendError::from);
-                }
-                Err(Refusal::Stale | Refusal::ToBeStored) => {}
+            let stored = match self.accept(&resolved, message, &self.foreign_sequence) {
+                Ok(Taken::Now(number)) => Ok(number),
+                Ok(Taken::Storing(answer, _)) => stored(answer).await,
+                Ok(Taken::Not(why, _)) => Err(why),
+                Err(Refusal::Stale | Refusal::ToBeStored) => continue,
                 Err(Refusal::Full(..)) => {
                     resolved.counts.full();
                     return Err(SendError::Full);
                 }
-                Err(Refusal::Stopped) => return Err(SendError::ShuttingDown),
+                Err(Refusal::Stopped) => Err(NotStored::Stopped),
+            };
+            if stored.as_ref().is_err_and(NotStored::is_refusal) {
+                resolved.counts.not_stored();
             }
+            return stored.map(drop).map_err(SendError::from);
         }
     }
 

@@ -24,7 +24,7 @@ use self::{
     condition::{Condition, Lines},
     letters::Unburied,
 };
-use super::{Append, Job, NotStored, Outcome, Storage};
+use super::{Append, Job, NotStored, Outcome, Reply, Storage};
 use crate::{clock::Clock, endpoint::Endpoint};
 
 /// Bytes of messages in one write. A quarter of a segment of 4 MiB; more would only keep the first sender waiting.
@@ -44,7 +44,7 @@ const IDLE_STAMP_EVERY: Duration = Duration::from_secs(600);
 pub(super) struct Writer {
     pub(super) log: Box<dyn MessageLog>,
     pub(super) storage: Arc<Storage>,
-    clock: Clock,
+    pub(super) clock: Clock,
     /// None: the owner wants no syncs but those that routes ask for.
     sync_after: Option<Duration>,
     /// Messages that were given up because their endpoint is gone.
@@ -60,6 +60,8 @@ pub(super) struct Writer {
     taken: std::vec::IntoIter<Job>,
     group: Vec<Append>,
     group_bytes: usize,
+    /// Given once the log is idle again: senders go on at once, and would find it taken.
+    pub(super) answers: Vec<(Reply, u64)>,
     unburied: Unburied,
     condition: Condition,
     /// Endpoints that could not be read.
@@ -69,10 +71,20 @@ pub(super) struct Writer {
     unsynced: Option<Uptime>,
     unsynced_bytes: usize,
     stamped: Uptime,
-    untidy: bool,
+    pub(super) untidy: bool,
     looked: Uptime,
+    /// When the thread looks again by itself.
+    pub(super) wakes_at: Uptime,
+    /// A write by a sender has taken long; until then no other is made.
+    pub(super) slow_until: Uptime,
     /// Last, so that nobody hears of the end before it.
     end: watch::Sender<bool>,
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer").finish_non_exhaustive()
+    }
 }
 
 impl Writer {
@@ -98,6 +110,7 @@ impl Writer {
             taken: Vec::new().into_iter(),
             group: Vec::new(),
             group_bytes: 0,
+            answers: Vec::new(),
             unburied: Unburied::default(),
             condition: Condition::default(),
             unread: Vec::new(),
@@ -108,25 +121,26 @@ impl Writer {
             stamped: now,
             untidy: true,
             looked: now,
+            wakes_at: now,
+            slow_until: now,
             end,
         }
     }
 
-    pub(super) fn run(mut self) {
-        self.note_facts();
-        loop {
-            let jobs = self.storage.next(self.patience());
-            self.untidy |= !jobs.is_empty();
-            self.taken = jobs.into_iter();
-            while let Some(job) = self.taken.next() {
-                if matches!(job, Job::Stop) {
-                    return self.stop();
-                }
-                self.work(job);
+    /// Does jobs in their order. True: one of them was the last.
+    pub(super) fn work_off(&mut self, jobs: Vec<Job>) -> bool {
+        self.untidy |= !jobs.is_empty();
+        self.taken = jobs.into_iter();
+        while let Some(job) = self.taken.next() {
+            if matches!(job, Job::Stop) {
+                self.stop();
+                return true;
             }
-            self.commit();
-            self.keep_house();
+            self.work(job);
         }
+        self.commit();
+        self.keep_house();
+        false
     }
 
     fn work(&mut self, job: Job) {
@@ -201,7 +215,7 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, group: &[Append]) -> Result<(Range<u64>, Vec<Accepted>), LogError> {
+    pub(super) fn write(&mut self, group: &[Append]) -> Result<(Range<u64>, Vec<Accepted>), LogError> {
         let enqueued = self.clock.utc_coarse();
         let accepted: Vec<Accepted> = group
             .iter()
@@ -248,7 +262,7 @@ impl Writer {
     }
 
     /// A message is stored: its receivers and its sender hear of it.
-    fn hand_on(&self, append: Append, accepted: &Accepted, sequence: u64) {
+    pub(super) fn hand_on(&mut self, append: Append, accepted: &Accepted, sequence: u64) {
         let Append { receivers, counts, size, reply, .. } = append;
         counts.accepted(size - ITEM_OVERHEAD);
         for receiver in receivers {
@@ -270,10 +284,10 @@ impl Writer {
             };
             endpoint.arrived(item);
         }
-        let _ = reply.send(Ok(accepted.sequence));
+        self.answers.extend(reply.map(|reply| (reply, accepted.sequence)));
     }
 
-    fn note(&mut self, outcome: Outcome) {
+    pub(super) fn note(&mut self, outcome: Outcome) {
         let Outcome { done, expired, overflown, tried, dead } = outcome;
         for place in done {
             self.log.settle(place, How::Delivered);
@@ -294,8 +308,19 @@ impl Writer {
         }
     }
 
+    /// When something is due of what a message or a settlement brings about.
+    pub(super) fn due(&self) -> Uptime {
+        let flush = self.unflushed.map(|since| since.after(FLUSH_AFTER));
+        let sync = self.unsynced.zip(self.sync_after).map(|(since, after)| match self.unsynced_bytes {
+            SYNC_BYTES.. => since,
+            _ => since.after(after),
+        });
+        let look = self.untidy.then(|| self.looked.after(LOOK_AGAIN));
+        [flush, sync, look].into_iter().flatten().min().unwrap_or(Uptime(u64::MAX))
+    }
+
     /// How long to wait for jobs before something is due.
-    fn patience(&self) -> Duration {
+    pub(super) fn patience(&mut self) -> Duration {
         let now = self.clock.uptime();
         let left = |since: Uptime, span: Duration| Duration::from_millis(since.after(span).0.saturating_sub(now.0));
         let flush = self.unflushed.map(|since| left(since, FLUSH_AFTER));
@@ -303,7 +328,9 @@ impl Writer {
         let waits = !self.unburied.is_empty() || !self.unread.is_empty() || self.condition.is_open();
         let look = (waits || self.keep.is_some() || self.untidy).then(|| left(self.looked, LOOK_AGAIN));
         let stamp = left(self.stamped, if self.untidy { STAMP_EVERY } else { IDLE_STAMP_EVERY });
-        [flush, sync, look].into_iter().flatten().fold(stamp, Duration::min)
+        let patience = [flush, sync, look].into_iter().flatten().fold(stamp, Duration::min);
+        self.wakes_at = now.after(patience);
+        patience
     }
 
     fn keep_house(&mut self) {
@@ -372,7 +399,7 @@ impl Writer {
         self.unsynced_bytes += bytes;
     }
 
-    fn stop(mut self) {
+    fn stop(&mut self) {
         self.commit();
         self.bury_last();
         self.log.stamp(&self.clock.clocks());
@@ -385,6 +412,7 @@ impl Drop for Writer {
         // Whether it ends or has died: who waits for an answer hears that there is none.
         let mut jobs = self.storage.lock();
         jobs.closed = true;
+        self.storage.has_jobs.store(true, std::sync::atomic::Ordering::Release);
         let left = std::mem::take(&mut jobs.list);
         drop(jobs);
         for job in std::mem::take(&mut self.taken).chain(left) {
@@ -394,6 +422,9 @@ impl Drop for Writer {
         }
         for append in std::mem::take(&mut self.group) {
             append.refuse(NotStored::Stopped);
+        }
+        for (reply, answer) in std::mem::take(&mut self.answers) {
+            let _ = reply.send(Ok(answer));
         }
         self.end.send_replace(true);
     }

@@ -37,6 +37,8 @@ pub(super) type Hook = Arc<dyn Fn(Call) -> Result<(), LogError> + Send + Sync>;
 pub(super) struct Hooked {
     pub(super) log: Log,
     pub(super) hook: Hook,
+    /// Senders may write themselves. A hook that waits then holds up the test.
+    pub(super) at_hand: bool,
 }
 
 /// What a hook has seen.
@@ -91,6 +93,10 @@ impl Gate {
 }
 
 impl MessageLog for Hooked {
+    fn has_room_at_hand(&self, bytes: usize) -> bool {
+        self.at_hand && MessageLog::has_room_at_hand(&self.log, bytes)
+    }
+
     fn append(&mut self, entries: &[Entry<'_>], safety: Safety) -> Result<Range<u64>, LogError> {
         (self.hook)(Call::Append(entries.len(), safety))?;
         MessageLog::append(&mut self.log, entries, safety)

@@ -73,8 +73,8 @@ async fn what_is_handed_over_beside_the_stop_is_stored_or_refused_and_takes_no_r
                     let resolved = agent.router().resolve("/messages", Origin::default());
                     loop {
                         match agent.router().accept(&resolved, &message("x"), &sequence) {
-                            Ok(Taken::Storing(..)) => accepted.fetch_add(1, SeqCst),
-                            Ok(Taken::Now(_)) => panic!("it goes through the log"),
+                            Ok(Taken::Storing(..) | Taken::Now(_)) => accepted.fetch_add(1, SeqCst),
+                            Ok(Taken::Not(why, _)) => panic!("{why:?}"),
                             Err(Refusal::Stopped) => break,
                             // A queue that is full says so before the log is asked, also after its end.
                             Err(_) if is_over.load(SeqCst) => break,

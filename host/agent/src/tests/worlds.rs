@@ -55,6 +55,8 @@ pub(super) struct World {
     pub(super) clocks: Option<fn() -> Clocks>,
     /// Called before calls of the log.
     pub(super) hook: Option<Hook>,
+    /// With a hook: senders may write themselves.
+    pub(super) at_hand: bool,
 }
 
 /// A folder that goes with the last of its users.
@@ -195,7 +197,7 @@ impl World {
             upstream: self.upstream.clone(),
             documents: self.disk.clone(),
             log: match &self.hook {
-                Some(hook) => Box::new(Hooked { log, hook: hook.clone() }),
+                Some(hook) => Box::new(Hooked { log, hook: hook.clone(), at_hand: self.at_hand }),
                 None => Box::new(log),
             },
             damage: recovery.damage,

@@ -104,6 +104,15 @@ impl Log {
         Ok(bytes)
     }
 
+    /// Whether to store messages of so many bytes, all told, is one write into a file that is there.
+    #[must_use]
+    pub fn has_room_at_hand(&self, bytes: usize) -> bool {
+        let needed = bytes + self.pending.bound_bytes() + self.new_name_bytes();
+        !self.pending.incomplete
+            && !self.spares.is_empty()
+            && self.active.as_ref().is_some_and(|it| it.room() >= needed)
+    }
+
     /// Sees to it that so many bytes can be written, and a spare is left for settlements.
     fn make_room(&mut self, bytes: usize) -> Result<(), AppendError> {
         let needed = bytes + self.pending.bound_bytes() + self.new_name_bytes();

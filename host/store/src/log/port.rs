@@ -39,6 +39,10 @@ impl MessageLog for Log {
         self.stamp(clocks)
     }
 
+    fn has_room_at_hand(&self, bytes: usize) -> bool {
+        self.has_room_at_hand(bytes)
+    }
+
     fn append(&mut self, entries: &[Entry<'_>], safety: Safety) -> Result<Range<u64>, LogError> {
         Ok(self.append(entries, safety)?)
     }

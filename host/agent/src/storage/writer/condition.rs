@@ -48,14 +48,14 @@ impl Condition {
 
 impl Writer {
     /// Messages are taken.
-    pub(super) fn note_stored(&mut self) {
+    pub(in crate::storage) fn note_stored(&mut self) {
         if self.condition.refused.take().is_some() {
             self.set_error(None);
         }
     }
 
     /// A message of so many bytes was not taken.
-    pub(super) fn note_refused(&mut self, error: &LogError, bytes: usize) {
+    pub(in crate::storage) fn note_refused(&mut self, error: &LogError, bytes: usize) {
         // Others say something of the message, not of the log.
         if matches!(error, LogError::Full(_) | LogError::Disk(_)) {
             self.condition.refused = Some(bytes);

@@ -1,0 +1,127 @@
+//! Work with the log in the thread of whoever brings it, while the log has nothing else to do: a message costs one write then, and no
+//! switch of threads. Only what is one write into a file that is there; a disk that has kept a sender waiting is left to the log's
+//! own thread for a while.
+
+use std::{
+    sync::{
+        MutexGuard,
+        atomic::Ordering::{Acquire, Release},
+    },
+    time::Duration,
+};
+
+use marram_core::time::Uptime;
+
+use super::{Append, Job, NotStored, Outcome, Storage, writer::Writer};
+
+/// A write into the page cache takes microseconds. One that takes longer than this may have been held up by the disk (or by other
+/// processes, which cannot be told apart): guests of other modules must not wait for that again and again.
+const SLOW: Duration = Duration::from_millis(10);
+/// How long senders leave a slow disk alone: so many times what the write took.
+const REST: u32 = 8;
+/// So often a sender looks whether the log is idle, each time after a longer pause: some microseconds in all.
+const LOOKS: usize = 12;
+/// What a message takes in the log beside its own bytes, at most, for so many receivers.
+const fn beside(receivers: usize) -> usize {
+    1024 + receivers * 512
+}
+
+/// The log, in the hands of a sender.
+pub(crate) struct Idle<'s> {
+    storage: &'s Storage,
+    owner: MutexGuard<'s, Option<Writer>>,
+}
+
+impl Storage {
+    /// The log, if nobody works with it and nothing waits to be done. What is done with it comes after all that was handed over before.
+    pub(super) fn idle(&self) -> Option<Idle<'_>> {
+        // Looked at first, so that the thread does not find the lock taken when it comes for the jobs.
+        if self.has_jobs.load(Acquire) {
+            return None;
+        }
+        let owner = self.owner.try_lock().ok()?;
+        // Once more: what this sender has handed over before must be done.
+        let is_idle = owner.is_some() && !self.has_jobs.load(Acquire);
+        is_idle.then_some(Idle { storage: self, owner })
+    }
+
+    /// What was told while the log was in a sender's hands.
+    fn take_outcomes(&self) -> Vec<Outcome> {
+        if !self.has_jobs.load(Acquire) {
+            return Vec::new();
+        }
+        let mut jobs = self.lock();
+        let outcomes = jobs.list.extract_if(.., |job| matches!(job, Job::Outcome(_)));
+        let outcomes =
+            outcomes.filter_map(|job| if let Job::Outcome(outcome) = job { Some(outcome) } else { None }).collect();
+        self.has_jobs.store(jobs.closed || !jobs.list.is_empty(), Release);
+        outcomes
+    }
+
+    /// The log for a message of so many bytes, if it is idle or soon is, and to write that is likely to take no time. Not to be called under the lock of an endpoint: who has
+    /// the log may wait for that.
+    pub(crate) fn idle_for(&self, size: usize, receivers: usize, now: Uptime) -> Option<Idle<'_>> {
+        // Whoever has it now is likely to let it go at once: most writes take microseconds. Two switches of threads cost more.
+        let idle = (0..LOOKS).find_map(|n| {
+            (0..n).for_each(|_| std::hint::spin_loop());
+            self.idle()
+        })?;
+        let writer = idle.owner.as_ref()?;
+        (writer.slow_until <= now && writer.log.has_room_at_hand(size + beside(receivers))).then_some(idle)
+    }
+}
+
+impl Idle<'_> {
+    /// Stores a message whose receivers have set its bytes aside, and hands it on to them. The caller has let go of their locks.
+    pub(crate) fn append(mut self, append: Append, now: Uptime) -> Result<u64, NotStored> {
+        let Some(writer) = self.owner.as_mut() else { return Err(NotStored::Stopped) };
+        // What was given up to make room for this message goes to the disk with it.
+        for outcome in self.storage.take_outcomes() {
+            writer.note(outcome);
+        }
+        let group = [append];
+        let written = writer.write(&group);
+        let [append] = group;
+        let result = match written {
+            Ok((numbers, accepted)) => {
+                writer.note_stored();
+                let (number, accepted) = (numbers.start, &accepted[0]);
+                writer.hand_on(append, accepted, number);
+                Ok(accepted.sequence)
+            }
+            Err(error) => {
+                writer.note_refused(&error, append.size);
+                let why = NotStored::from(&error);
+                append.refuse(why.clone());
+                Err(why)
+            }
+        };
+        let end = writer.clock.uptime();
+        let took = Duration::from_millis(end.0.saturating_sub(now.0));
+        if took >= SLOW {
+            writer.slow_until = end.after(took * REST);
+        }
+        self.leave();
+        result
+    }
+
+    pub(super) fn note(mut self, outcome: Outcome) {
+        if let Some(writer) = self.owner.as_mut() {
+            writer.note(outcome);
+        }
+        self.leave();
+    }
+
+    /// Lets the log go. What is due before its thread looks again: it hears of that.
+    fn leave(mut self) {
+        let Some(writer) = self.owner.as_mut() else { return };
+        writer.untidy = true;
+        let due = writer.due();
+        if due >= writer.wakes_at {
+            return;
+        }
+        writer.wakes_at = due;
+        self.storage.lock().look = true;
+        self.storage.came.notify_one();
+    }
+}
