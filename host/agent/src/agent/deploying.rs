@@ -141,7 +141,7 @@ impl Agent {
         Ok(())
     }
 
-    /// What became of [`Config::initial`]; none when there was none.
+    /// What became of [`crate::Config::initial`]; none when there was none.
     #[must_use]
     pub fn initial(&self) -> Option<&Result<Applied, ApplyError>> {
         self.initial.get()
