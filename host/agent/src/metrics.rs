@@ -176,11 +176,14 @@ fn given_up(page: &mut Page, names: &Names<'_>, sources: &[SourceEntry], router:
     for (source, reason, count) in given_up.iter() {
         let (from, output) = names.source(None, source);
         if reason == REMOVED {
+            if from.is_empty() {
+                continue; // among those below
+            }
             removed += count;
         }
         write(reason, &from, output, count);
     }
-    // Those that were in the log alone went unread.
+    // Those that were in the log alone went unread; and of sources that are not told apart.
     write(REMOVED, "", "", router.endpoint_removed().saturating_sub(removed));
 }
 

@@ -33,6 +33,9 @@ use crate::{clock::Clock, counts::SourceCounts, endpoint::Endpoint};
 /// room again, long beside a write.
 pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(100);
 
+/// Outcomes that wait until senders leave the log to its thread.
+const MANY_TOLD: usize = 64;
+
 /// The log as the rest of the agent sees it.
 #[derive(Debug)]
 pub(crate) struct Storage {
@@ -53,6 +56,8 @@ pub(crate) struct Storage {
 #[derive(Debug, Default)]
 struct Jobs {
     list: Vec<Job>,
+    /// What is done. The order of these and the jobs does not matter, and no sender waits for them.
+    told: Vec<Outcome>,
     /// The thread is to look what is due.
     look: bool,
     /// The writer ends, or has died.
@@ -247,10 +252,22 @@ impl Storage {
         if outcome.is_empty() {
             return;
         }
-        match self.idle() {
-            Some(idle) if outcome.dead.is_empty() => idle.note(outcome),
-            _ => drop(self.push(Job::Outcome(outcome))),
+        // In order with the notes of attempts; and to bury takes time.
+        if !outcome.dead.is_empty() || !outcome.tried.is_empty() {
+            let _ = self.push(Job::Outcome(outcome));
+            return;
         }
+        let mut jobs = self.lock();
+        if jobs.closed {
+            return;
+        }
+        jobs.told.push(outcome);
+        jobs.look = true;
+        if jobs.told.len() >= MANY_TOLD {
+            self.has_jobs.store(true, Release);
+        }
+        drop(jobs);
+        self.came.notify_one();
     }
 
     /// Has the beginning of a delivery written, so that a message which ends the host is not delivered for ever.
@@ -341,11 +358,11 @@ impl Storage {
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn take(&self) -> Vec<Job> {
+    fn take(&self) -> (Vec<Outcome>, Vec<Job>) {
         let mut jobs = self.lock();
         jobs.look = false;
         self.has_jobs.store(jobs.closed, Release);
-        std::mem::take(&mut jobs.list)
+        (std::mem::take(&mut jobs.told), std::mem::take(&mut jobs.list))
     }
 
     fn lock(&self) -> MutexGuard<'_, Jobs> {

@@ -1,10 +1,7 @@
 //! An endpoint and the message log: what of its messages is in memory, and what is told to the log.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::Ordering::{Relaxed, SeqCst},
-    },
+    sync::{Arc, atomic::Ordering::SeqCst},
     time::Duration,
 };
 
@@ -256,9 +253,6 @@ impl Endpoint {
         let mut inner = self.lock();
         inner.backlog.expired(priority, expired);
         inner.given_up.add(&OTHERS.into(), reason, messages);
-        if inner.closed {
-            self.removed.fetch_add(messages, Relaxed); // its own counters go with it
-        }
         self.read_on(&mut inner);
         drop(inner);
         tracing::warn!(endpoint = %self.sink, messages, left_messages, reason, "gave up messages that nobody had asked for yet");

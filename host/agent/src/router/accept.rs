@@ -127,13 +127,18 @@ impl Router {
         if idle.is_none() && !may_wait {
             return Err(Refusal::ToBeStored);
         }
-        let mut locked = self.lock_all(&receivers, size)?;
+        let (mut locked, made_room) = self.lock_all(&receivers, size)?;
         let stored: Vec<bool> = locked.iter().map(|inner| Endpoint::stores(inner)).collect();
         if !stored.contains(&true) {
             drop(locked);
             return self.accept_many(resolved, &receivers, message, sequence).map(Taken::Now);
         }
         let patience = receivers.iter().map(|receiver| receiver.target.send_timeout).min().unwrap_or_default();
+        // What was given up for it goes to the disk with it: by the thread, which was told.
+        let idle = idle.filter(|_| !made_room);
+        if idle.is_none() && !may_wait {
+            return Err(Refusal::ToBeStored);
+        }
         let mut append = Append {
             message: message.clone(),
             source: resolved.source.clone(),
@@ -172,8 +177,12 @@ impl Router {
     }
 
     /// The queues of these receivers, if all have room. Always in the order of their sinks, so that two senders never wait for each
-    /// other.
-    fn lock_all<'r>(&self, receivers: &[Receiver<'r>], size: usize) -> Result<Vec<MutexGuard<'r, Inner>>, Refusal> {
+    /// other. True: others were given up for it.
+    fn lock_all<'r>(
+        &self,
+        receivers: &[Receiver<'r>],
+        size: usize,
+    ) -> Result<(Vec<MutexGuard<'r, Inner>>, bool), Refusal> {
         let mut locked = Vec::with_capacity(receivers.len());
         let mut must_make = Vec::new();
         for (n, receiver) in receivers.iter().enumerate() {
@@ -184,10 +193,10 @@ impl Router {
             locked.push(inner);
         }
         // Only now: where one refuses, nobody gives up anything.
-        for n in must_make {
-            self.make_room(receivers[n], &mut locked[n], size);
+        for n in &must_make {
+            self.make_room(receivers[*n], &mut locked[*n], size);
         }
-        Ok(locked)
+        Ok((locked, !must_make.is_empty()))
     }
 
     fn accept_one(
@@ -222,7 +231,7 @@ impl Router {
         sequence: &AtomicU64,
     ) -> Result<u64, Refusal> {
         let size = message.size() + ITEM_OVERHEAD;
-        let mut locked = self.lock_all(receivers, size)?;
+        let (mut locked, _) = self.lock_all(receivers, size)?;
         if locked.iter().any(|inner| Endpoint::stores(inner)) {
             return Err(Refusal::ToBeStored);
         }

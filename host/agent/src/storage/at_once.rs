@@ -12,7 +12,7 @@ use std::{
 
 use marram_core::time::Uptime;
 
-use super::{Append, Job, NotStored, Outcome, Storage, writer::Writer};
+use super::{Append, NotStored, Storage, writer::Writer};
 
 /// A write into the page cache takes microseconds. One that takes longer than this may have been held up by the disk (or by other
 /// processes, which cannot be told apart): guests of other modules must not wait for that again and again.
@@ -45,19 +45,6 @@ impl Storage {
         is_idle.then_some(Idle { storage: self, owner })
     }
 
-    /// What was told while the log was in a sender's hands.
-    fn take_outcomes(&self) -> Vec<Outcome> {
-        if !self.has_jobs.load(Acquire) {
-            return Vec::new();
-        }
-        let mut jobs = self.lock();
-        let outcomes = jobs.list.extract_if(.., |job| matches!(job, Job::Outcome(_)));
-        let outcomes =
-            outcomes.filter_map(|job| if let Job::Outcome(outcome) = job { Some(outcome) } else { None }).collect();
-        self.has_jobs.store(jobs.closed || !jobs.list.is_empty(), Release);
-        outcomes
-    }
-
     /// The log for a message of so many bytes, if it is idle or soon is, and to write that is likely to take no time. Not to be called under the lock of an endpoint: who has
     /// the log may wait for that.
     pub(crate) fn idle_for(&self, size: usize, receivers: usize, now: Uptime) -> Option<Idle<'_>> {
@@ -75,10 +62,6 @@ impl Idle<'_> {
     /// Stores a message whose receivers have set its bytes aside, and hands it on to them. The caller has let go of their locks.
     pub(crate) fn append(mut self, append: Append, now: Uptime) -> Result<u64, NotStored> {
         let Some(writer) = self.owner.as_mut() else { return Err(NotStored::Stopped) };
-        // What was given up to make room for this message goes to the disk with it.
-        for outcome in self.storage.take_outcomes() {
-            writer.note(outcome);
-        }
         let group = [append];
         let written = writer.write(&group);
         let [append] = group;
@@ -105,13 +88,6 @@ impl Idle<'_> {
         result
     }
 
-    pub(super) fn note(mut self, outcome: Outcome) {
-        if let Some(writer) = self.owner.as_mut() {
-            writer.note(outcome);
-        }
-        self.leave();
-    }
-
     /// Lets the log go. What is due before its thread looks again: it hears of that.
     fn leave(mut self) {
         let Some(writer) = self.owner.as_mut() else { return };
@@ -121,7 +97,11 @@ impl Idle<'_> {
             return;
         }
         writer.wakes_at = due;
-        self.storage.lock().look = true;
+        let mut jobs = self.storage.lock();
+        jobs.look = true;
+        // So that senders leave it to the thread when that comes.
+        self.storage.has_jobs.store(true, Release);
+        drop(jobs);
         self.storage.came.notify_one();
     }
 }

@@ -19,15 +19,21 @@ impl Thread {
             // Poisoned: a sender has died with the log in its hands. What it has done is not known, so this is the end.
             let Ok(mut owner) = storage.owner.lock() else { return };
             let Some(writer) = owner.as_mut() else { return };
-            if writer.work_off(storage.take()) {
-                return;
-            }
-            patience = writer.patience();
+            let (told, jobs) = storage.take();
+            let is_end = writer.work_off(told, jobs);
             let answers = std::mem::take(&mut writer.answers);
             drop(owner);
+            // Now that the log is idle: who hears of it goes on at once, and would find it taken.
             for (reply, answer) in answers {
                 let _ = reply.send(Ok(answer));
             }
+            if is_end {
+                return;
+            }
+            let Ok(mut owner) = storage.owner.lock() else { return };
+            let Some(writer) = owner.as_mut() else { return };
+            writer.keep_house();
+            patience = writer.patience();
         }
     }
 }

@@ -128,19 +128,32 @@ impl Writer {
     }
 
     /// Does jobs in their order. True: one of them was the last.
-    pub(super) fn work_off(&mut self, jobs: Vec<Job>) -> bool {
-        self.untidy |= !jobs.is_empty();
+    pub(super) fn work_off(&mut self, told: Vec<Outcome>, jobs: Vec<Job>) -> bool {
+        self.untidy |= !jobs.is_empty() || !told.is_empty();
+        for outcome in told {
+            self.note(outcome);
+        }
         self.taken = jobs.into_iter();
         while let Some(job) = self.taken.next() {
             if matches!(job, Job::Stop) {
                 self.stop();
                 return true;
             }
+            // Senders do not wait for what may take long.
+            if !matches!(job, Job::Append(_) | Job::Outcome(_)) {
+                self.commit();
+                self.answer_all();
+            }
             self.work(job);
         }
         self.commit();
-        self.keep_house();
         false
+    }
+
+    fn answer_all(&mut self) {
+        for (reply, answer) in std::mem::take(&mut self.answers) {
+            let _ = reply.send(Ok(answer));
+        }
     }
 
     fn work(&mut self, job: Job) {
@@ -287,7 +300,7 @@ impl Writer {
         self.answers.extend(reply.map(|reply| (reply, accepted.sequence)));
     }
 
-    pub(super) fn note(&mut self, outcome: Outcome) {
+    fn note(&mut self, outcome: Outcome) {
         let Outcome { done, expired, overflown, tried, dead } = outcome;
         for place in done {
             self.log.settle(place, How::Delivered);
@@ -333,7 +346,7 @@ impl Writer {
         patience
     }
 
-    fn keep_house(&mut self) {
+    pub(super) fn keep_house(&mut self) {
         let now = self.clock.uptime();
         let is_over = |since: Uptime, span: Duration| since.after(span) <= now;
         if let (Some(since), Some(after)) = (self.unsynced, self.sync_after)
@@ -423,9 +436,7 @@ impl Drop for Writer {
         for append in std::mem::take(&mut self.group) {
             append.refuse(NotStored::Stopped);
         }
-        for (reply, answer) in std::mem::take(&mut self.answers) {
-            let _ = reply.send(Ok(answer));
-        }
+        self.answer_all();
         self.end.send_replace(true);
     }
 }
