@@ -255,28 +255,20 @@ fn own_of_queues(page: &mut Page, queues: &[(Sink, EndpointStats)], now: UtcMill
     ];
     for (name, kind, help, read) in counted {
         let mut metric = page.metric(name, kind, help);
-        queues.iter().for_each(|(sink, stats)| metric.count(&[("endpoint", &endpoint_name(sink))], read(stats)));
+        queues.iter().for_each(|(sink, stats)| metric.count(&[("endpoint", &sink.queue_name())], read(stats)));
     }
     let help = "How long the oldest message waits, by the device's clock; 0 when none waits.";
     let mut oldest = page.metric("marram_queue_oldest_seconds", Kind::Gauge, help);
     for (sink, stats) in queues {
         let age = stats.oldest.map_or(0, |oldest| now.0.saturating_sub(oldest.0));
-        oldest.seconds(&[("endpoint", &endpoint_name(sink))], age);
+        oldest.seconds(&[("endpoint", &sink.queue_name())], age);
     }
     let help = "Messages that the queue has given up.";
     let mut dropped = page.metric("marram_queue_dropped_total", Kind::Counter, help);
     for (sink, stats) in queues {
         for (reason, count) in stats.given_up.totals() {
-            dropped.count(&[("endpoint", &endpoint_name(sink)), ("reason", reason)], count);
+            dropped.count(&[("endpoint", &sink.queue_name()), ("reason", reason)], count);
         }
-    }
-}
-
-/// As in `marram queues`.
-fn endpoint_name(sink: &Sink) -> String {
-    match sink {
-        Sink::Upstream => "$upstream".into(),
-        Sink::Input { module, input } => format!("{module}/{input}"),
     }
 }
 

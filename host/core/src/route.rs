@@ -117,6 +117,17 @@ impl fmt::Display for Sink {
     }
 }
 
+impl Sink {
+    /// The name of its queue, for people, in the log and in metrics: `$upstream` or `module/input`.
+    #[must_use]
+    pub fn queue_name(&self) -> String {
+        match self {
+            Sink::Upstream => self.to_string(),
+            Sink::Input { module, input } => format!("{module}/{input}"),
+        }
+    }
+}
+
 /// Whether a double quote stands in a text, as written between quotes, without a backslash before it.
 fn has_bare_quote(text: &str) -> bool {
     let mut chars = text.chars();

@@ -32,12 +32,9 @@ pub(crate) enum Behind {
 }
 
 impl Endpoint {
-    /// Its name in the log and for people: `$upstream` or `module/input`.
+    /// Its name in the log.
     pub(crate) fn name(&self) -> Box<str> {
-        match &self.sink {
-            Sink::Upstream => "$upstream".into(),
-            Sink::Input { module, input } => format!("{module}/{input}").into(),
-        }
+        self.sink.queue_name().into()
     }
 
     /// Its number in the log, once it is open.

@@ -4,7 +4,6 @@ use marram_core::{
     deployment::{Deployment, ModuleSpec},
     name::ModuleName,
     planner::{Explained, explain},
-    route::Sink,
     time::{Uptime, UtcMillis},
 };
 
@@ -93,10 +92,7 @@ fn message_log_status(facts: Facts) -> MessageLogStatus {
 fn queue_status(endpoint: &Endpoint, now: UtcMillis) -> QueueStatus {
     let stats = endpoint.stats();
     QueueStatus {
-        endpoint: match &endpoint.sink {
-            Sink::Upstream => "$upstream".into(),
-            Sink::Input { module, input } => format!("{module}/{input}"),
-        },
+        endpoint: endpoint.sink.queue_name(),
         length: stats.len,
         bytes: stats.bytes,
         max_bytes: stats.max_bytes,
