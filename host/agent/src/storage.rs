@@ -43,7 +43,7 @@ pub(crate) struct Storage {
     came: Condvar,
     /// Whether `jobs` has some, or takes no more. Set under its lock.
     has_jobs: AtomicBool,
-    /// Whoever works with the log; none: nobody does any more. Locked before `jobs`; under the lock of an endpoint only tried.
+    /// Whoever works with the log; none: nobody does any more. Locked before the locks of endpoints and of `jobs`.
     owner: Mutex<Option<Writer>>,
     facts: Mutex<Facts>,
     /// The log's elapsed time when the clock began.
@@ -56,7 +56,7 @@ pub(crate) struct Storage {
 #[derive(Debug, Default)]
 struct Jobs {
     list: Vec<Job>,
-    /// What is done. The order of these and the jobs does not matter, and no sender waits for them.
+    /// What is done with. It may be noted before jobs that came earlier, and nobody waits for it.
     told: Vec<Outcome>,
     /// The thread is to look what is due.
     look: bool,

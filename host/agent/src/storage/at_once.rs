@@ -34,7 +34,7 @@ pub(crate) struct Idle<'s> {
 
 impl Storage {
     /// The log, if nobody works with it and nothing waits to be done. What is done with it comes after all that was handed over before.
-    pub(super) fn idle(&self) -> Option<Idle<'_>> {
+    fn idle(&self) -> Option<Idle<'_>> {
         // Looked at first, so that the thread does not find the lock taken when it comes for the jobs.
         if self.has_jobs.load(Acquire) {
             return None;
@@ -45,8 +45,8 @@ impl Storage {
         is_idle.then_some(Idle { storage: self, owner })
     }
 
-    /// The log for a message of so many bytes, if it is idle or soon is, and to write that is likely to take no time. Not to be called under the lock of an endpoint: who has
-    /// the log may wait for that.
+    /// The log for a message of so many bytes, if it is idle or soon is, and to write that is likely to take no time. Not to be called
+    /// under the lock of an endpoint: who has the log may wait for that.
     pub(crate) fn idle_for(&self, size: usize, receivers: usize, now: Uptime) -> Option<Idle<'_>> {
         // Whoever has it now is likely to let it go at once: most writes take microseconds. Two switches of threads cost more.
         let idle = (0..LOOKS).find_map(|n| {

@@ -139,7 +139,7 @@ impl Writer {
                 self.stop();
                 return true;
             }
-            // Senders do not wait for what may take long.
+            // What was handed over before is stored before, and its senders do not wait for what may take long.
             if !matches!(job, Job::Append(_) | Job::Outcome(_)) {
                 self.commit();
                 self.answer_all();
@@ -173,25 +173,17 @@ impl Writer {
                 let _ = reply.send(());
             }
             Job::Open(endpoint, reply) => {
-                self.commit();
                 self.open(endpoint);
                 let _ = reply.send(());
             }
-            Job::Load(endpoint) => {
-                self.commit();
-                self.load(endpoint);
-            }
+            Job::Load(endpoint) => self.load(endpoint),
             Job::Expire(endpoint) => self.expire_of(&endpoint, self.clock.uptime()),
             Job::ExpireBehind(endpoint, at) => self.expire_behind(&endpoint, at),
             Job::Keep(names) => {
-                self.commit();
                 self.keep = Some(names);
                 self.bury_others();
             }
-            Job::Dead(question) => {
-                self.commit();
-                self.answer(question);
-            }
+            Job::Dead(question) => self.answer(question),
             Job::Stop => {}
         }
     }
@@ -321,29 +313,23 @@ impl Writer {
         }
     }
 
-    /// When something is due of what a message or a settlement brings about.
+    /// When something is due, whatever comes.
     pub(super) fn due(&self) -> Uptime {
         let flush = self.unflushed.map(|since| since.after(FLUSH_AFTER));
         let sync = self.unsynced.zip(self.sync_after).map(|(since, after)| match self.unsynced_bytes {
             SYNC_BYTES.. => since,
             _ => since.after(after),
         });
-        let look = self.untidy.then(|| self.looked.after(LOOK_AGAIN));
-        [flush, sync, look].into_iter().flatten().min().unwrap_or(Uptime(u64::MAX))
+        let waits = !self.unburied.is_empty() || !self.unread.is_empty() || self.condition.is_open();
+        let look = (waits || self.keep.is_some() || self.untidy).then(|| self.looked.after(LOOK_AGAIN));
+        let stamp = self.stamped.after(if self.untidy { STAMP_EVERY } else { IDLE_STAMP_EVERY });
+        [flush, sync, look].into_iter().flatten().fold(stamp, Uptime::min)
     }
 
-    /// How long to wait for jobs before something is due.
+    /// How long the thread waits for jobs before something is due.
     pub(super) fn patience(&mut self) -> Duration {
-        let now = self.clock.uptime();
-        let left = |since: Uptime, span: Duration| Duration::from_millis(since.after(span).0.saturating_sub(now.0));
-        let flush = self.unflushed.map(|since| left(since, FLUSH_AFTER));
-        let sync = self.unsynced.zip(self.sync_after).map(|(since, after)| left(since, after));
-        let waits = !self.unburied.is_empty() || !self.unread.is_empty() || self.condition.is_open();
-        let look = (waits || self.keep.is_some() || self.untidy).then(|| left(self.looked, LOOK_AGAIN));
-        let stamp = left(self.stamped, if self.untidy { STAMP_EVERY } else { IDLE_STAMP_EVERY });
-        let patience = [flush, sync, look].into_iter().flatten().fold(stamp, Duration::min);
-        self.wakes_at = now.after(patience);
-        patience
+        self.wakes_at = self.due();
+        Duration::from_millis(self.wakes_at.0.saturating_sub(self.clock.uptime().0))
     }
 
     pub(super) fn keep_house(&mut self) {
