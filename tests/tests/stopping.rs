@@ -35,11 +35,11 @@ fn a_stop_waits_for_a_flood_that_ends_in_time_and_everything_accepted_is_upstrea
 #[test]
 fn a_stop_cuts_an_endless_flood_off_within_the_grace_time_and_loses_nothing_accepted() {
     let (layout, device) = (Layout::with(&["misbehaving", "forwarder"]), Device::new());
-    let manifest = flood(&layout, ENDLESS)
-        .module("forwarder", Module::new(&layout.image("forwarder")))
-        .route("in", TO_FORWARDER)
-        .upstream("forwarder");
-    let host = device.start_with(&manifest, &["--log-format", "json", "--grace", "4"]);
+    let manifest = |count| {
+        let forwarder = Module::new(&layout.image("forwarder"));
+        flood(&layout, count).module("forwarder", forwarder).route("in", TO_FORWARDER).upstream("forwarder")
+    };
+    let host = device.start_with(&manifest(ENDLESS), &["--log-format", "json", "--grace", "4"]);
     wait_for_load(&host);
     let accepted = host.queue("$upstream")["accepted"].as_u64().unwrap();
     let start = Instant::now();
@@ -59,6 +59,18 @@ fn a_stop_cuts_an_endless_flood_off_within_the_grace_time_and_loses_nothing_acce
     assert_eq!(lost, 0);
     assert_eq!(lost_between(&direct, &forwarded).len() as u64, kept);
     assert_eq!(forwarded.len() as u64 + kept, direct.len() as u64);
+
+    // And comes at the next start, beside one new message.
+    let next = device.start_with(&manifest(1), &["--log-format", "json"]);
+    next.wait("what was kept, and one", |host| {
+        (host.queue("$upstream")["delivered"].as_u64()? >= kept + 2).then_some(())
+    });
+    next.stop();
+    let mut journal = device.journal();
+    let entries = journal.read();
+    let [direct, forwarded] = ["bad", "forwarder"].map(|source| entries_of(entries, source));
+    assert!(lost_between(&direct, &forwarded).is_empty());
+    assert_eq!(forwarded.len(), direct.len());
 }
 
 #[test]
