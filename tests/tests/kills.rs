@@ -33,7 +33,7 @@ fn a_host_that_is_killed_twenty_times_has_all_that_it_acknowledged() {
 
 #[test]
 #[ignore = "takes long: `cargo xtask soak kills`"]
-fn a_host_that_is_killed_many_times_has_all_that_it_acknowledged() {
+fn what_a_host_acknowledged_survives_many_kills() {
     let rounds =
         env::var("MARRAM_SOAK_ROUNDS").map_or(1000, |text| text.parse().expect("MARRAM_SOAK_ROUNDS is a number"));
     kill_again_and_again(rounds);

@@ -32,7 +32,7 @@ fn nothing_is_lost_in_half_a_minute_of_load_with_restarts_and_updates() {
 
 #[test]
 #[ignore = "takes long: `cargo xtask soak lossless`"]
-fn nothing_is_lost_in_minutes_of_load_with_restarts_and_updates() {
+fn delivery_is_lossless_in_minutes_of_load_with_restarts_and_updates() {
     let seconds =
         env::var("MARRAM_SOAK_SECONDS").map_or(600, |text| text.parse().expect("MARRAM_SOAK_SECONDS is a number"));
     load_for(Duration::from_secs(seconds));

@@ -31,13 +31,13 @@ fn a_hundred_modules_take_the_same_message() {
 
 #[test]
 #[ignore = "takes long: `cargo xtask soak scale`"]
-fn a_thousand_modules_in_a_chain_run_come_back_and_end_in_time() {
+fn at_scale_a_thousand_modules_in_a_chain_run_come_back_and_end_in_time() {
     chain(1000);
 }
 
 #[test]
 #[ignore = "takes long: `cargo xtask soak scale`"]
-fn a_thousand_modules_take_the_same_message() {
+fn at_scale_a_thousand_modules_take_the_same_message() {
     star(1000);
 }
 

@@ -27,7 +27,7 @@ fn every_module_is_upgraded_under_load_and_no_message_is_lost_or_overtakes_anoth
 
 #[test]
 #[ignore = "takes long: `cargo xtask soak upgrades`"]
-fn modules_are_upgraded_under_load_for_minutes_and_no_message_is_lost_or_overtakes_another() {
+fn no_message_is_lost_or_overtakes_another_in_minutes_of_upgrades_under_load() {
     let seconds =
         env::var("MARRAM_SOAK_SECONDS").map_or(300, |text| text.parse().expect("MARRAM_SOAK_SECONDS is a number"));
     upgrade_for(Duration::from_secs(seconds));
