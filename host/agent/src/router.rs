@@ -45,7 +45,12 @@ pub(crate) struct Router {
     upstream_error: Mutex<Option<String>>,
     /// Of all sources that are not modules here: increasing for all of them together is increasing for each.
     foreign_sequence: Arc<AtomicU64>,
+    /// What was resolved for such sources; of the routes in force alone.
+    foreign: Mutex<BTreeMap<Box<str>, Arc<Resolved>>>,
 }
+
+/// Sources that are not modules here whose routes are kept found. Beyond, all are found anew: rare, and it bounds the memory.
+const MAX_FOREIGN: usize = 256;
 
 #[derive(Debug, Default)]
 struct InForce {
@@ -113,6 +118,7 @@ impl Router {
             removed,
             upstream_error: Mutex::default(),
             foreign_sequence: Arc::new(AtomicU64::new(first_sequence)),
+            foreign: Mutex::default(),
         }
     }
 
@@ -145,6 +151,7 @@ impl Router {
         let table = Arc::new(InForce { deployment, routes, endpoints });
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
         self.generation.fetch_add(1, SeqCst);
+        self.foreign().clear();
         for (_, endpoint) in gone {
             endpoint.close(self.clock.uptime());
             self.past().endpoints.push(endpoint.clone());
@@ -269,6 +276,28 @@ impl Router {
         let counts = self.sources.of(&source, &origin);
         let (origin, candidates) = (Arc::new(origin), Arc::new(candidates));
         Resolved { generation, source, origin, counts, candidates, endpoints, is_durable }
+    }
+
+    /// The same for a source that is not a module here, found once as long as the routes do not change.
+    pub(crate) fn resolve_foreign(&self, source: &str) -> Arc<Resolved> {
+        let found = self.foreign().get(source).cloned();
+        if let Some(resolved) = found.filter(|resolved| self.is_current(resolved)) {
+            return resolved;
+        }
+        let resolved = Arc::new(self.resolve(source, Origin::default()));
+        let mut foreign = self.foreign();
+        // Under the lock that a change clears it under, after it: what is stale keeps no queue alive.
+        if self.is_current(&resolved) {
+            if foreign.len() >= MAX_FOREIGN {
+                foreign.clear();
+            }
+            foreign.insert(source.into(), resolved.clone());
+        }
+        resolved
+    }
+
+    fn foreign(&self) -> MutexGuard<'_, BTreeMap<Box<str>, Arc<Resolved>>> {
+        self.foreign.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn is_current(&self, resolved: &Resolved) -> bool {

@@ -1,5 +1,5 @@
 //! How long a message is under way from `/messages` through a guest to upstream, a thousand of them a second, against two bare channels
-//! between tasks that are paced alike, in the same run.
+//! between tasks that are paced alike, in the same run: on threads as the binary has them, and with all of it on one thread.
 
 use std::{
     sync::Arc,
@@ -16,7 +16,7 @@ const MESSAGES: usize = 5000;
 /// The first ones warm caches.
 const WARM: usize = 500;
 
-pub(crate) async fn memory(message: &Arc<Message>) {
+pub(crate) async fn measure(name: &str, message: &Arc<Message>) {
     let (hop, mut arrivals) = Hop::to_upstream().await;
     let (first, mut between) = mpsc::channel::<Arc<Message>>(64);
     let (second, mut last) = mpsc::channel::<Arc<Message>>(64);
@@ -49,5 +49,5 @@ pub(crate) async fn memory(message: &Arc<Message>) {
         }
     }
     hop.end().await;
-    report::latency("latency.memory", values, floors);
+    report::latency(name, values, floors);
 }

@@ -1,5 +1,5 @@
 //! `hop.memory.*`: what a message costs from guest to guest through the router, against the bare engine; `hop.crash.256B`: what it
-//! costs through the message log, against the same in memory; `latency.memory`: how long it takes against two bare channels; and
+//! costs through the message log, against the same in memory; `latency.*`: how long it takes against two bare channels; and
 //! `message.form.*`: the message as a resource against the message by value, on the bare engine.
 //!
 //! CPU time of the one thread that runs both tasks, a message; medians of interleaved rounds. Prints a JSON line a figure:
@@ -41,10 +41,15 @@ fn main() {
         if report::wanted(&names, "hop.crash.256B") {
             crash(&small).await;
         }
-        if report::wanted(&names, "latency.memory") {
-            latency::memory(&small).await;
+        if report::wanted(&names, "latency.one-thread") {
+            latency::measure("latency.one-thread", &small).await;
         }
     });
+    if report::wanted(&names, "latency.memory") {
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
+        runtime.expect("a runtime").block_on(latency::measure("latency.memory", &message(256, 0)));
+    }
 }
 
 /// Senders that send at the same time. Groups form by themselves only then.

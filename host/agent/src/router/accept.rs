@@ -11,7 +11,7 @@ use marram_core::{
     message::{Accepted, MAX_MESSAGE_BYTES, Message},
     ports::SendError,
     queue::{Arrival, ITEM_OVERHEAD, Item},
-    route::{MessageFacts, Origin, Target},
+    route::{MessageFacts, Target},
 };
 use tokio::sync::oneshot;
 
@@ -295,7 +295,7 @@ impl Router {
     pub(crate) async fn publish(&self, source: &str, message: &Arc<Message>) -> Result<(), SendError> {
         Self::check_size(message)?;
         loop {
-            let resolved = self.resolve(source, Origin::default());
+            let resolved = self.resolve_foreign(source);
             let stored = match self.accept(&resolved, message, &self.foreign_sequence) {
                 Ok(Taken::Now(number)) => Ok(number),
                 Ok(Taken::Storing(answer, _)) => stored(answer).await,

@@ -233,3 +233,25 @@ async fn senders_to_the_same_receivers_do_not_lock_each_other_out() {
     }
     assert_eq!((len(&router, "a"), len(&router, "b")), (4000, 4000));
 }
+
+#[tokio::test]
+async fn what_comes_from_no_module_goes_by_the_routes_in_force() {
+    let router = router(&[(TO_A, AT_ONCE)]).await;
+    let x = message("x");
+    let publish = || router.publish("/messages/far", &x);
+    publish().await.unwrap();
+    router.publish("/messages/once", &x).await.unwrap();
+    assert_eq!(len(&router, "a"), 2);
+    let a = Arc::downgrade(&router.inputs_of("a")[0]);
+    router.apply(deployment(&[(TO_B, AT_ONCE)])).await;
+    publish().await.unwrap();
+    assert_eq!(len(&router, "b"), 1);
+    // Nothing that was found before keeps the old queue. The log's owner forgets it a moment later.
+    let gone = async {
+        while a.strong_count() > 0 {
+            router.given_up();
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.expect("nobody keeps it");
+}
