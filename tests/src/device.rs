@@ -158,6 +158,12 @@ impl Device {
         Answer::of(self.command().args(args).arg("--data").arg(self.data()))
     }
 
+    /// `marram check` with this device's settings; it knows no data folder.
+    #[must_use]
+    pub fn check<S: AsRef<OsStr>>(&self, args: &[S]) -> Answer {
+        Answer::of(self.command().arg("check").args(args))
+    }
+
     /// Starts a command of `marram` for this device that goes on; what it answers can be read.
     ///
     /// # Panics

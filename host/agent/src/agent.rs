@@ -64,6 +64,8 @@ pub struct Config {
     pub states: Arc<dyn States>,
     /// Checks an image reference while a manifest is read.
     pub check_image: fn(&str) -> Result<(), String>,
+    /// Ceiling on the memory limits of all modules that are to run, in bytes; none = any sum is accepted.
+    pub max_memory: Option<u64>,
     /// What is cleaned up once a deployment has settled and before a download; none = nothing is.
     pub caches: Option<Caches>,
     /// A manifest to begin with, instead of the deployment that is stored. If it is bad, the stored one is resumed.
@@ -78,6 +80,7 @@ pub struct Agent {
     twins: Arc<Twins>,
     documents: Arc<dyn Documents>,
     check_image: fn(&str) -> Result<(), String>,
+    max_memory: Option<u64>,
     events: mpsc::Sender<Event>,
     collector: Option<Arc<Collector>>,
     /// One deployment at a time, from its text to the supervisor.
@@ -161,6 +164,7 @@ impl Agent {
             twins,
             documents: config.documents,
             check_image: config.check_image,
+            max_memory: config.max_memory,
             events: events.clone(),
             collector,
             in_force: Arc::default(),

@@ -149,6 +149,9 @@ pub(crate) struct Check {
     /// Take warnings for faults
     #[arg(long)]
     pub(crate) strict: bool,
+    /// Settings with the owner's ceilings [default: marram.toml in ~/.config/marram, then in /etc/marram]
+    #[arg(long, value_name = "FILE", env = "MARRAM_CONFIG", hide_env_values = true)]
+    pub(crate) config: Option<PathBuf>,
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
 }

@@ -24,7 +24,8 @@ pub(crate) fn check(args: Check) -> Result<(), Failure> {
     }
     let text = input::text(&args.file)?;
     let name = if args.file.as_os_str() == "-" { "standard input".into() } else { args.file.display().to_string() };
-    let reading = manifest::read(&text, &manifest::Context { check_image: &check_image })
+    let max_memory = config::load(args.config.as_deref())?.modules.max_memory_bytes;
+    let reading = manifest::read(&text, &manifest::Context { max_memory, ..manifest::Context::new(&check_image) })
         .map_err(|faults| Failure::manifest(&name, faults).located(&text))?;
     let wrapped = serde_json::from_str::<Value>(&text).is_ok_and(|document| document.get("content").is_some());
     let advice = advice::advise(&reading.deployment, advice::memory(), wrapped);

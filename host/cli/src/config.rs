@@ -47,6 +47,8 @@ pub(crate) struct Config {
     pub(crate) cache: Cache,
     /// `metrics.listen`; none = nothing listens.
     pub(crate) metrics: Option<SocketAddr>,
+    /// `[modules]`.
+    pub(crate) modules: Modules,
     /// What is allowed and yet not well.
     pub(crate) warnings: Vec<Finding>,
 }
@@ -168,6 +170,13 @@ impl Default for Cache {
     fn default() -> Self {
         Self { max_bytes: marram_core::cache::DEFAULT_MAX_BYTES }
     }
+}
+
+/// `[modules]`: ceilings for what manifests ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Modules {
+    /// `max-memory-bytes`: over the memory limits of all modules that are to run; none = any sum is accepted.
+    pub(crate) max_memory_bytes: Option<u64>,
 }
 
 impl Upstream {

@@ -37,7 +37,7 @@ pub(crate) fn plan(args: &Plan) -> Result<(), Failure> {
 
 fn of_report(args: &Plan, text: &str, observed: &Path) -> Result<(), Failure> {
     let report = input::text(observed)?;
-    let desired = manifest::read(text, &manifest::Context { check_image: &check_image })
+    let desired = manifest::read(text, &manifest::Context::new(&check_image))
         .map_err(|faults| Failure::manifest(&name(&args.deployment), faults).located(text));
     let runtime = read_runtime(&report).map_err(|faults| Failure::manifest(&name(observed), faults).located(&report));
     let (desired, runtime) = match (desired, runtime) {

@@ -70,7 +70,7 @@ fn written(result: io::Result<()>) -> Result<bool, Failure> {
 pub(crate) fn explain(args: &Explain) -> Result<(), Failure> {
     let name = args.deployment.display().to_string();
     let text = input::text(&args.deployment)?;
-    let reading = manifest::read(&text, &manifest::Context { check_image: &check_image })
+    let reading = manifest::read(&text, &manifest::Context::new(&check_image))
         .map_err(|faults| Failure::manifest(&name, faults))?;
     let sample = args.message.as_deref().map(sample).transpose()?;
     let answer = Answer::new(&reading.deployment, &args.source, sample.as_ref());

@@ -100,6 +100,7 @@ fn open(config: &Config, data: &Path) -> Result<marram_agent::Config, Failure> {
         sync_after: (config.messages.sync_seconds > 0).then(|| Duration::from_secs(config.messages.sync_seconds)),
         states: Arc::new(states),
         check_image,
+        max_memory: config.modules.max_memory_bytes,
         initial: None,
     })
 }

@@ -2,6 +2,7 @@
 //! its JSON path. Fetches nothing, starts nothing, and knows nothing of what is deployed now.
 
 mod agent;
+mod ceiling;
 mod envelope;
 mod fields;
 mod findings;
@@ -32,6 +33,16 @@ pub const MAX_MANIFEST_BYTES: usize = 2 << 20;
 pub struct Context<'a> {
     /// Checks an image reference (trimmed, not empty); the error is one line for people.
     pub check_image: &'a dyn Fn(&str) -> Result<(), String>,
+    /// The owner's ceiling on the memory of all modules that are to run, in bytes; none = any sum is accepted.
+    pub max_memory: Option<u64>,
+}
+
+impl<'a> Context<'a> {
+    /// Of a reader that knows no device.
+    #[must_use]
+    pub fn new(check_image: &'a dyn Fn(&str) -> Result<(), String>) -> Self {
+        Self { check_image, max_memory: None }
+    }
 }
 
 /// A manifest that was read.

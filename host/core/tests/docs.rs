@@ -26,7 +26,7 @@ const HELLO_SOURCE: &str = include_str!("../../../guest-examples/hello-marram/sr
 
 #[track_caller]
 fn read_well(text: &str) -> Reading {
-    let reading = read(text, &Context { check_image: &|_| Ok(()) }).unwrap_or_else(|faults| panic!("{faults}"));
+    let reading = read(text, &Context::new(&|_| Ok(()))).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(reading.warnings, []);
     reading
 }

@@ -55,7 +55,7 @@ pub(crate) const WORDS: &[&str] = &[
 pub(crate) fn attack(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let check_image = |image: &str| if image.contains(' ') { Err("an image has no blanks".to_owned()) } else { Ok(()) };
-    let context = Context { check_image: &check_image };
+    let context = Context::new(&check_image);
     let reading = read(text, &context);
     assert_eq!(reading, read(text, &context), "{text:?}");
     match reading {

@@ -129,6 +129,7 @@ impl Host {
                 sync_after: None,
                 states: world.clone(),
                 check_image: |_| Ok(()),
+                max_memory: None,
                 caches: None,
                 initial: None,
             };

@@ -104,6 +104,7 @@ impl Hop {
             sync_after: None,
             states: Arc::new(Nowhere),
             check_image: |_| Ok(()),
+            max_memory: None,
             caches: None,
             initial: None,
         };

@@ -109,7 +109,7 @@ pub(crate) fn read_stored(
     let document = documents.read(DEPLOYMENT).map_err(|error| ReadError(format!("cannot be read: {error}")))?;
     let Some(document) = document else { return Ok(None) };
     let stored = Stored::read(&document.bytes).map_err(ReadError)?;
-    let context = manifest::Context { check_image: &check_image };
+    let context = manifest::Context::new(&check_image);
     let reading = manifest::read(stored.manifest.get(), &context);
     reading.map(|reading| Some(reading.deployment)).map_err(|faults| ReadError(format!("is not valid here: {faults}")))
 }
@@ -119,8 +119,8 @@ impl Agent {
     /// already is no new deployment, and is resumed like it: without any network.
     pub(super) async fn begin_with(self: &Arc<Self>, text: &str) -> Result<(), StartError> {
         let stored = self.stored().await?;
-        let old = stored.as_ref().and_then(|stored| self.read(stored.manifest.get()).ok());
-        let new = self.read(text).ok();
+        let old = stored.as_ref().and_then(|stored| self.read_accepted(stored.manifest.get()).ok());
+        let new = self.read_accepted(text).ok();
         if let (Some(stored), Some((old, _)), Some((new, warnings))) = (&stored, old, new)
             && old == new
         {
@@ -168,8 +168,11 @@ impl Agent {
         let Some(stored) = self.stored().await? else { return Ok(()) };
         self.deployment_version.store(stored.version, SeqCst);
         let version = stored.version;
-        match self.read(stored.manifest.get()) {
+        match self.read_accepted(stored.manifest.get()) {
             Ok((deployment, _)) => {
+                if let Err(faults) = self.read(stored.manifest.get()) {
+                    tracing::warn!(%faults, "the stored deployment would not be accepted any more; it goes on");
+                }
                 tracing::info!(version, modules = deployment.modules.len(), "resuming the stored deployment");
                 let deployment = Arc::new(deployment);
                 let complete = self.put_in_force(deployment.clone(), version, true).await;
@@ -183,8 +186,19 @@ impl Agent {
         Ok(())
     }
 
+    /// What a manifest means that is to be accepted now.
     pub(crate) fn read(&self, text: &str) -> Result<(Deployment, Vec<Finding>), Faults> {
-        let context = manifest::Context { check_image: &self.check_image };
+        self.read_within(text, self.max_memory)
+    }
+
+    /// What one means that was accepted before. A ceiling that was lowered since counts for the next one: it must not leave a
+    /// device without any.
+    fn read_accepted(&self, text: &str) -> Result<(Deployment, Vec<Finding>), Faults> {
+        self.read_within(text, None)
+    }
+
+    fn read_within(&self, text: &str, max_memory: Option<u64>) -> Result<(Deployment, Vec<Finding>), Faults> {
+        let context = manifest::Context { max_memory, ..manifest::Context::new(&self.check_image) };
         manifest::read(text, &context).map(|reading| (reading.deployment, reading.warnings))
     }
 

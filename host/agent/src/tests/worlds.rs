@@ -205,6 +205,7 @@ impl World {
             sync_after: Some(Duration::from_secs(5)),
             states: self.disk.clone(),
             check_image: |_| Ok(()),
+            max_memory: None,
             caches: self.caches.clone(),
             initial,
         };

@@ -103,7 +103,7 @@ mod tests {
                 "schemaVersion": "1.1", "routes": routes, "storeAndForwardConfiguration": { "timeToLiveSecs": 60 },
             }},
         }});
-        manifest::read(&text.to_string(), &manifest::Context { check_image: &|_| Ok(()) }).unwrap().deployment
+        manifest::read(&text.to_string(), &manifest::Context::new(&|_| Ok(()))).unwrap().deployment
     }
 
     fn module(image: &str, memory: &str) -> serde_json::Value {

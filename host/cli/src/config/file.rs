@@ -11,14 +11,15 @@ use marram_registry::{Authority, Mirror, Proxy};
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    Cache, Config, Credential, Engine, MAX_SYNC_SECONDS, MIN_JOURNAL_FILE_BYTES, MIN_MESSAGES_BYTES, Messages,
+    Cache, Config, Credential, Engine, MAX_SYNC_SECONDS, MIN_JOURNAL_FILE_BYTES, MIN_MESSAGES_BYTES, Messages, Modules,
     Password, Registries, Upstream, Way, check_device_id,
     reader::{Entry, Reader, entries},
 };
 
 type Value<'t> = Spanned<DeValue<'t>>;
 
-const ROOT: [&str; 8] = ["device-id", "data", "engine", "registries", "messages", "upstream", "cache", "metrics"];
+const ROOT: [&str; 9] =
+    ["device-id", "data", "engine", "registries", "messages", "upstream", "cache", "metrics", "modules"];
 const ENGINE: [&str; 2] = ["profile", "precompiled"];
 const REGISTRIES: [&str; 9] = [
     "default",
@@ -35,6 +36,7 @@ const MIRRORS: [&str; 2] = ["prefix", "location"];
 const CREDENTIALS: [&str; 4] = ["address", "username", "password", "password-file"];
 const CACHE: [&str; 1] = ["max-bytes"];
 const METRICS: [&str; 1] = ["listen"];
+const MODULES: [&str; 1] = ["max-memory-bytes"];
 const MESSAGES: [&str; 2] = ["max-bytes", "sync-seconds"];
 const UPSTREAM: [&str; 2] = ["journal-max-bytes", "journal-files"];
 
@@ -58,6 +60,7 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Finding>> {
             "upstream" => config.upstream = upstream(&mut reader, value),
             "cache" => config.cache = cache(&mut reader, value),
             "metrics" => config.metrics = metrics(&mut reader, value),
+            "modules" => config.modules = modules(&mut reader, value),
             _ => reader.unknown("", key, &ROOT),
         }
     }
@@ -274,6 +277,17 @@ fn cache(reader: &mut Reader<'_>, value: &Value<'_>) -> Cache {
         }
     }
     cache
+}
+
+fn modules(reader: &mut Reader<'_>, value: &Value<'_>) -> Modules {
+    let mut modules = Modules::default();
+    for (key, value) in reader.table("modules", value) {
+        match key.get_ref().as_ref() {
+            "max-memory-bytes" => modules.max_memory_bytes = reader.number("modules.max-memory-bytes", value),
+            _ => reader.unknown("modules", key, &MODULES),
+        }
+    }
+    modules
 }
 
 fn metrics(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<SocketAddr> {

@@ -43,6 +43,8 @@ journal-max-bytes = 1_048_576
 journal-files = 4
 [metrics]
 listen = "[::1]:9600"
+[modules]
+max-memory-bytes = 536_870_912
 "#;
 
 #[test]
@@ -55,6 +57,7 @@ fn an_empty_file_means_the_defaults() {
 #[test]
 fn every_key_is_read() {
     let config = check(EVERY_KEY).unwrap();
+    assert_eq!(config.modules.max_memory_bytes, Some(512 << 20));
     assert_eq!(config.device_id.as_deref(), Some("pump-7"));
     assert_eq!(config.data, Some("/etc/marram/state".into()));
     assert_eq!(config.engine.profile, Profile::Narrow);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Context,
+    Context, ceiling,
     fields::Field,
     findings::{At, Findings, shown},
     json::Node,
@@ -54,6 +54,7 @@ pub(super) fn read(desired: &Field<'_>, context: &Context<'_>, found: &mut Findi
     }
     if let Some(modules) = fields.optional("modules", found) {
         read_modules(&modules, context, &mut agent, found);
+        ceiling::check(&modules.at, &agent.modules, context.max_memory, found);
     }
     fields.warn_of_rest(found);
     agent

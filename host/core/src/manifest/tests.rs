@@ -2,6 +2,7 @@
 
 mod accepted;
 mod azure;
+mod ceiling;
 mod defaults;
 mod faults;
 mod hostile;
@@ -17,7 +18,7 @@ fn check_image(image: &str) -> Result<(), String> {
 }
 
 fn read_str(text: &str) -> Result<Reading, Faults> {
-    read(text, &Context { check_image: &check_image })
+    read(text, &Context::new(&check_image))
 }
 
 /// A small manifest without anything to find fault with.

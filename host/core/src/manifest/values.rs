@@ -91,6 +91,17 @@ pub(super) fn bytes(field: &Field<'_>, bounds: RangeInclusive<u64>, found: &mut 
     Some(bytes)
 }
 
+/// `512KiB`, `64MiB`, `1GiB`: as [`bytes`] reads it, in the largest unit that is exact.
+pub(super) fn size(bytes: u64) -> String {
+    let unit = [(30, "GiB"), (20, "MiB"), (10, "KiB")]
+        .into_iter()
+        .find(|(shift, _)| bytes >= 1 << shift && bytes % (1 << shift) == 0);
+    match unit {
+        Some((shift, name)) => format!("{}{name}", bytes >> shift),
+        None => format!("{bytes} bytes"),
+    }
+}
+
 /// A dotted version of two to four numbers, as .NET reads them; at most major, minor and the third matter.
 pub(super) fn schema_version(field: &Field<'_>, found: &mut Findings) -> Option<(u32, u32, u32)> {
     let Node::Text(text) = field.node else {
