@@ -80,6 +80,7 @@ fn keys_and_values() -> Vec<(&'static str, [Value; 2])> {
         ("overflow", [json!("drop-oldest"), json!("drop-lowest-priority")]),
         ("ordering", [json!("none"), json!("fifo")]),
         ("expiredToDeadLetter", [json!(true), json!(false)]),
+        ("drain", [json!("live-first"), json!("oldest-first")]),
     ]
 }
 
@@ -95,8 +96,8 @@ fn object(chosen: &[Option<bool>]) -> Value {
 proptest! {
     #[test]
     fn a_route_has_its_own_word_else_the_hubs_else_the_built_in_one(
-        hub in prop::collection::vec(prop::option::of(any::<bool>()), 6),
-        own in prop::collection::vec(prop::option::of(any::<bool>()), 6),
+        hub in prop::collection::vec(prop::option::of(any::<bool>()), 7),
+        own in prop::collection::vec(prop::option::of(any::<bool>()), 7),
         upstream in any::<bool>(),
     ) {
         let route = |options: Value| json!({"route": if upstream { UPSTREAM } else { INPUT }, "marram": options});
