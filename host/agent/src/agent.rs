@@ -13,9 +13,9 @@ use std::{
 use marram_core::{
     elapsed::Clocks,
     log::{Damage, MessageLog},
-    message::Message,
+    message::{Accepted, Message},
     ports::{DocumentError, Documents, Engine, Images, Room, SendError, States, Upstream},
-    route::{Origin, module_output},
+    route::{Origin, TWIN_CHANGES, module_output},
     time::UtcMillis,
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -33,7 +33,7 @@ use crate::{
     state::StateCells,
     storage::Storage,
     supervisor::{EVENTS, Event, Supervisor, Worlds},
-    twins::Twins,
+    twins::{Notices, Twins},
     upstream::{DRAIN, UpstreamTask},
 };
 
@@ -134,7 +134,8 @@ impl Agent {
         let storage = Storage::start(config.log, &config.damage, clock, config.sync_after, Arc::clone(&removed))
             .map_err(StartError::Thread)?;
         let router = Arc::new(Router::new(clock, first_sequence, storage, removed));
-        let twins = Arc::new(Twins::new(config.documents.clone(), clock));
+        let notices = Notices { router: router.clone(), device: config.device_id.as_str().into() };
+        let twins = Arc::new(Twins::new(config.documents.clone(), clock, Some(notices)));
         let (events, receiver) = mpsc::channel(EVENTS);
         let (upstream_closing, closing) = watch::channel(false);
         let upstream = UpstreamTask { clock, router: router.clone(), upstream: config.upstream, closing };
@@ -242,6 +243,8 @@ impl Agent {
         if self.events.send(Event::Shutdown { grace, reply }).await.is_ok() {
             let _ = done.await;
         }
+
+        self.twins.flush().await;
         if let Some(mut task) = self.upstream_task.lock().await.take()
             && tokio::time::timeout(DRAIN, &mut task).await.is_err()
         {
@@ -259,12 +262,19 @@ impl Agent {
         self.stopped.send_replace(true);
     }
 
-    /// Who sent a message from this source, for conditions.
-    pub(crate) fn origin(&self, source: &str) -> Origin {
+    /// Who sent a message, for conditions.
+    pub(crate) fn origin(&self, accepted: &Accepted) -> Origin {
+        let source = &*accepted.source;
+        if source == TWIN_CHANGES {
+            let module = accepted.message.property("moduleId").map(Into::into);
+            return Origin { device: Some(self.device_id.clone()), module, output: None };
+        }
         match module_output(source) {
-            Some((module, output)) => {
-                Origin { device: Some(self.device_id.clone()), output: Some((module.into(), output.into())) }
-            }
+            Some((module, output)) => Origin {
+                device: Some(self.device_id.clone()),
+                module: Some(module.into()),
+                output: Some(output.into()),
+            },
             None => Origin::default(),
         }
     }

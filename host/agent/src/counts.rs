@@ -87,7 +87,8 @@ pub(crate) const OTHERS: &str = "";
 impl Sources {
     /// Where the messages of a source are counted.
     pub(crate) fn of(&self, source: &Arc<str>, origin: &Origin) -> Arc<SourceCounts> {
-        let sender: Sender = origin.output.as_ref().map(|(module, _)| (**module).into());
+        // What the host sends on a module's behalf is not the module's: it has no output.
+        let sender: Sender = origin.output.as_ref().and(origin.module.clone());
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of_sender = all.entry(sender).or_default();
         let known = of_sender.contains_key(source) || of_sender.len() < MAX_OUTPUTS;
@@ -178,7 +179,7 @@ mod tests {
     use super::*;
 
     fn origin(module: &str) -> Origin {
-        Origin { device: None, output: Some((module.into(), "o".into())) }
+        Origin { device: None, module: Some(module.into()), output: Some("o".into()) }
     }
 
     #[test]

@@ -163,7 +163,7 @@ impl Agent {
         let letter = storage.dead_letter(id).await.ok_or(DeadLetterError::Stopping)??;
         let receiver = letter.death.map(|death| death.endpoint).unwrap_or_default();
         let no_route = || DeadLetterError::NoRoute(receiver.to_string());
-        let origin = self.origin(&letter.accepted.source);
+        let origin = self.origin(&letter.accepted);
         let revival = self.router().revival(&letter.accepted, &origin, &receiver).ok_or_else(no_route)?;
         match storage.replay(id, revival).await.ok_or(DeadLetterError::Stopping)?? {
             Replayed::Sent => Ok(()),

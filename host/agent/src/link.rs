@@ -27,12 +27,10 @@ use crate::{
     counts::SourceCounts,
     delivery::StopSignal,
     doorbell::Doorbell,
-    endpoint::Endpoint,
     inbox::ProgramInbox,
     logs::LogBuffer,
-    router::{self, Refusal, Resolved, Router, Taken},
+    router::{self, Attempt, Refusal, Resolved, Router},
     state::StateCell,
-    storage::{ASK_AGAIN, NotStored},
     twins::TwinCell,
 };
 
@@ -173,7 +171,7 @@ impl Inner {
     fn source(&self, output: &str) -> (String, Origin) {
         let module = self.info.module_id.as_str();
         let device = Some(self.info.device_id.as_str().into());
-        (module_source(module, output), Origin { device, output: Some((module.into(), output.into())) })
+        (module_source(module, output), Origin { device, module: Some(module.into()), output: Some(output.into()) })
     }
 
     /// Where its messages on an output are counted. For those that were refused: it is not fast.
@@ -182,76 +180,10 @@ impl Inner {
         self.router.sources().of(&source.into(), &origin)
     }
 
-    /// Waits before the log is asked again; an error once the sender has waited long enough.
-    async fn wait_for_log(
-        &self,
-        output: &str,
-        why: NotStored,
-        patience: Duration,
-        deadline: &mut Option<tokio::time::Instant>,
-    ) -> Result<(), SendError> {
-        let now = tokio::time::Instant::now();
-        let until = *deadline.get_or_insert_with(|| now + patience);
-        if now >= until {
-            self.counts(output).not_stored();
-            return Err(why.into());
-        }
-        tokio::time::sleep_until(until.min(now + ASK_AGAIN)).await;
-        Ok(())
-    }
-
     async fn send(&self, output: String, message: Arc<Message>) -> Result<u64, SendError> {
-        let mut deadline = None;
-        let mut refused_by: Option<Arc<Endpoint>> = None;
-        loop {
-            // Listen first, then look: room made in between is not missed.
-            let listening = refused_by.take();
-            let room = listening.as_deref().map(Endpoint::room);
-            let mut room = std::pin::pin!(room);
-            if let Some(room) = room.as_mut().as_pin_mut() {
-                room.enable();
-            }
-            let taken = self.offer(&output, &message, |found| self.router.accept(found, &message, &self.sequence));
-            let (endpoint, patience) = match taken {
-                Ok(Taken::Now(sequence)) => return Ok(sequence),
-                Ok(Taken::Storing(answer, patience)) => match router::stored(answer).await {
-                    Ok(sequence) => return Ok(sequence),
-                    Err(NotStored::Stopped) => return Err(SendError::ShuttingDown),
-                    Err(why) => {
-                        self.wait_for_log(&output, why, patience, &mut deadline).await?;
-                        continue;
-                    }
-                },
-                Ok(Taken::Not(why, patience)) => {
-                    self.wait_for_log(&output, why, patience, &mut deadline).await?;
-                    continue;
-                }
-                Err(Attempt::Refused(error)) => return Err(error),
-                Err(Attempt::ToBeStored) => continue, // the log has taken over meanwhile
-                Err(Attempt::Full(endpoint, patience)) => (endpoint, patience),
-            };
-            let until = *deadline.get_or_insert_with(|| tokio::time::Instant::now() + patience);
-            if tokio::time::Instant::now() >= until {
-                self.counts(&output).full();
-                return Err(SendError::Full);
-            }
-            match room.as_pin_mut() {
-                // It is full still: wait. After the time-out the loop looks a last time.
-                Some(room) if listening.as_ref().is_some_and(|old| Arc::ptr_eq(old, &endpoint)) => {
-                    let _ = tokio::time::timeout_at(until, room).await;
-                }
-                // Another receiver is the full one now: listen to that one.
-                _ => tokio::task::yield_now().await,
-            }
-            refused_by = Some(endpoint);
-        }
+        let offer = || self.offer(&output, &message, |found| self.router.accept(found, &message, &self.sequence));
+        router::patiently(offer, || self.counts(&output)).await
     }
-}
-
-enum Attempt {
-    Refused(SendError),
-    Full(Arc<Endpoint>, Duration),
-    ToBeStored,
 }
 
 impl ModuleHost for ModuleLink {

@@ -1,8 +1,9 @@
-//! Finds the receivers of a message and puts it into their queues ([`accept`]).
+//! Finds the receivers of a message and puts it into their queues ([`accept`]), also for senders that wait ([`patience`]).
 //!
 //! Which routes match, and which conditions are true, is `core::route`'s; this keeps the tables and the locks.
 
 mod accept;
+mod patience;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +20,10 @@ use marram_core::{
     time::Uptime,
 };
 
-pub(crate) use self::accept::{Refusal, Taken, stored};
+pub(crate) use self::{
+    accept::{Refusal, Taken, stored},
+    patience::{Attempt, patiently},
+};
 use crate::{
     clock::Clock,
     counts::{GivenUp, SourceCounts, Sources},
@@ -260,6 +264,12 @@ impl Router {
     /// Notes how the last try to hand messages over went; once a batch.
     pub(crate) fn note_upstream(&self, error: Option<String>) {
         *self.upstream_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    }
+
+    /// Whether some route takes messages of this source, whatever its condition says of them.
+    pub(crate) fn takes(&self, source: &str) -> bool {
+        let table = self.table();
+        !table.routes.candidates(&table.deployment, source).sinks.is_empty()
     }
 
     /// Finds what may receive the messages of a source, whose sender this is.

@@ -16,5 +16,6 @@ mod replaying;
 mod routing;
 mod shares;
 mod storing;
+mod twins;
 mod upstream;
 mod worlds;

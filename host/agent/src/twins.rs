@@ -2,11 +2,13 @@
 //!
 //! What a change means is `core::twin`'s.
 
+mod notices;
+
 use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -23,21 +25,28 @@ use tokio::{
     time::Instant,
 };
 
+pub(crate) use self::notices::Notices;
 use crate::{clock::Clock, doorbell::Doorbell};
 
 /// All twins by module name.
 pub(crate) struct Twins {
     documents: Arc<dyn Documents>,
     clock: Clock,
+    /// None: changes are told to nobody.
+    notices: Option<Arc<Notices>>,
     cells: Mutex<BTreeMap<ModuleName, Arc<TwinCell>>>,
 }
 
 /// One module's twin.
 pub(crate) struct TwinCell {
+    module: ModuleName,
     document_name: String,
     clock: Clock,
+    notices: Option<Arc<Notices>>,
     documents: Arc<dyn Documents>,
     current: Mutex<Arc<Twin>>,
+    /// What was noted in it since it was stored: nothing that a kill may not take.
+    unstored: AtomicBool,
     /// So that a running module sees a change without taking the lock.
     desired_version: AtomicU64,
     /// One writer at a time, from the change to the disk.
@@ -90,8 +99,8 @@ pub enum TwinError {
 }
 
 impl Twins {
-    pub(crate) fn new(documents: Arc<dyn Documents>, clock: Clock) -> Self {
-        Self { documents, clock, cells: Mutex::default() }
+    pub(crate) fn new(documents: Arc<dyn Documents>, clock: Clock, notices: Option<Notices>) -> Self {
+        Self { documents, clock, notices: notices.map(Arc::new), cells: Mutex::default() }
     }
 
     /// The twin of a module, read from disk the first time; a missing one begins empty.
@@ -121,11 +130,14 @@ impl Twins {
             }
         };
         let cell = Arc::new(TwinCell {
+            module: module.clone(),
             document_name,
             clock: self.clock,
+            notices: self.notices.clone(),
             documents: self.documents.clone(),
             desired_version: AtomicU64::new(twin.desired_version()),
             current: Mutex::new(Arc::new(twin)),
+            unstored: AtomicBool::new(false),
             writer: tokio::sync::Mutex::default(),
             bell: Mutex::default(),
             changed: watch::Sender::default(),
@@ -135,6 +147,29 @@ impl Twins {
         // Two that came at once: the first one in stays.
         let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(cells.entry(module.clone()).or_insert(cell).clone())
+    }
+
+    /// Tells of what the last run of the host did not come to tell of.
+    pub(crate) async fn tell_what_is_left(&self, modules: impl Iterator<Item = &ModuleName>) {
+        for module in modules {
+            match self.cell(module).await {
+                Ok(cell) => {
+                    let _one_report = cell.reports.lock().await;
+                    cell.tell().await;
+                }
+                Err(error) => tracing::warn!(%module, %error, "the twin cannot be read"),
+            }
+        }
+    }
+
+    /// Stores what is noted alone: at a clean stop, so that the next start repeats nothing.
+    pub(crate) async fn flush(&self) {
+        let cells: Vec<_> = self.cells.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        for cell in cells {
+            if let Err(error) = cell.flush().await {
+                tracing::warn!(module = %cell.module, %error, "the twin could not be stored; the next start tells some of its changes again");
+            }
+        }
     }
 }
 
@@ -178,31 +213,89 @@ impl TwinCell {
         *self.bell.lock().unwrap_or_else(PoisonError::into_inner) = Some(bell);
     }
 
-    /// Merges a patch from the guest; stored when it returns. A guest that reports without end waits for its turn.
-    pub(crate) async fn report(&self, merge_patch_json: String) -> Result<u64, ReportError> {
-        let _one_report = self.reports.lock().await;
-        let last = *self.last_report.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(last) = last {
-            tokio::time::sleep_until(last + BETWEEN_REPORTS).await;
+    /// Merges a patch from the guest; stored, and told of, when it returns. A guest that reports without end waits for its turn.
+    pub(crate) async fn report(self: &Arc<Self>, merge_patch_json: String) -> Result<u64, ReportError> {
+        let cell = self.clone();
+        // A task: an instance that ends meanwhile must not leave what is stored untold.
+        let reporting = tokio::spawn(async move {
+            let _one_report = cell.reports.lock().await;
+            let last = *cell.last_report.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(last) = last {
+                tokio::time::sleep_until(last + BETWEEN_REPORTS).await;
+            }
+            let result = cell.report_json(&merge_patch_json).await;
+            *cell.last_report.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            result
+        });
+        match reporting.await {
+            Ok(result) => result,
+            Err(error) => Err(ReportError::Other(format!("the report failed: {error}"))),
         }
-        let result = self.report_now(merge_patch_json).await;
-        *self.last_report.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        result
     }
 
-    async fn report_now(&self, merge_patch_json: String) -> Result<u64, ReportError> {
-        let patch = parse_object(&merge_patch_json).map_err(|error| ReportError::Invalid(error.to_string()))?;
-        match self.change(move |twin, now| Ok(twin.report(&patch, now)?)).await {
-            Ok(version) => Ok(version),
-            Err(TwinError::Store(error)) => Err(ReportError::Other(error.to_string())),
-            Err(error) => Err(ReportError::Invalid(error.to_string())),
-        }
+    async fn report_json(&self, merge_patch_json: &str) -> Result<u64, ReportError> {
+        let patch = parse_object(merge_patch_json).map_err(|error| ReportError::Invalid(error.to_string()))?;
+        self.report_patch(patch).await.map_err(|error| match error {
+            TwinError::Store(error) => ReportError::Other(error.to_string()),
+            error => ReportError::Invalid(error.to_string()),
+        })
     }
 
     /// The guest's answer to its desired properties.
-    pub(crate) async fn acknowledge(&self, ack: &TwinAck, version: u64) -> Result<(), TwinError> {
+    pub(crate) async fn acknowledge(self: &Arc<Self>, ack: &TwinAck, version: u64) -> Result<(), TwinError> {
         let patch = desired_ack(ack, version);
-        self.change(move |twin, now| Ok(twin.report(&patch, now)?)).await.map(drop)
+        let cell = self.clone();
+        // A task: as above.
+        let reporting = tokio::spawn(async move {
+            let _one_report = cell.reports.lock().await;
+            cell.report_patch(patch).await.map(drop)
+        });
+        reporting.await.unwrap_or_else(|error| Err(DocumentError(format!("the report failed: {error}")).into()))
+    }
+
+    /// One at a time.
+    async fn report_patch(&self, patch: Map<String, Value>) -> Result<u64, TwinError> {
+        self.tell().await; // what is not told yet is not to be overtaken
+        let is_told = self.notices.as_ref().is_some_and(|notices| notices.are_wanted());
+        let version = self
+            .change(move |twin, now| {
+                let before = twin.reported_version();
+                let version = twin.report(&patch, now)?;
+                if is_told && version != before {
+                    twin.keep_notice(patch, now);
+                }
+                Ok(version)
+            })
+            .await?;
+        self.tell().await;
+        Ok(version)
+    }
+
+    /// Sends the message of the last change, if that was not done yet.
+    async fn tell(&self) {
+        let twin = self.twin();
+        let (Some(notices), Some(notice)) = (&self.notices, twin.notice()) else { return };
+        if notices.send(&self.module, notice).await {
+            self.note(|twin| twin.told(notice.version)).await;
+        }
+    }
+
+    /// Changes it without storing it: what it costs to repeat is less than a write to flash. The next write has it.
+    async fn note(&self, change: impl FnOnce(&mut Twin)) {
+        let _one_writer = self.writer.lock().await;
+        let mut new = Twin::clone(&self.twin());
+        change(&mut new);
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        self.unstored.store(true, SeqCst);
+    }
+
+    /// Stores what was noted.
+    async fn flush(&self) -> Result<(), DocumentError> {
+        let _one_writer = self.writer.lock().await;
+        if self.unstored.load(SeqCst) {
+            self.store(&self.twin()).await?;
+        }
+        Ok(())
     }
 
     /// Merges a patch into the desired properties (`twin set`) and returns their version.
@@ -240,8 +333,7 @@ impl TwinCell {
         if new == *old {
             return Ok(result);
         }
-        let (documents, name, bytes) = (self.documents.clone(), self.document_name.clone(), new.to_bytes());
-        blocking(move || documents.write(&name, &bytes)).await?;
+        self.store(&new).await?;
         let rings = new.desired_version() != old.desired_version();
         let version = new.desired_version();
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
@@ -253,6 +345,13 @@ impl TwinCell {
             }
         }
         Ok(result)
+    }
+
+    async fn store(&self, twin: &Twin) -> Result<(), DocumentError> {
+        let (documents, name, bytes) = (self.documents.clone(), self.document_name.clone(), twin.to_bytes());
+        blocking(move || documents.write(&name, &bytes)).await?;
+        self.unstored.store(false, SeqCst);
+        Ok(())
     }
 }
 
@@ -305,7 +404,7 @@ mod tests {
     }
 
     async fn cell() -> Arc<TwinCell> {
-        Twins::new(Arc::new(NoDisk), Clock::start()).cell(&ModuleName::new("m").unwrap()).await.unwrap()
+        Twins::new(Arc::new(NoDisk), Clock::start(), None).cell(&ModuleName::new("m").unwrap()).await.unwrap()
     }
 
     fn versions(twin: &Arc<Twin>) -> (u64, u64) {

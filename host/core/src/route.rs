@@ -18,7 +18,7 @@ pub use condition::{
     Step, Truth, Unreadable, Value,
 };
 pub use message::{MessageFacts, Origin};
-pub use source::{ModuleKey, SourcePattern, module_output, module_source};
+pub use source::{ModuleKey, SourcePattern, TWIN_CHANGES, module_output, module_source};
 pub use table::{Candidate, Candidates, Choice, Table};
 pub use trial::{Sample, SampleFacts, answer};
 

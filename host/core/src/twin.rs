@@ -3,6 +3,7 @@
 
 mod limits;
 mod metadata;
+mod notice;
 mod patch;
 mod settings;
 #[cfg(test)]
@@ -17,6 +18,7 @@ pub use self::{
         MAX_DEPTH, MAX_INTEGER, MAX_KEY_BYTES, MAX_SECTION_BYTES, MAX_STRING_BYTES, MIN_INTEGER, TwinFault, TwinFaults,
         TwinRule, twin_faults, validate_desired, validate_patch,
     },
+    notice::Notice,
     patch::{diff, merge_patch},
     settings::{setting, settings},
 };
@@ -41,6 +43,9 @@ pub struct Twin {
     reported_version: u64,
     #[serde(default = "Metadata::new")]
     reported_metadata: Metadata,
+    /// The last change of the reported properties, until the message that tells of it is accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    notice: Option<Notice>,
 }
 
 /// Who wrote the present desired properties.
@@ -68,6 +73,7 @@ impl Default for Twin {
             reported: Map::new(),
             reported_version: 1,
             reported_metadata: Metadata::new(),
+            notice: None,
         }
     }
 }
@@ -186,6 +192,23 @@ impl Twin {
             self.reported_metadata.note(&changes, now, self.reported_version);
         }
         Ok(self.reported_version)
+    }
+
+    /// Keeps what the module has just reported until it is told of ([`Twin::told`]): stored with the change, so that no kill of the
+    /// host between the two makes a change that nobody hears of.
+    pub fn keep_notice(&mut self, patch: Map<String, Value>, now: UtcMillis) {
+        self.notice = Some(Notice { version: self.reported_version, at: now, patch });
+    }
+
+    /// The last change that is yet to be told of.
+    #[must_use]
+    pub fn notice(&self) -> Option<&Notice> {
+        self.notice.as_ref()
+    }
+
+    /// The change that led to this version has been told of.
+    pub fn told(&mut self, version: u64) {
+        self.notice.take_if(|notice| notice.version == version);
     }
 
     /// The document to store.

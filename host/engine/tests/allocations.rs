@@ -55,7 +55,7 @@ fn choose(condition: &str) -> (bool, usize) {
     for (name, value) in [("kind", "alert"), ("level", "4.5"), ("sensor", "line-4"), ("unit", "É")] {
         message.set_property(name, value);
     }
-    let origin = Origin { device: Some("device".into()), output: Some(("m".into(), "o".into())) };
+    let origin = Origin { device: Some("device".into()), module: Some("m".into()), output: Some("o".into()) };
     let before = COUNT.get();
     let facts = candidates.facts(&message, &origin);
     let chosen = candidates.sinks[0].choose(&facts).is_some();

@@ -114,7 +114,7 @@ fn candidates(routes: Vec<RouteSpec>) -> Candidates {
 }
 
 fn origin() -> Origin {
-    Origin { device: Some("device".into()), output: Some(("sensor".into(), "readings".into())) }
+    Origin { device: Some("device".into()), module: Some("sensor".into()), output: Some("readings".into()) }
 }
 
 /// How many sinks get the message: what the router does at each `send`.

@@ -277,6 +277,9 @@ impl Agent {
             // Before anything of it is asked for.
             collector.want(deployment.clone()).await;
         }
+        let (twins, modules) = (self.twins.clone(), deployment.clone());
+        // Now that their routes are there. It may wait for room.
+        tokio::spawn(async move { twins.tell_what_is_left(modules.modules.keys()).await });
         let deployed = Deployed { deployment, version, prefer_cached };
         self.events.send(Event::Deployed(deployed)).await.map_err(|_| ApplyError::Stopping)?;
         sections

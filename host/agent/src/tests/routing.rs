@@ -56,7 +56,7 @@ async fn link(router: &Arc<Router>) -> ModuleLink {
         clock,
         router: router.clone(),
         sequence: Arc::new(AtomicU64::new(0)),
-        twin: Twins::new(Arc::new(MemoryDisk::default()), clock).cell(&name).await.unwrap(),
+        twin: Twins::new(Arc::new(MemoryDisk::default()), clock, None).cell(&name).await.unwrap(),
         state: StateCells::new(Arc::new(MemoryDisk::default())).cell(&name),
         hears_timers: true,
         stop: Arc::default(),

@@ -9,8 +9,10 @@ use crate::message::Message;
 pub struct Origin {
     /// The device, if known.
     pub device: Option<Box<str>>,
-    /// The module and its output; none when the sender is no module here.
-    pub output: Option<(Box<str>, Box<str>)>,
+    /// The module; none when the sender is no module here.
+    pub module: Option<Box<str>>,
+    /// The module's output; none when the host sent it on the module's behalf, as it does with changes of twins.
+    pub output: Option<Box<str>>,
 }
 
 /// A message and its sender, for all conditions that are tried on it; the body is read for the first that asks.
@@ -61,11 +63,11 @@ impl<'m> MessageFacts<'m> {
         } else if is("connectionDeviceId") {
             origin.device.as_deref()
         } else if is("connectionModuleId") {
-            origin.output.as_ref().map(|(module, _)| &**module)
+            origin.module.as_deref()
         } else if is("outputName") {
-            origin.output.as_ref().map(|(_, output)| &**output)
+            origin.output.as_deref()
         } else if is("edgeHubOriginInterface") {
-            origin.output.is_some().then_some("internal")
+            origin.module.is_some().then_some("internal")
         } else {
             None
         }

@@ -13,6 +13,9 @@ pub struct SourcePattern {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModuleKey(String);
 
+/// Source of the messages that tell of changes of twins' reported properties.
+pub const TWIN_CHANGES: &str = "/twinChangeNotifications";
+
 /// Source of a module's message on an output.
 #[must_use]
 pub fn module_source(module: &str, output: &str) -> String {

@@ -133,7 +133,7 @@ fn deployment(routes: Vec<RouteSpec>) -> Deployment {
 /// The targets of a message from `source`, in the order of their sinks.
 fn targets(deployment: &Deployment, source: &str, message: &Message) -> Vec<Target> {
     let candidates = Table::new(deployment).candidates(deployment, source);
-    let origin = Origin { device: Some("d".into()), output: Some(("m".into(), "o".into())) };
+    let origin = Origin { device: Some("d".into()), module: Some("m".into()), output: Some("o".into()) };
     let facts = candidates.facts(message, &origin);
     candidates.sinks.iter().filter_map(|sink| sink.choose(&facts)).map(|choice| choice.target.clone()).collect()
 }
