@@ -11,6 +11,7 @@ pub mod exposition;
 pub mod log;
 pub mod manifest;
 pub mod message;
+pub mod methods;
 pub mod name;
 pub mod pace;
 pub mod planner;

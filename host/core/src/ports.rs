@@ -21,6 +21,7 @@ use bytes::Bytes;
 use crate::{
     deployment::{ModuleSpec, PullPolicy, RegistryCredential},
     message::{Accepted, Message},
+    methods::{InvokeError, MethodRequest, MethodResponse},
     name::ModuleName,
     state::{StateError, Write},
     time::UtcMillis,
@@ -273,6 +274,8 @@ pub struct Exports {
     pub twin: bool,
     /// `marram:edge/timer-handler`.
     pub timer: bool,
+    /// `marram:edge/method-handler`.
+    pub method: bool,
 }
 
 /// One running instance. One call at a time. After an `Err(Exit)` it is dead: it may only be dropped.
@@ -292,6 +295,9 @@ pub trait Instance: Send {
 
     /// Calls `twin-handler`.
     fn desired_changed(&mut self, patch_json: &str, version: u64) -> BoxFuture<'_, Result<TwinAnswer, Exit>>;
+
+    /// Calls `method-handler`. The answer is the guest's word, not checked.
+    fn invoke(&mut self, name: &str, payload: &str) -> BoxFuture<'_, Result<(i32, String), Exit>>;
 
     /// Bytes that the instance's memories, tables and held messages take now, for `list`.
     fn memory_bytes(&self) -> u64;
@@ -415,6 +421,10 @@ pub trait ModuleHost: Send + Sync {
     fn set_timer(&self, name: &str, interval: Duration, periodic: bool) -> Result<(), TimerError>;
     /// Removes a timer; false when there was none.
     fn cancel_timer(&self, name: &str) -> bool;
+
+    /// Calls a method of another module and waits for the answer.
+    fn invoke(&self, target: String, request: MethodRequest)
+    -> BoxFuture<'static, Result<MethodResponse, InvokeError>>;
 
     /// Who and where the module is.
     fn info(&self) -> ModuleInfo;
@@ -557,6 +567,17 @@ pub struct Outgoing {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct UpstreamError(pub String);
+
+/// Whom upstream hands the calls of methods that come from the cloud.
+pub trait DirectMethods: Send + Sync {
+    /// Calls a method of a module, of `$edgeAgent` or of `$edgeHub`. [`InvokeError::status`] is what the cloud is told of a call that
+    /// its handler has not answered. Dropping the future gives up the wait; a handler that has begun runs on.
+    fn invoke<'a>(
+        &'a self,
+        target: &'a str,
+        request: MethodRequest,
+    ) -> BoxFuture<'a, Result<MethodResponse, InvokeError>>;
+}
 
 // ---- documents ----
 
