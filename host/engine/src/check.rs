@@ -76,7 +76,7 @@ pub enum Refusal {
     /// No export that the host would call.
     #[error(
         "exports nothing that the host could call; expected `wasi:cli/run@0.2` or one of marram:edge@0.1's \
-         start-handler, input-handler, twin-handler, timer-handler, or `wasi:messaging/incoming-handler@0.2.0-draft`"
+         start-handler, input-handler, twin-handler, timer-handler, method-handler, or `wasi:messaging/incoming-handler@0.2.0-draft`"
     )]
     NoHandler,
     /// Two ways to receive, of which one would get nothing.
@@ -134,6 +134,8 @@ const WASI: &[&str] = &[
 const MARRAM: &[&str] = &[
     "marram:edge/inbox",
     "marram:edge/messaging",
+    "marram:edge/method-types",
+    "marram:edge/methods",
     "marram:edge/module-info",
     "marram:edge/timers",
     "marram:edge/twin",
@@ -253,8 +255,8 @@ impl Surface {
     /// Neither, or both: which of the two was meant cannot be guessed, and a handler whose `run` never runs, or a program
     /// whose handlers never do, would fail silently.
     pub(crate) fn kind(&self) -> Result<ComponentKind, Refusal> {
-        let Exports { run, start, input, twin, timer } = self.handlers();
-        match (run, start || input || twin || timer) {
+        let Exports { run, start, input, twin, timer, method } = self.handlers();
+        match (run, start || input || twin || timer || method) {
             (true, false) => Ok(ComponentKind::Program),
             (false, true) => Ok(ComponentKind::Handler),
             (false, false) => Err(Refusal::NoHandler),
@@ -266,7 +268,7 @@ impl Surface {
     pub(crate) fn handlers(&self) -> Exports {
         let has = |interface| self.export(interface).is_some();
         let input = has(INPUT) || has(INCOMING);
-        Exports { run: has(RUN), start: has(START), input, twin: has(TWIN), timer: has(TIMER) }
+        Exports { run: has(RUN), start: has(START), input, twin: has(TWIN), timer: has(TIMER), method: has(METHOD) }
     }
 
     /// The full name of the export of an interface, e.g. with its patch version.
@@ -285,6 +287,7 @@ pub(crate) const INPUT: Interface = Interface("marram:edge/input-handler", MARRA
 pub(crate) const INCOMING: Interface = Interface("wasi:messaging/incoming-handler", WASI_MESSAGING_DRAFT);
 pub(crate) const TWIN: Interface = Interface("marram:edge/twin-handler", MARRAM_SERIES);
 pub(crate) const TIMER: Interface = Interface("marram:edge/timer-handler", MARRAM_SERIES);
+pub(crate) const METHOD: Interface = Interface("marram:edge/method-handler", MARRAM_SERIES);
 
 const INBOX: &str = "marram:edge/inbox";
 const WASI_SERIES: &str = "0.2.";

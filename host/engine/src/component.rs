@@ -11,12 +11,12 @@ use wasmtime::component::{
 };
 
 use crate::{
-    check::{INCOMING, INPUT, Interface, RUN, START, Surface, TIMER, TWIN},
+    check::{INCOMING, INPUT, Interface, METHOD, RUN, START, Surface, TIMER, TWIN},
     cpu::Meter,
     deadline::CallLimits,
     instance::{
         ChangedParams, ChangedResults, FireParams, GuestInstance, HandleParams, HandleResults, Handlers,
-        IncomingParams, IncomingResults, Live, RunResults, StartResults,
+        IncomingParams, IncomingResults, InvokeParams, InvokeResults, Live, RunResults, StartResults,
     },
     log::LogPipe,
     state::GuestState,
@@ -43,6 +43,7 @@ struct Entries {
     incoming: Option<ComponentExportIndex>,
     twin: Option<ComponentExportIndex>,
     timer: Option<ComponentExportIndex>,
+    method: Option<ComponentExportIndex>,
 }
 
 impl WasmComponent {
@@ -72,6 +73,7 @@ impl WasmComponent {
             incoming: entry::<IncomingParams, IncomingResults>(&linked, &surface, INCOMING, "handle")?,
             twin: entry::<ChangedParams, ChangedResults>(&linked, &surface, TWIN, "desired-changed")?,
             timer: entry::<FireParams, ()>(&linked, &surface, TIMER, "fire")?,
+            method: entry::<InvokeParams, InvokeResults>(&linked, &surface, METHOD, "invoke")?,
         };
         Ok(Self { linked, entries, imports_inbox: surface.imports_inbox(), cost, ticker, walls })
     }
@@ -104,13 +106,14 @@ impl WasmComponent {
 
 impl ports::Component for WasmComponent {
     fn exports(&self) -> Exports {
-        let Entries { run, start, input, incoming, twin, timer } = &self.entries;
+        let Entries { run, start, input, incoming, twin, timer, method } = &self.entries;
         Exports {
             run: run.is_some(),
             start: start.is_some(),
             input: input.is_some() || incoming.is_some(),
             twin: twin.is_some(),
             timer: timer.is_some(),
+            method: method.is_some(),
         }
     }
 
@@ -155,6 +158,9 @@ impl Entries {
         }
         if let Some(index) = &self.timer {
             handlers.fire = Some(instance.get_typed_func(&mut *store, index)?);
+        }
+        if let Some(index) = &self.method {
+            handlers.invoke = Some(instance.get_typed_func(&mut *store, index)?);
         }
         Ok(handlers)
     }

@@ -27,6 +27,17 @@ pub(crate) type FireParams = (String, u64);
 pub(crate) type ChangedParams = (String, u64);
 pub(crate) type ChangedResults = (Result<Option<Ack>, Ack>,);
 
+pub(crate) type InvokeParams = (String, String);
+pub(crate) type InvokeResults = (Response,);
+
+/// `method-response`.
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(crate) struct Response {
+    status: i32,
+    payload: String,
+}
+
 /// `twin-handler`'s `ack`.
 #[derive(ComponentType, Lift)]
 #[component(record)]
@@ -50,6 +61,7 @@ pub(crate) struct Handlers {
     pub(crate) incoming: Option<TypedFunc<IncomingParams, IncomingResults>>,
     pub(crate) desired_changed: Option<TypedFunc<ChangedParams, ChangedResults>>,
     pub(crate) fire: Option<TypedFunc<FireParams, ()>>,
+    pub(crate) invoke: Option<TypedFunc<InvokeParams, InvokeResults>>,
 }
 
 /// A store that may still be used, and the output that must not be lost with it.
@@ -256,6 +268,14 @@ impl ports::Instance for GuestInstance {
         Box::pin(meter.during(async {
             let (answer,) = self.call(self.handlers.desired_changed, params, "marram:edge/twin-handler").await?;
             Ok(answer.map(|ack| ack.map(TwinAck::from)).map_err(TwinAck::from))
+        }))
+    }
+
+    fn invoke(&mut self, name: &str, payload: &str) -> BoxFuture<'_, Result<(i32, String), Exit>> {
+        let (meter, params) = (self.meter.clone(), (name.to_owned(), payload.to_owned()));
+        Box::pin(meter.during(async {
+            let (answer,) = self.call(self.handlers.invoke, params, "marram:edge/method-handler").await?;
+            Ok((answer.status, answer.payload))
         }))
     }
 

@@ -161,6 +161,7 @@ mod tests {
     use marram_core::state::{StateError, Write};
     use marram_core::{
         message::Message,
+        methods::{InvokeError, MethodRequest, MethodResponse},
         ports::{
             BoxFuture, ModuleInfo, ReceiveError, Received, ReportError, SendError, Sent, Settlement, TimerError,
             TwinDocument,
@@ -216,6 +217,9 @@ mod tests {
         }
         fn cancel_timer(&self, _: &str) -> bool {
             false
+        }
+        fn invoke(&self, _: String, _: MethodRequest) -> BoxFuture<'static, Result<MethodResponse, InvokeError>> {
+            Box::pin(async { Err(InvokeError::Stopping) })
         }
         fn info(&self) -> ModuleInfo {
             unreachable!("output asks nobody who it is")

@@ -8,6 +8,7 @@ mod files;
 mod inbox;
 mod keyvalue;
 mod messaging;
+mod methods;
 mod types;
 mod wasi_messaging;
 
@@ -35,6 +36,7 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<GuestState>> {
     messaging::add_to_linker(&mut linker)?;
     inbox::add_to_linker(&mut linker)?;
     control::add_to_linker(&mut linker)?;
+    methods::add_to_linker(&mut linker)?;
     config::add_to_linker(&mut linker)?;
     keyvalue::add_to_linker(&mut linker)?;
     wasi_messaging::add_to_linker(&mut linker)?;

@@ -9,6 +9,7 @@ mod inbox;
 mod isolation;
 mod limits;
 mod messages;
+mod methods;
 mod precompiled;
 mod programs;
 mod refusals;

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use marram_core::{
     deployment::{DesiredStatus, ModuleSpec, PullPolicy, RestartPolicy, Sandbox},
     message::{Accepted, Message},
+    methods::{InvokeError, MethodRequest, MethodResponse},
     name::ModuleName,
     ports::*,
     state::{StateError, Write},
@@ -121,6 +122,9 @@ pub(crate) struct Recorder {
     pub(crate) stopping: AtomicBool,
     /// How long it said that it would wait.
     pub(crate) patience: Mutex<Vec<Duration>>,
+    /// Which methods it has called, and what it is told; when there is nothing left, it waits for ever.
+    pub(crate) invoked: Mutex<Vec<(String, MethodRequest)>>,
+    pub(crate) answers: Mutex<VecDeque<Result<MethodResponse, InvokeError>>>,
     sequence: AtomicU64,
     tickets: AtomicU64,
 }
@@ -227,6 +231,21 @@ impl ModuleHost for Recorder {
 
     fn cancel_timer(&self, _: &str) -> bool {
         false
+    }
+
+    fn invoke(
+        &self,
+        target: String,
+        request: MethodRequest,
+    ) -> BoxFuture<'static, Result<MethodResponse, InvokeError>> {
+        self.invoked.lock().unwrap().push((target, request));
+        match self.answers.lock().unwrap().pop_front() {
+            Some(answer) => Box::pin(async {
+                tokio::task::yield_now().await;
+                answer
+            }),
+            None => Box::pin(std::future::pending()),
+        }
     }
 
     fn info(&self) -> ModuleInfo {

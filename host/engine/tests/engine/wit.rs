@@ -54,15 +54,16 @@ fn encode(resolve: Resolve, package: PackageId, world: &str) -> Vec<u8> {
 #[tokio::test]
 async fn every_world_links_and_instantiates() {
     let bench = Bench::new();
-    for (world, run, input, twin, timer, start) in [
-        ("handler", false, true, false, false, false),
-        ("configured-handler", false, true, true, false, false),
-        ("sensor", false, false, true, true, true),
-        ("program", true, false, false, false, false),
-        ("adapters", false, true, false, false, false),
+    for (world, run, input, twin, timer, start, method) in [
+        ("handler", false, true, false, false, false, false),
+        ("configured-handler", false, true, true, false, false, false),
+        ("sensor", false, false, true, true, true, false),
+        ("responder", false, false, false, false, false, true),
+        ("program", true, false, false, false, false, false),
+        ("adapters", false, true, false, false, false, false),
     ] {
         let component = bench.load(&component_of(world)).await.unwrap_or_else(|error| panic!("{world}: {error}"));
-        assert_eq!(component.exports(), Exports { run, start, input, twin, timer }, "{world}");
+        assert_eq!(component.exports(), Exports { run, start, input, twin, timer, method }, "{world}");
         assert_eq!(component.imports_inbox(), run, "{world}");
         component.instantiate(&spec(|_| ()), Recorder::new()).await.unwrap_or_else(|exit| panic!("{world}: {exit:?}"));
     }
