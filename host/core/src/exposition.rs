@@ -64,7 +64,13 @@ impl Metric<'_> {
 
     /// Milliseconds, as seconds.
     pub fn seconds(&mut self, labels: &[(&str, &str)], millis: u64) {
-        self.sample("", labels, &format!("{}.{:03}", millis / 1000, millis % 1000));
+        self.sample("", labels, &as_seconds(millis));
+    }
+
+    /// Of a summary whose sum is milliseconds, as seconds.
+    pub fn sum_of_seconds(&mut self, labels: &[(&str, &str)], millis: u64, count: u64) {
+        self.sample("_sum", labels, &as_seconds(millis));
+        self.sample("_count", labels, &count.to_string());
     }
 
     /// Of a summary.
@@ -86,6 +92,10 @@ impl Metric<'_> {
         let labels = if labels.is_empty() { labels } else { format!("{{{labels}}}") };
         let _ = writeln!(self.page.text, "{}{suffix}{labels} {value}", self.name);
     }
+}
+
+fn as_seconds(millis: u64) -> String {
+    format!("{}.{:03}", millis / 1000, millis % 1000)
 }
 
 impl Kind {

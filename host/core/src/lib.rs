@@ -6,12 +6,14 @@
 pub mod backlog;
 pub mod cache;
 pub mod deployment;
+pub mod edge_agent;
 pub mod elapsed;
 pub mod exposition;
 pub mod log;
 pub mod manifest;
 pub mod message;
 pub mod methods;
+pub mod module_logs;
 pub mod name;
 pub mod pace;
 pub mod planner;

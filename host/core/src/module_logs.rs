@@ -1,0 +1,201 @@
+//! `GetModuleLogs` of IoT Edge, schema 1.0: which lines of which modules somebody wants, and how they are written. Reads no log.
+//!
+//! After `LogsRequestToOptionsMapper`, `LogsProcessor` and `LogMessageParser` of edgeAgent. Departures: patterns are those of
+//! `regex-lite` (no look-around, no back references, classes and `(?i)` of ASCII), and `tail` counts the lines that the other
+//! filters leave.
+
+mod line;
+mod moment;
+
+use regex_lite::{Regex, RegexBuilder};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+pub use self::{line::Line, moment::Moment};
+use crate::{name::ModuleName, time::UtcMillis};
+
+/// A pattern takes at most so many bytes of program. Together with the bound of a module's log it bounds the time of a search.
+const MAX_PATTERN_BYTES: usize = 64 << 10;
+/// Items of a request. Each is a pattern that all modules' names are compared with.
+const MAX_ITEMS: usize = 64;
+/// In the place of a pattern: all modules.
+const ALL: &str = "all";
+/// Least urgent level of syslog.
+const MAX_LEVEL: u8 = 7;
+
+/// Which lines are wanted, and how.
+#[derive(Debug, Clone)]
+pub struct LogRequest {
+    items: Vec<Item>,
+    /// Whether each module's lines are compressed.
+    pub encoding: Encoding,
+    /// What a line is written as.
+    pub content_type: ContentType,
+}
+
+/// How the lines of a module travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+pub enum Encoding {
+    /// As text, in `payload`.
+    #[default]
+    #[serde(rename = "none", alias = "None")]
+    None,
+    /// As base64 of gzip, in `payloadBytes`.
+    #[serde(rename = "gzip", alias = "Gzip")]
+    Gzip,
+}
+
+/// What lines are written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+pub enum ContentType {
+    /// As they are, each with its line end.
+    #[default]
+    #[serde(rename = "text", alias = "Text")]
+    Text,
+    /// As a JSON array of objects.
+    #[serde(rename = "json", alias = "Json")]
+    Json,
+}
+
+#[derive(Debug, Clone)]
+struct Item {
+    /// None: all modules.
+    id: Option<Regex>,
+    filter: Filter,
+}
+
+/// Which lines of a module are wanted; what is not said lets all pass.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    tail: Option<usize>,
+    since: Option<Moment>,
+    until: Option<Moment>,
+    level: Option<u8>,
+    pattern: Option<Regex>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawRequest {
+    items: Vec<RawItem>,
+    #[serde(default)]
+    encoding: Encoding,
+    #[serde(default)]
+    content_type: ContentType,
+}
+
+#[derive(Deserialize)]
+struct RawItem {
+    id: String,
+    #[serde(default)]
+    filter: Option<RawFilter>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFilter {
+    tail: Option<usize>,
+    since: Option<Value>,
+    until: Option<Value>,
+    loglevel: Option<u8>,
+    regex: Option<String>,
+}
+
+impl LogRequest {
+    /// Reads the payload of a call.
+    ///
+    /// # Errors
+    /// What is wrong, and where.
+    pub fn read(payload: &Value) -> Result<Self, String> {
+        let raw = RawRequest::deserialize(payload).map_err(|error| error.to_string())?;
+        if raw.items.is_empty() || raw.items.len() > MAX_ITEMS {
+            return Err(format!("items: 1 to {MAX_ITEMS} are expected, there are {}", raw.items.len()));
+        }
+        let item = |(n, raw): (usize, RawItem)| -> Result<Item, String> {
+            let at = |what: &str| format!("items[{n}].{what}");
+            if raw.id.trim().is_empty() {
+                return Err(format!("{}: a pattern of module names is expected, or `all`", at("id")));
+            }
+            let id = match raw.id.eq_ignore_ascii_case(ALL) {
+                true => None,
+                false => Some(pattern(&raw.id, true).map_err(|error| format!("{}: {error}", at("id")))?),
+            };
+            let filter = Filter::read(raw.filter.unwrap_or_default());
+            Ok(Item { id, filter: filter.map_err(|error| at(&format!("filter.{error}")))? })
+        };
+        let items = raw.items.into_iter().enumerate().map(item).collect::<Result<_, _>>()?;
+        Ok(Self { items, encoding: raw.encoding, content_type: raw.content_type })
+    }
+
+    /// The modules whose lines are wanted, each with the filter of the first item that names it.
+    pub fn choose(&self, modules: impl Iterator<Item = ModuleName>) -> Vec<(ModuleName, &Filter)> {
+        let wanted = |name: &ModuleName| {
+            let names = |item: &&Item| item.id.as_ref().is_none_or(|id| id.is_match(name.as_str()));
+            self.items.iter().find(names).map(|item| &item.filter)
+        };
+        modules.filter_map(|name| wanted(&name).map(|filter| (name, filter))).collect()
+    }
+
+    /// The lines of a module, as they are sent before they are compressed.
+    #[must_use]
+    pub fn write(&self, device: &str, module: &ModuleName, lines: &[Line<'_>]) -> String {
+        match self.content_type {
+            ContentType::Text => lines.iter().flat_map(|line| [line.full, "\n"]).collect(),
+            ContentType::Json => {
+                let object = |line: &Line<'_>| {
+                    json!({
+                        "iothub": "", "device": device, "id": module.as_str(), "stream": line.stream(),
+                        "loglevel": line.level, "text": line.text, "timestamp": line.timestamp(),
+                    })
+                };
+                Value::Array(lines.iter().map(object).collect()).to_string()
+            }
+        }
+    }
+}
+
+impl Filter {
+    fn read(raw: RawFilter) -> Result<Self, String> {
+        let moment = |name: &str, value: Option<Value>| match value {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => {
+                Moment::read(&value).map(Some).ok_or_else(|| format!("{name}: expected {}", Moment::EXPECTED))
+            }
+        };
+        if let Some(level) = raw.loglevel.filter(|level| *level > MAX_LEVEL) {
+            return Err(format!("loglevel: 0 to {MAX_LEVEL} are expected, not {level}"));
+        }
+        let pattern = raw.regex.map(|text| pattern(&text, false).map_err(|error| format!("regex: {error}")));
+        Ok(Self {
+            tail: raw.tail,
+            since: moment("since", raw.since)?,
+            until: moment("until", raw.until)?,
+            level: raw.loglevel,
+            pattern: pattern.transpose()?,
+        })
+    }
+
+    /// The wanted ones of these lines, in their order; `now` is the clock of their times.
+    #[must_use]
+    pub fn select<'l>(&self, lines: impl Iterator<Item = Line<'l>>, now: UtcMillis) -> Vec<Line<'l>> {
+        let (since, until) = (self.since.map(|since| since.at(now)), self.until.map(|until| until.at(now)));
+        let wanted = |line: &Line<'l>| {
+            since.is_none_or(|since| line.time >= since)
+                && until.is_none_or(|until| line.time < until)
+                && self.level.is_none_or(|level| line.level == level)
+                && self.pattern.as_ref().is_none_or(|pattern| pattern.is_match(line.text))
+        };
+        let mut wanted: Vec<_> = lines.filter(wanted).collect();
+        let skip = self.tail.map_or(0, |tail| wanted.len().saturating_sub(tail));
+        wanted.drain(..skip);
+        wanted
+    }
+}
+
+fn pattern(text: &str, any_case: bool) -> Result<Regex, String> {
+    let built = RegexBuilder::new(text).case_insensitive(any_case).size_limit(MAX_PATTERN_BYTES).build();
+    built.map_err(|error| format!("`{text}` is no pattern: {error}"))
+}
+
+#[cfg(test)]
+mod tests;
