@@ -2,6 +2,8 @@
 //! [`modules`].
 
 mod deploying;
+mod edge_agent;
+mod invoking;
 mod modules;
 mod sequences;
 
@@ -29,6 +31,7 @@ pub use self::{
 use crate::{
     cache::{Caches, Collector},
     clock::{Clock, Time},
+    methods::Methods,
     router::Router,
     state::StateCells,
     storage::Storage,
@@ -77,6 +80,7 @@ pub struct Agent {
     device_id: Box<str>,
     clock: Clock,
     router: Arc<Router>,
+    methods: Arc<Methods>,
     twins: Arc<Twins>,
     documents: Arc<dyn Documents>,
     check_image: fn(&str) -> Result<(), String>,
@@ -134,6 +138,7 @@ impl Agent {
         let storage = Storage::start(config.log, &config.damage, clock, config.sync_after, Arc::clone(&removed))
             .map_err(StartError::Thread)?;
         let router = Arc::new(Router::new(clock, first_sequence, storage, removed));
+        let methods = Arc::new(Methods::new(clock, router.clone()));
         let notices = Notices { router: router.clone(), device: config.device_id.as_str().into() };
         let twins = Arc::new(Twins::new(config.documents.clone(), clock, Some(notices)));
         let (events, receiver) = mpsc::channel(EVENTS);
@@ -151,6 +156,7 @@ impl Agent {
             router: router.clone(),
             twins: twins.clone(),
             states: StateCells::new(config.states),
+            methods: methods.clone(),
             engine: config.engine,
             images: config.images,
             room: collector.clone().map(|collector| collector as Arc<dyn Room>),
@@ -162,6 +168,7 @@ impl Agent {
             device_id,
             clock,
             router,
+            methods,
             twins,
             documents: config.documents,
             check_image: config.check_image,
@@ -285,6 +292,10 @@ impl Agent {
 
     pub(crate) fn router(&self) -> &Router {
         &self.router
+    }
+
+    pub(crate) fn methods(&self) -> &Methods {
+        &self.methods
     }
 
     /// Ends when [`Agent::shut_down`] has.

@@ -1,5 +1,7 @@
 //! The control API: HTTP and JSON over a Unix socket that only its owner may open. `docs/control-api.md` describes it.
 
+mod methods;
+
 use std::{
     convert::Infallible,
     io,
@@ -22,6 +24,7 @@ use tokio::{
 
 use marram_core::{
     manifest::MAX_MANIFEST_BYTES,
+    ports::DirectMethods,
     time::UtcMillis,
     twin::{TwinFault, TwinFaults},
 };
@@ -38,7 +41,7 @@ use crate::{
 const MAX_BODY: usize = MAX_MANIFEST_BYTES;
 /// Connections at once. An operator and a few scripts; more is a mistake.
 const MAX_CONNECTIONS: usize = 32;
-/// Of these, those that wait for a log line or a twin: the others must get through.
+/// Of these, those that wait for a log line, a twin or the answer of a method: the others must get through.
 const MAX_WAITING: usize = 16;
 /// Longest wait for a log line or a twin. A client whose time-out is a minute hears of a host that is gone.
 const MAX_WAIT: u64 = 30;
@@ -156,6 +159,11 @@ async fn route(agent: &Arc<Agent>, waiting: &Semaphore, request: Request<Incomin
             agent.restart(module).await?;
             ok(&json!({}))
         }
+        (&Method::POST, ["v1", "modules", module, "methods"]) => {
+            let call = methods::read(&body(request).await?)?;
+            let _permit = may_wait(waiting)?;
+            methods::answer(agent.invoke(module, call).await?)
+        }
         (&Method::GET, ["v1", "modules", module, "twin"]) => {
             let query = twin_query(request.uri().query().unwrap_or(""))?;
             let _permit = if query.wait.is_zero() { None } else { Some(may_wait(waiting)?) };
@@ -268,8 +276,9 @@ fn letter(id: &str) -> Result<u64, Failure> {
 
 fn may_wait(waiting: &Semaphore) -> Result<tokio::sync::SemaphorePermit<'_>, Failure> {
     waiting.try_acquire().map_err(|_| {
-        let message =
-            format!("{MAX_WAITING} others wait already for log lines or twins; ask without `wait`, or end one of them");
+        let message = format!(
+            "{MAX_WAITING} others wait already for log lines, twins or methods; ask without `wait`, or end one of them"
+        );
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
     })
 }

@@ -1,4 +1,4 @@
-//! The task of one module: takes what is due (stop, twin change, timer, message) and calls the instance, one call
+//! The task of one module: takes what is due (stop, twin change, method, timer, message) and calls the instance, one call
 //! at a time. Ends with the instance's [`Exit`].
 
 use std::{
@@ -11,6 +11,7 @@ use std::{
 
 use marram_core::{
     log::Place,
+    methods::MethodResponse,
     ports::{Delivery, Exit, Exports, Inbox, Instance, Settlement, TwinAck},
     queue::Batch,
     time::Uptime,
@@ -23,6 +24,7 @@ use crate::{
     doorbell::{Attended, Doorbell},
     endpoint::Endpoint,
     link::ModuleLink,
+    methods::{MethodBox, Presence},
     router::Router,
     twins::TwinCell,
 };
@@ -102,6 +104,7 @@ pub(crate) struct ModuleTask {
     pub(crate) router: Arc<Router>,
     pub(crate) link: Arc<ModuleLink>,
     pub(crate) twin: Arc<TwinCell>,
+    pub(crate) methods: Arc<MethodBox>,
     pub(crate) stop: Arc<StopSignal>,
     /// Once it is up it waits here until it is in charge; none: it is at once.
     pub(crate) gate: Option<oneshot::Receiver<()>>,
@@ -125,8 +128,13 @@ impl ModuleTask {
         let exit = if exports.run {
             up();
             match self.wait_at(gate).await {
-                Ok(_attended) if imports_inbox => self.run_receiver(&mut *instance).await,
-                Ok(_) => self.run_program(&mut *instance).await,
+                Ok(_attended) => {
+                    let _deaf = self.methods.attend(Presence::IsDeaf);
+                    match imports_inbox {
+                        true => self.run_receiver(&mut *instance).await,
+                        false => self.run_program(&mut *instance).await,
+                    }
+                }
                 Err(exit) => exit,
             }
         } else {
@@ -203,7 +211,10 @@ impl ModuleTask {
             return Err(Exit::new(1, format!("start-handler: {reason}")));
         }
         up();
+        // Before it is in charge: while it takes over, calls wait for it as if the old version were there.
+        let listens = exports.method.then(|| self.methods.attend(Presence::Listens));
         let _attended = self.wait_at(gate).await?;
+        let _attends_calls = listens.unwrap_or_else(|| self.methods.attend(Presence::IsDeaf));
         let mut told = Told::default();
         let mut inputs = Inputs::default();
         loop {
@@ -213,6 +224,9 @@ impl ModuleTask {
             }
             if exports.twin && told.version != Some(self.twin.desired_version()) {
                 self.tell_twin(instance, &mut told).await?;
+                continue;
+            }
+            if exports.method && self.answer_calls(instance, &told, exports).await? {
                 continue;
             }
             if exports.timer
@@ -229,6 +243,27 @@ impl ModuleTask {
             }
             self.wait(&mut inputs, &told, exports).await;
         }
+    }
+
+    /// Answers the calls that wait, at most as many as are there now: those that come meanwhile must not keep timers and messages away
+    /// for ever. True: something more urgent ended the round.
+    async fn answer_calls(&self, instance: &mut dyn Instance, told: &Told, exports: Exports) -> Result<bool, Exit> {
+        for _ in 0..self.methods.waiting() {
+            if self.is_urgent(told, exports) {
+                return Ok(true);
+            }
+            let Some(call) = self.methods.take() else { break };
+            match instance.invoke(call.request.name(), call.request.payload()).await {
+                Ok((status, payload)) => call.answer(MethodResponse::of_handler(status, payload)),
+                Err(exit) => {
+                    let what = format!("module `{}` ended in the middle of the call: {}", self.module, exit.reason);
+                    call.answer(MethodResponse::failed(&what));
+                    return Err(exit);
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+        Ok(false)
     }
 
     /// Tells the guest what has changed since it was told last, and keeps its answer.
@@ -302,7 +337,8 @@ impl ModuleTask {
         // Once more, now that no ring is lost.
         inputs.refresh(&self.router, &self.module);
         let due_message = exports.input && inputs.pick(self.clock.uptime()).is_some();
-        if self.is_urgent(told, exports) || self.has_due_timer(exports) || due_message {
+        let due_call = exports.method && self.methods.has_turn();
+        if self.is_urgent(told, exports) || due_call || self.has_due_timer(exports) || due_message {
             return;
         }
         let timer = self.link.next_timer().filter(|_| exports.timer && !self.stop.at_least(QUIESCE));
@@ -392,7 +428,8 @@ impl EndpointInbox<'_> {
     /// Whether the rest of the batch goes back for now.
     fn gives_way(&self) -> bool {
         let clock = self.task.clock;
-        self.task.has_due_timer(self.exports)
+        (self.exports.method && self.task.methods.waiting() > 0)
+            || self.task.has_due_timer(self.exports)
             || self.batch.next_priority().is_some_and(|priority| self.task.bell.has_more_urgent(priority))
             || self.turn_ends.is_some_and(|end| end <= clock.uptime())
     }

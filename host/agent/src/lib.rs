@@ -15,6 +15,7 @@ mod endpoint;
 mod inbox;
 mod link;
 mod logs;
+mod methods;
 mod metrics;
 mod plan;
 mod router;

@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use marram_core::{
     message::Message,
+    methods::{InvokeError, MethodRequest, MethodResponse},
     name::check_port_name,
     ports::{
         BoxFuture, LogStream, ModuleHost, ModuleInfo, ReceiveError, Received, ReportError, SendError, Sent, Settlement,
@@ -29,6 +30,7 @@ use crate::{
     doorbell::Doorbell,
     inbox::ProgramInbox,
     logs::LogBuffer,
+    methods::{Caller, Methods, is_system},
     router::{self, Attempt, Refusal, Resolved, Router},
     state::StateCell,
     twins::TwinCell,
@@ -56,6 +58,8 @@ struct Inner {
     hears_timers: bool,
     bell: Arc<Doorbell>,
     inbox: Arc<ProgramInbox>,
+    methods: Arc<Methods>,
+    caller: Caller,
     logs: Arc<LogBuffer>,
 }
 
@@ -67,6 +71,7 @@ pub(crate) struct LinkParts {
     pub(crate) sequence: Arc<AtomicU64>,
     pub(crate) twin: Arc<TwinCell>,
     pub(crate) state: Arc<StateCell>,
+    pub(crate) methods: Arc<Methods>,
     pub(crate) hears_timers: bool,
     pub(crate) stop: Arc<StopSignal>,
     /// Deliveries that the module has settled.
@@ -76,10 +81,12 @@ pub(crate) struct LinkParts {
 
 impl ModuleLink {
     pub(crate) fn new(parts: LinkParts) -> Self {
-        let LinkParts { info, clock, router, sequence, twin, state, hears_timers, stop, received, logs } = parts;
+        let LinkParts { info, clock, router, sequence, twin, state, methods, hears_timers, stop, received, logs } =
+            parts;
         let bell = router.doorbell(info.module_id.as_str());
         let module = info.module_id.shared();
         let inbox = Arc::new(ProgramInbox::new(clock, router.clone(), bell.clone(), module, stop, received));
+        let caller = methods.caller(&info.module_id);
         let inner = Inner {
             info,
             clock,
@@ -93,6 +100,8 @@ impl ModuleLink {
             hears_timers,
             bell,
             inbox,
+            methods,
+            caller,
             logs,
         };
         Self { inner: Arc::new(inner) }
@@ -258,6 +267,24 @@ impl ModuleHost for ModuleLink {
 
     fn cancel_timer(&self, name: &str) -> bool {
         self.inner.timers().cancel(name)
+    }
+
+    fn invoke(
+        &self,
+        target: String,
+        request: MethodRequest,
+    ) -> BoxFuture<'static, Result<MethodResponse, InvokeError>> {
+        let inner = self.inner.clone();
+        Box::pin(async move {
+            if inner.closed.load(SeqCst) {
+                return Err(InvokeError::Stopping);
+            }
+            if is_system(&target) {
+                let what = format!("`{target}` is the host's: the operator and the cloud may call it, modules may not");
+                return Err(InvokeError::Denied(what));
+            }
+            inner.methods.invoke(Some(&inner.caller), &target, request).await
+        })
     }
 
     fn info(&self) -> ModuleInfo {

@@ -19,6 +19,7 @@ use crate::{
     Agent, ModuleError,
     counts::{OTHERS, SourceNumbers},
     endpoint::EndpointStats,
+    methods::{Methods, OPERATOR},
     router::Router,
     status::Status,
     supervisor::tally::ModuleNumbers,
@@ -43,11 +44,11 @@ impl Agent {
     /// The host is ending.
     pub async fn metrics(&self) -> Result<String, ModuleError> {
         let numbers = self.ask(|reply| crate::supervisor::Event::Numbers { reply }).await?;
-        Ok(page(&numbers, self.router(), self.now()))
+        Ok(page(&numbers, self.router(), self.methods(), self.now()))
     }
 }
 
-fn page(numbers: &Numbers, router: &Router, now: UtcMillis) -> String {
+fn page(numbers: &Numbers, router: &Router, calls: &Methods, now: UtcMillis) -> String {
     let status = &numbers.status;
     let instance = numbers.instance.to_string();
     let mut page = Page::new(&[("edge_device", &status.device_id), ("instance_number", &instance)]);
@@ -62,6 +63,7 @@ fn page(numbers: &Numbers, router: &Router, now: UtcMillis) -> String {
     let running = status.modules.iter().filter(|module| module.status == "running").count();
     let mut clients = page.metric("edgehub_connected_clients", Kind::Gauge, "Modules that run.");
     clients.count(&[], running as u64);
+    methods(&mut page, &names, calls);
     modules(&mut page, numbers);
     own_of_queues(&mut page, &queues, now);
     own_of_host(&mut page, status);
@@ -197,6 +199,31 @@ fn lengths(page: &mut Page, names: &Names<'_>, queues: &[(Sink, EndpointStats)],
         let shown = (0..).zip(stats.len_of).filter(|(priority, len)| *len > 0 || in_use.contains(priority));
         shown.for_each(|(of, len)| lengths.count(&[("endpoint", &endpoint), ("priority", &priority(of))], len));
     }
+}
+
+/// Calls of methods, answered or not.
+fn methods(page: &mut Page, names: &Names<'_>, calls: &Methods) {
+    let pairs: Vec<_> = calls
+        .numbers()
+        .into_iter()
+        .map(|of| {
+            let from = if *of.from == *OPERATOR { "operator".to_owned() } else { names.module(&of.from) };
+            (from, names.module(&of.to), of.calls, of.millis)
+        })
+        .collect();
+    let mut total = page.metric("edgehub_direct_methods_total", Kind::Counter, "Calls of methods of modules.");
+    pairs.iter().for_each(|(from, to, calls, _)| total.count(&[("from", from), ("to", to)], *calls));
+    let help = "Time from a call of a method to its answer, or until the caller gave up.";
+    let mut took = page.metric("edgehub_direct_method_duration_seconds", Kind::Summary, help);
+    pairs
+        .iter()
+        .for_each(|(from, to, calls, millis)| took.sum_of_seconds(&[("from", from), ("to", to)], *millis, *calls));
+    let help = "Calls of methods that wait for the module to run or to have time.";
+    let mut waiting = page.metric("marram_methods_waiting", Kind::Gauge, help);
+    calls.waiting().iter().for_each(|(name, calls)| waiting.count(&[("module_name", name.as_str())], *calls as u64));
+    let help = "Calls of methods of `$edgeAgent`.";
+    let mut agent = page.metric("edgeagent_direct_method_invocations_count", Kind::Counter, help);
+    calls.agent_numbers().iter().for_each(|(name, calls)| agent.count(&[("method_name", name)], *calls));
 }
 
 fn modules(page: &mut Page, numbers: &Numbers) {

@@ -25,7 +25,8 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use self::record::Record;
 use crate::{
-    clock::Clock, logs::LogBuffer, metrics::Numbers, router::Router, state::StateCells, status::Status, twins::Twins,
+    clock::Clock, logs::LogBuffer, methods::Methods, metrics::Numbers, router::Router, state::StateCells,
+    status::Status, twins::Twins,
 };
 
 /// Shortest sleep between two plans.
@@ -38,6 +39,7 @@ pub(crate) struct Worlds {
     pub(crate) router: Arc<Router>,
     pub(crate) twins: Arc<Twins>,
     pub(crate) states: StateCells,
+    pub(crate) methods: Arc<Methods>,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) images: Arc<dyn Images>,
     /// Asked before a component is downloaded.

@@ -10,6 +10,7 @@ mod hooked;
 mod lifetime;
 mod live_first;
 mod log_owner;
+mod methods;
 mod metrics;
 mod receiving;
 mod replaying;

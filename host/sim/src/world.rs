@@ -220,6 +220,10 @@ impl Instance for Running {
         Box::pin(async { Ok(Ok(None)) })
     }
 
+    fn invoke(&mut self, _: &str, _: &str) -> BoxFuture<'_, Result<(i32, String), Exit>> {
+        Box::pin(async { Ok((501, String::new())) })
+    }
+
     fn memory_bytes(&self) -> u64 {
         4096
     }

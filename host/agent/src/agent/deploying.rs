@@ -273,6 +273,7 @@ impl Agent {
     ) -> Result<(), ApplyError> {
         let sections = self.apply_sections(&deployment, version).await;
         self.router.apply(deployment.clone()).await;
+        self.methods.deploy(deployment.modules.keys());
         if let Some(collector) = &self.collector {
             // Before anything of it is asked for.
             collector.want(deployment.clone()).await;

@@ -13,6 +13,7 @@ use crate::{
     delivery::{ModuleTask, StopSignal},
     link::{LinkParts, ModuleLink},
     logs::LogBuffer,
+    methods::Methods,
     router::Router,
     state::StateCell,
     twins::Twins,
@@ -34,6 +35,7 @@ pub(super) struct StartedModule {
     pub(super) router: Arc<Router>,
     pub(super) twins: Arc<Twins>,
     pub(super) state: Arc<StateCell>,
+    pub(super) methods: Arc<Methods>,
 }
 
 impl StartedModule {
@@ -46,6 +48,7 @@ impl StartedModule {
         let bell = self.router.doorbell(name.as_str());
         twin.ring_at_change(bell.clone());
         let exports = self.component.exports();
+        let calls = self.methods.of(&name);
         let link = Arc::new(ModuleLink::new(LinkParts {
             info: self.info,
             clock: self.clock,
@@ -53,6 +56,7 @@ impl StartedModule {
             sequence: self.sequence,
             twin: twin.clone(),
             state: self.state,
+            methods: self.methods,
             hears_timers: exports.timer,
             stop: self.stop.clone(),
             received: self.received.clone(),
@@ -63,6 +67,7 @@ impl StartedModule {
             router: self.router,
             link: link.clone(),
             twin,
+            methods: calls,
             stop: self.stop.clone(),
             gate: self.gate,
             bell,

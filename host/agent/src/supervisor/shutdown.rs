@@ -33,6 +33,7 @@ impl Supervisor {
     pub(super) async fn shut_down(&mut self, grace: Duration) {
         let until = Instant::now() + grace;
         let end = until + AFTER_KILL;
+        self.worlds.methods.close();
         self.end_or_finish_updates();
         for record in self.records.values() {
             record.instances().for_each(|instance| instance.stop.quiesce());

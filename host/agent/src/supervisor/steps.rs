@@ -174,6 +174,7 @@ impl Supervisor {
             router: self.worlds.router.clone(),
             twins: self.worlds.twins.clone(),
             state: self.worlds.states.cell(&name),
+            methods: self.worlds.methods.clone(),
         };
         let sender = self.sender.clone();
         tokio::spawn(async move {

@@ -39,6 +39,10 @@ pub(super) type Program = dyn Fn(Arc<dyn ModuleHost>) -> BoxFuture<'static, Exit
 pub(super) type Start = dyn Fn(&dyn ModuleHost) -> Result<Result<(), String>, Exit> + Send + Sync;
 pub(super) type Fire = dyn Fn(&dyn ModuleHost, &str, u64) -> Result<(), Exit> + Send + Sync;
 
+/// What `method-handler` does: its status and payload.
+pub(super) type Method =
+    dyn Fn(Arc<dyn ModuleHost>, String, String) -> BoxFuture<'static, Result<(i32, String), Exit>> + Send + Sync;
+
 /// Guests by image.
 #[derive(Clone, Default)]
 pub(super) struct World {
@@ -98,6 +102,7 @@ pub(super) struct Guest {
     pub(super) fetched: Option<Arc<Semaphore>>,
     pub(super) loaded: Option<Arc<Semaphore>>,
     pub(super) fire: Arc<Fire>,
+    pub(super) method: Arc<Method>,
 }
 
 impl Default for Guest {
@@ -112,6 +117,7 @@ impl Default for Guest {
             fetched: None,
             loaded: None,
             fire: Arc::new(|_, _, _| Ok(())),
+            method: Arc::new(|_, _, payload| Box::pin(async { Ok((200, payload)) })),
         }
     }
 }
@@ -322,6 +328,10 @@ impl Instance for MadeUpInstance {
     fn desired_changed(&mut self, patch_json: &str, version: u64) -> BoxFuture<'_, Result<TwinAnswer, Exit>> {
         self.log.push(format!("desired {version} {patch_json}"));
         Box::pin(async move { Ok(Ok(Some(marram_core::ports::TwinAck { code: 200, description: "ok".into() }))) })
+    }
+
+    fn invoke(&mut self, name: &str, payload: &str) -> BoxFuture<'_, Result<(i32, String), Exit>> {
+        (self.guest.method)(self.host.clone(), name.to_owned(), payload.to_owned())
     }
 
     fn memory_bytes(&self) -> u64 {

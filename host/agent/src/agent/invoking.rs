@@ -1,0 +1,44 @@
+//! Calls of methods from outside: the operator's, and the cloud's through [`DirectMethods`].
+
+use marram_core::{
+    methods::{InvokeError, MethodRequest, MethodResponse},
+    ports::{BoxFuture, DirectMethods},
+};
+
+use super::Agent;
+use crate::methods::{EDGE_AGENT, EDGE_HUB};
+
+impl DirectMethods for Agent {
+    fn invoke<'a>(
+        &'a self,
+        target: &'a str,
+        request: MethodRequest,
+    ) -> BoxFuture<'a, Result<MethodResponse, InvokeError>> {
+        Box::pin(async move {
+            let answer = async {
+                match target {
+                    EDGE_AGENT => Ok(self.edge_agent(&request).await),
+                    EDGE_HUB => {
+                        let message =
+                            format!("`{EDGE_HUB}` has no method `{}`; `{EDGE_AGENT}` has some", request.name());
+                        Ok(MethodResponse::error(404, &message))
+                    }
+                    module => self.methods.invoke(None, module, request).await,
+                }
+            };
+            tokio::select! {
+                biased;
+                result = answer => result,
+                () = self.stopped() => Err(InvokeError::Stopping),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+impl Agent {
+    /// Where the calls of a module wait.
+    pub(crate) fn method_box(&self, module: &str) -> std::sync::Arc<crate::methods::MethodBox> {
+        self.methods.of(&marram_core::name::ModuleName::new(module).expect("a name"))
+    }
+}
