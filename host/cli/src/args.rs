@@ -49,6 +49,9 @@ pub(crate) enum Command {
     /// Show or change a module's twin
     #[command(subcommand)]
     Twin(Twin),
+    /// Call the methods of modules, and those of the host
+    #[command(subcommand)]
+    Method(Method),
     /// Show what routes do with a message, without a host
     #[command(subcommand)]
     Route(Route),
@@ -254,6 +257,30 @@ pub(crate) enum Twin {
         #[command(flatten)]
         ask: Ask,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Method {
+    /// Call a method and show its answer
+    Invoke(Invoke),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Invoke {
+    /// Name of the module, or `$edgeAgent` for the host's own methods
+    pub(crate) module: String,
+    /// Name of the method
+    pub(crate) name: String,
+    /// JSON; `-` reads standard input [default: null]
+    pub(crate) payload: Option<String>,
+    /// How long to wait for the answer, from when the module runs, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(5..=300))]
+    pub(crate) timeout: u64,
+    /// How long to wait for the module to run, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=300))]
+    pub(crate) connect_timeout: u64,
+    #[command(flatten)]
+    pub(crate) ask: Ask,
 }
 
 #[derive(Debug, Subcommand)]
@@ -594,6 +621,7 @@ impl Command {
             | Self::Apply(Apply { ask, .. })
             | Self::Logs(Logs { ask, .. })
             | Self::Restart(Restart { ask, .. }) => ask.format,
+            Self::Method(Method::Invoke(Invoke { ask, .. })) => ask.format,
             Self::Twin(Twin::Get { ask, .. } | Twin::Set { ask, .. } | Twin::Watch { ask, .. }) => ask.format,
             #[cfg(feature = "author")]
             Self::Module(Module::Push(Push { format, .. }) | Module::Componentize(Componentize { format, .. })) => {

@@ -49,11 +49,12 @@ pub(crate) struct Call {
     method: Method,
     path: String,
     body: String,
+    patience: Duration,
 }
 
 impl Call {
     pub(crate) fn get(path: impl Into<String>) -> Self {
-        Self { method: Method::GET, path: path.into(), body: String::new() }
+        Self { method: Method::GET, path: path.into(), body: String::new(), patience: ANSWER_TIMEOUT }
     }
 
     pub(crate) fn post(path: impl Into<String>) -> Self {
@@ -70,6 +71,12 @@ impl Call {
 
     pub(crate) fn patch(path: impl Into<String>, body: String) -> Self {
         Self { method: Method::PATCH, body, ..Self::get(path) }
+    }
+
+    /// An answer that the host holds back may take so much longer.
+    pub(crate) fn held_for(mut self, held: Duration) -> Self {
+        self.patience += held;
+        self
     }
 
     /// Asks the host of this data folder, and waits for its answer in a small runtime of its own.
@@ -94,8 +101,8 @@ impl Call {
             .await
             .map_err(|_| silent(CONNECT_TIMEOUT))?
             .map_err(|error| unreachable(&error, data))?;
-        let (status, bytes) =
-            timeout(ANSWER_TIMEOUT, self.over(stream)).await.map_err(|_| silent(ANSWER_TIMEOUT))??;
+        let patience = self.patience;
+        let (status, bytes) = timeout(patience, self.over(stream)).await.map_err(|_| silent(patience))??;
         if status.is_success() { Ok(bytes) } else { Err(refusal(status, &bytes)) }
     }
 

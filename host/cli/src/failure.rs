@@ -33,6 +33,8 @@ pub(crate) enum Code {
     InUse,
     /// The deployment is in force, but not all of it could be done.
     InForce,
+    /// A method was answered, with a status of 400 or above.
+    MethodFailed,
 }
 
 impl Code {
@@ -45,6 +47,7 @@ impl Code {
             Self::NoHost => "no-host",
             Self::InUse => "in-use",
             Self::InForce => "in-force",
+            Self::MethodFailed => "method-failed",
         }
     }
 }
@@ -94,6 +97,11 @@ impl Failure {
         self.code == Code::InForce.as_str()
     }
 
+    /// Whether the answer, which has been written, says it as well.
+    pub(crate) fn is_told(&self) -> bool {
+        self.code == Code::MethodFailed.as_str()
+    }
+
     /// Whether the host that this was asked of has ended, or is about to.
     pub(crate) fn is_end_of_host(&self) -> bool {
         self.exit_code() == 4
@@ -106,8 +114,9 @@ impl Failure {
             "bad-manifest" | "bad-config" | "bad-patch" => 3,
             "no-host" | "stopping" => 4,
             "unknown-module" => 5,
-            "refused" => 6,
+            "refused" | "not-running" => 6,
             "in-use" => 7,
+            "method-failed" | "timeout" => 8,
             _ => 1,
         }
     }

@@ -8,7 +8,7 @@ use clap::{Command, CommandFactory};
 use crate::args::Cli;
 
 /// How a command ends; `docs/cli.md` says the same.
-pub(crate) const EXIT_CODES: [(&str, &str); 8] = [
+pub(crate) const EXIT_CODES: [(&str, &str); 9] = [
     ("0", "done"),
     ("1", "failed"),
     ("2", "usage"),
@@ -17,6 +17,7 @@ pub(crate) const EXIT_CODES: [(&str, &str); 8] = [
     ("5", "no such module"),
     ("6", "refused in this state"),
     ("7", "the data folder is in use"),
+    ("8", "a method failed, or did not answer in time"),
 ];
 
 /// More about one command.
@@ -119,6 +120,21 @@ const MORE: &[More] = &[
                timeMs, section (desired or reported), version, origin (of desired), patch (null in the first), properties, \
                coalesced.",
         examples: &[("marram twin watch filter", "what is, and what changes")],
+    },
+    More {
+        command: "method invoke",
+        text: "The call waits its turn: a module answers between two of its own calls, and before the messages that wait for it. Writes the \
+               status and the payload of the answer; a status of 400 or above is exit code 8, and so is no answer in time. A module that does \
+               not run is exit code 6, at once unless --connect-timeout says otherwise.\n$edgeAgent has ping, RestartModule, GetModuleLogs and \
+               GetTaskStatus, as in IoT Edge; docs/methods.md has their payloads.",
+        examples: &[
+            ("marram method invoke valve open '{\"percent\": 40}'", "call a module's method"),
+            ("marram method invoke valve position --connect-timeout 20", "wait for a module that is being started"),
+            (
+                "marram method invoke '$edgeAgent' RestartModule '{\"schemaVersion\": \"1.0\", \"id\": \"valve\"}'",
+                "as the cloud would",
+            ),
+        ],
     },
     More {
         command: "route explain",

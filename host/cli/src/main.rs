@@ -26,6 +26,7 @@ mod inspect;
 mod logs;
 #[cfg(feature = "author")]
 mod man;
+mod methods;
 mod metrics;
 mod output;
 mod plan;
@@ -91,6 +92,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Logs(args) => logs::logs(args),
         Command::Restart(args) => ask::restart(args),
         Command::Twin(args) => ask::twin(args),
+        Command::Method(args) => methods::methods(args),
         Command::Route(Route::Explain(args)) => route::explain(&args),
         Command::Route(Route::Eval) => route::eval(),
         #[cfg(feature = "author")]
@@ -119,6 +121,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
 fn tell(failure: &Failure, format: Format) {
     match format {
         Format::Text => output::talk(&failure.to_text()),
+        Format::Json if failure.is_told() => {}
         Format::Json => {
             let _ = output::data(&format!("{}\n", failure.to_json())); // the exit code still tells
         }

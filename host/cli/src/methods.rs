@@ -1,0 +1,78 @@
+//! `marram method`: calls methods through the running host.
+
+use std::{path::Path, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
+
+use crate::{
+    args::{Format, Invoke, Method},
+    ask::read,
+    client::{Call, segment},
+    config,
+    failure::{Code, Failure},
+    input, output,
+};
+
+/// From this status on an answer says that something is wrong.
+const FIRST_ERROR: i64 = 400;
+
+/// As the control API wants it; the payload stays as it was written.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'p> {
+    method_name: &'p str,
+    payload: &'p RawValue,
+    response_timeout_in_seconds: u64,
+    connect_timeout_in_seconds: u64,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    status: i64,
+    payload: Value,
+}
+
+pub(crate) fn methods(args: Method) -> Result<(), Failure> {
+    match args {
+        Method::Invoke(args) => invoke(&args),
+    }
+}
+
+fn invoke(args: &Invoke) -> Result<(), Failure> {
+    let payload = match args.payload.as_deref() {
+        Some("-") => input::text(Path::new("-"))?,
+        Some(payload) => payload.to_owned(),
+        None => "null".to_owned(),
+    };
+    let body = Body {
+        method_name: &args.name,
+        payload: serde_json::from_str(&payload).map_err(|error| not_json(&error))?,
+        response_timeout_in_seconds: args.timeout,
+        connect_timeout_in_seconds: args.connect_timeout,
+    };
+    let body = serde_json::to_string(&body).map_err(|error| Failure::failed(&error))?;
+    let data = config::data_folder(&args.ask.place, None)?;
+    let call = Call::post_with(format!("/v1/modules/{}/methods", segment(&args.module)), body);
+    let bytes = call.held_for(Duration::from_secs(args.timeout + args.connect_timeout)).send(&data)?;
+    let answer: Answer = read(&bytes)?;
+    match args.ask.format {
+        Format::Json => output::data(&format!("{}\n", String::from_utf8_lossy(&bytes)))?,
+        Format::Text => output::data(&text(&answer))?,
+    }
+    if answer.status < FIRST_ERROR {
+        return Ok(());
+    }
+    let message = format!("`{}` of `{}` answered with status {}", args.name, args.module, answer.status);
+    Err(Failure::new(Code::MethodFailed, message))
+}
+
+fn not_json(error: &serde_json::Error) -> Failure {
+    Failure::new(Code::Usage, format!("the payload is not JSON: {error}"))
+        .hint("a text needs its quotation marks, and the shell quotes around them: '\"text\"'")
+}
+
+/// Pretty JSON escapes control characters by itself.
+fn text(answer: &Answer) -> String {
+    format!("status {}\n{}\n", answer.status, serde_json::to_string_pretty(&answer.payload).unwrap_or_default())
+}
