@@ -164,6 +164,12 @@ impl Device {
         Answer::of(self.command().arg("check").args(args))
     }
 
+    /// [`Device::marram`] with a file as its standard input.
+    #[must_use]
+    pub fn marram_with_input<S: AsRef<OsStr>>(&self, args: &[S], input: fs::File) -> Answer {
+        Answer::of(self.command().args(args).arg("--data").arg(self.data()).stdin(input))
+    }
+
     /// Starts a command of `marram` for this device that goes on; what it answers can be read.
     ///
     /// # Panics

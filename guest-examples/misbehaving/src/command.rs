@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Keep { count: u64, bytes: u64 },
     /// `{"do":"oversize","bytes":N}` [1 MiB]: sends one message with such a body on output `out`.
     Oversize { bytes: u64 },
+    /// `{"do":"send","body":JSON}`: sends a message with this text on output `out`.
+    Send { body: String },
     /// `{"do":"properties","count":N,"bytes":N}` [100000, 100]: hands the host one list of so many properties.
     Properties { count: u64, bytes: u64 },
     /// `{"do":"flood","count":N,"bytes":N,"output":TEXT}` [10000, 64, `flood`]: sends as fast as it can. Each message
@@ -40,6 +42,10 @@ pub(crate) enum Command {
     Retry { ms: Option<u64> },
     /// `{"do":"reject"}`: gives the message up.
     Reject,
+    /// `{"do":"invoke","target":TEXT,"name":TEXT,"payload":JSON,"responseMs":N,"connectMs":N}` [payload `null`, the host's time-outs]:
+    /// calls a method of another module. Answers with `invoke: {status, payload}` or `invoke: {error}` in the log, and as the answer of
+    /// the method `do`.
+    Invoke { target: String, name: String, payload: String, response_ms: Option<u64>, connect_ms: Option<u64> },
 }
 
 impl Command {
@@ -58,6 +64,7 @@ impl Command {
             "eat" => Self::Eat { mib: number("mib", 4096) },
             "keep" => Self::Keep { count: number("count", 100_000), bytes: number("bytes", 0) },
             "oversize" => Self::Oversize { bytes: number("bytes", 1 << 20) },
+            "send" => Self::Send { body: json.get("body").map(Value::to_string).unwrap_or_default() },
             "properties" => Self::Properties { count: number("count", 100_000), bytes: number("bytes", 100) },
             "flood" => Self::Flood {
                 count: number("count", 10_000),
@@ -69,6 +76,17 @@ impl Command {
             "exit" => Self::Exit { code: number("code", 0) as i32 },
             "retry" => Self::Retry { ms: json.get("ms").and_then(Value::as_u64) },
             "reject" => Self::Reject,
+            "invoke" => {
+                let text = |name: &str| json.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+                let millis = |name: &str| json.get(name).and_then(Value::as_u64);
+                Self::Invoke {
+                    target: text("target"),
+                    name: text("name"),
+                    payload: json.get("payload").map(Value::to_string).unwrap_or_default(),
+                    response_ms: millis("responseMs"),
+                    connect_ms: millis("connectMs"),
+                }
+            }
             other => return Err(format!("unknown command `{other}`")),
         })
     }

@@ -13,11 +13,12 @@ use crate::{
     command::Command,
     marram::edge::{
         messaging::{self, SendError},
+        methods::{self, CallOptions},
         twin,
         types::{Message, Nack},
     },
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 thread_local! {
     /// Memory and handles that are never given back.
@@ -38,6 +39,7 @@ pub(crate) fn carry_out(command: Command, msg: Option<Message>) -> Result<(), Na
         Command::Eat { mib } => eat(mib),
         Command::Keep { count, bytes } => keep(count, bytes),
         Command::Oversize { bytes } => say("oversize", send_new("out", &vec![b'x'; bytes as usize])),
+        Command::Send { body } => say("send", send_new("out", body.as_bytes())),
         Command::Properties { count, bytes } => properties(count, bytes as usize),
         Command::Flood { count, bytes, output, receipts } => {
             let receipts = receipts.map(Receipts::open).transpose().map_err(|err| Nack::Reject(err.to_string()))?;
@@ -47,8 +49,28 @@ pub(crate) fn carry_out(command: Command, msg: Option<Message>) -> Result<(), Na
         Command::Exit { code } => std::process::exit(code),
         Command::Retry { ms } => return Err(Nack::RetryAfter(ms)),
         Command::Reject => return Err(Nack::Reject("told to reject".into())),
+        Command::Invoke { target, name, payload, response_ms, connect_ms } => {
+            println!("{}", json!({ "invoke": invoke(&target, &name, &payload, response_ms, connect_ms) }));
+        }
     }
     Ok(())
+}
+
+/// Calls a method; the outcome as JSON.
+pub(crate) fn invoke(
+    target: &str,
+    name: &str,
+    payload: &str,
+    response_timeout_ms: Option<u64>,
+    connect_timeout_ms: Option<u64>,
+) -> Value {
+    match methods::invoke(target, name, payload, CallOptions { response_timeout_ms, connect_timeout_ms }) {
+        Ok(answer) => {
+            let payload: Value = serde_json::from_str(&answer.payload).expect("the host hands out JSON");
+            json!({ "status": answer.status, "payload": payload })
+        }
+        Err(error) => json!({ "error": format!("{error:?}") }),
+    }
 }
 
 fn echo(msg: Option<Message>) -> Result<(), Nack> {

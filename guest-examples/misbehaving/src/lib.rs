@@ -1,7 +1,8 @@
 //! Does on command what a module must not do, so that tests can show that the host survives it. Not for real modules.
 //!
 //! A command is a JSON object (see `command.rs` and the README). It comes as the body of a message on any input, as
-//! `command` in the desired twin, or as the environment variable `MISBEHAVE`, which is carried out in `start`.
+//! `command` in the desired twin, as the payload of its method `do`, or as the environment variable `MISBEHAVE`, which is carried out in
+//! `start`.
 
 wit_bindgen::generate!({ path: "../../wit", world: "marram:misbehaving/misbehaving", inline: r#"
     package marram:misbehaving;
@@ -9,6 +10,7 @@ wit_bindgen::generate!({ path: "../../wit", world: "marram:misbehaving/misbehavi
         include marram:edge/handler@0.1.0;
         export marram:edge/start-handler@0.1.0;
         export marram:edge/twin-handler@0.1.0;
+        export marram:edge/method-handler@0.1.0;
     }
 "#, generate_all });
 
@@ -18,6 +20,7 @@ mod deeds;
 use command::Command;
 use exports::marram::edge::{
     input_handler::{self, Message, Nack},
+    method_handler::{self, MethodResponse},
     start_handler,
     twin_handler::{self, Ack},
 };
@@ -49,6 +52,36 @@ impl twin_handler::Guest for Misbehaving {
         let command = Command::read(json).map_err(refuse)?;
         deeds::carry_out(command, None).map_err(|nack| refuse(format!("{nack:?}")))?;
         Ok(Some(Ack { code: 200, description: "done".into() }))
+    }
+}
+
+/// `echo` gives the payload back; `answer` answers with the `status` and the text `payload` of its payload, whatever that is; `do`
+/// carries a command out.
+impl method_handler::Guest for Misbehaving {
+    fn invoke(name: String, payload: String) -> MethodResponse {
+        let answer = |status, payload: String| MethodResponse { status, payload };
+        let json: Value = serde_json::from_str(&payload).expect("the host hands out JSON");
+        match &*name {
+            "echo" => answer(200, payload),
+            "answer" => {
+                let status = json["status"].as_i64().unwrap_or_default();
+                answer(
+                    status as i32,
+                    json["payload"].as_str().unwrap_or_default().repeat(json["times"].as_u64().unwrap_or(1) as usize),
+                )
+            }
+            "do" => match Command::read(&json) {
+                Ok(Command::Invoke { target, name, payload, response_ms, connect_ms }) => {
+                    answer(200, deeds::invoke(&target, &name, &payload, response_ms, connect_ms).to_string())
+                }
+                Ok(command) => match deeds::carry_out(command, None) {
+                    Ok(()) => answer(200, String::new()),
+                    Err(nack) => answer(409, Value::from(format!("{nack:?}")).to_string()),
+                },
+                Err(error) => answer(400, Value::from(error).to_string()),
+            },
+            _ => answer(501, String::new()),
+        }
     }
 }
 
