@@ -70,6 +70,30 @@ fn explain_tells_why_a_message_does_not_arrive() {
     assert!(undefined.ends_with("no route takes this message: it is accepted, dropped and counted\n"), "{undefined}");
     let taken = explain(r#"{"properties":{"TEMP":"21"}}"#);
     assert!(taken.starts_with("up: yes\n") && taken.contains("as_number(temp) -> 21\n"), "{taken}");
+    let infinite = explain(r#"{"properties":{"temp":"-1e999"}}"#);
+    assert!(infinite.contains("as_number(temp) -> -1 / 0\n"), "{infinite}");
+}
+
+#[test]
+fn explain_knows_of_the_sender_what_the_host_knows() {
+    let device = Device::new();
+    let condition = "$connectionModuleId = 'm' AND $outputName = 'o' AND $edgeHubOriginInterface = 'internal'";
+    let route = format!("FROM /messages/* WHERE {condition} AND is_defined($connectionDeviceId) INTO $upstream");
+    device.write_deployment(&manifest_with(&route));
+    let deployment = device.deployment_file().display().to_string();
+    let explain = |source: &str, message: &str| {
+        let mut explain = command();
+        explain.args(["route", "explain", "--deployment", &deployment, "--source", source, "--message", "-"]);
+        fed(&mut explain, message).ok().out
+    };
+    let taken = explain("/messages/modules/m/outputs/o", "{}");
+    assert!(taken.starts_with("up: yes\n"), "{taken}");
+    let other = explain("/messages/modules/n/outputs/o", "{}");
+    assert!(other.contains("$connectionModuleId -> 'n'\n") && other.starts_with("up: no"), "{other}");
+    let told = explain("/messages/modules/n/outputs/o", r#"{"systemProperties":{"connectionmoduleid":"m"}}"#);
+    assert!(told.starts_with("up: yes\n"), "what the message says goes before: {told}");
+    let foreign = explain("/messages", "{}");
+    assert!(foreign.contains("$outputName -> undefined"), "{foreign}");
 }
 
 fn manifest_with(route: &str) -> Manifest {

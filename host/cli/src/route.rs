@@ -8,13 +8,14 @@ use std::{
 use marram_core::{
     deployment::{Deployment, RouteSpec},
     manifest,
-    route::{self, BodyPlan, Explanation, Sample, Table, Truth},
+    route::{self, BodyPlan, Explanation, Origin, Sample, Table, Truth, module_output},
 };
 use serde_json::{Value, json};
 
 use crate::{
     args::{Explain, Format},
     check::check_image,
+    config,
     failure::{Code, Failure},
     input,
     output::{self, plain},
@@ -72,12 +73,21 @@ pub(crate) fn explain(args: &Explain) -> Result<(), Failure> {
     let text = input::text(&args.deployment)?;
     let reading = manifest::read(&text, &manifest::Context::new(&check_image))
         .map_err(|faults| Failure::manifest(&name, faults))?;
-    let sample = args.message.as_deref().map(sample).transpose()?;
+    let origin = origin(&args.source);
+    let sample = args.message.as_deref().map(sample).transpose()?.map(|sample| sample.sent_by(&origin));
     let answer = Answer::new(&reading.deployment, &args.source, sample.as_ref());
     match args.format {
         Format::Json => output::data(&format!("{}\n", answer.to_json())),
         Format::Text => output::data(&answer.to_text()),
     }
+}
+
+/// Who sends messages from this source, as the host of this machine sees it.
+fn origin(source: &str) -> Origin {
+    let Some((module, output)) = module_output(source) else { return Origin::default() };
+    // Settings that cannot be read say nothing of routes: then the device is not known.
+    let device = config::load(None).and_then(|config| config.device_id()).ok();
+    Origin { device: device.map(Into::into), module: Some(module.into()), output: Some(output.into()) }
 }
 
 fn sample(path: &Path) -> Result<Sample, Failure> {

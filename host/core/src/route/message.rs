@@ -29,6 +29,33 @@ pub(super) struct Numbered<'f, 'm> {
     pub(super) slots: &'f [usize],
 }
 
+/// System properties that are not the sender's to set.
+const OF_THE_HOST: [&str; 4] = ["connectionDeviceId", "connectionModuleId", "outputName", "edgeHubOriginInterface"];
+
+impl Origin {
+    /// The system properties that the host sets, with their values.
+    pub(super) fn all_system(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        OF_THE_HOST.into_iter().filter_map(|name| Some((name, self.system(name)?)))
+    }
+
+    /// A system property that the host sets.
+    fn system(&self, name: &str) -> Option<&str> {
+        let [device, module, output, interface] = OF_THE_HOST;
+        let is = |known: &str| known.eq_ignore_ascii_case(name);
+        if is(device) {
+            self.device.as_deref()
+        } else if is(module) {
+            self.module.as_deref()
+        } else if is(output) {
+            self.output.as_deref()
+        } else if is(interface) {
+            self.module.is_some().then_some("internal")
+        } else {
+            None
+        }
+    }
+}
+
 impl<'m> MessageFacts<'m> {
     /// Facts about `message` from `origin`; `plan` tells what of the body will be asked for.
     #[must_use]
@@ -51,7 +78,6 @@ impl<'m> MessageFacts<'m> {
     fn system(&self, name: &str) -> Option<&str> {
         let is = |known: &str| known.eq_ignore_ascii_case(name);
         let system = self.message.system();
-        let origin = self.origin;
         if is("contentType") {
             system?.content_type.as_deref()
         } else if is("contentEncoding") {
@@ -60,16 +86,8 @@ impl<'m> MessageFacts<'m> {
             system?.message_id.as_deref()
         } else if is("cid") {
             system?.correlation_id.as_deref()
-        } else if is("connectionDeviceId") {
-            origin.device.as_deref()
-        } else if is("connectionModuleId") {
-            origin.module.as_deref()
-        } else if is("outputName") {
-            origin.output.as_deref()
-        } else if is("edgeHubOriginInterface") {
-            origin.module.is_some().then_some("internal")
         } else {
-            None
+            self.origin.system(name)
         }
     }
 }

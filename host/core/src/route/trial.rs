@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Body, BodyPlan, Condition, Facts, Field, Found, Json, Route, RouteError, Sink, SourcePattern};
+use super::{Body, BodyPlan, Condition, Facts, Field, Found, Json, Origin, Route, RouteError, Sink, SourcePattern};
 
 /// A message as JSON: `{"properties": {}, "systemProperties": {}, "body": any JSON}`, or `"bodyText": "…"` in place of
 /// `body`. A property is a string, or null, which no real message has.
@@ -108,6 +108,17 @@ impl Sample {
     /// What is wrong with it, for its author.
     pub fn parse(text: &str) -> Result<Self, String> {
         serde_json::from_str::<Self>(text).map_err(|error| format!("the message cannot be read: {error}"))?.checked()
+    }
+
+    /// With the system properties that the host sets on a message from `origin`, where the sample does not set them itself.
+    #[must_use]
+    pub fn sent_by(mut self, origin: &Origin) -> Self {
+        for (name, value) in origin.all_system() {
+            if field(&self.system_properties, name) == Field::Missing {
+                self.system_properties.insert(name.into(), value.into());
+            }
+        }
+        self
     }
 
     fn checked(mut self) -> Result<Self, String> {

@@ -138,6 +138,7 @@ impl fmt::Display for Value<'_> {
             Value::Undefined => f.write_str("undefined"),
             Value::Missing | Value::Null | Value::NullText => f.write_str("null"),
             Value::Bool(value) => write!(f, "{value}"),
+            Value::Number(value) if value.is_infinite() => f.write_str(if *value < 0.0 { "-1 / 0" } else { "1 / 0" }),
             Value::Number(value) => write!(f, "{value}"),
             Value::Text(text) => f.write_str(&quote(text)),
         }
