@@ -31,7 +31,7 @@ use crate::{
     inbox::ProgramInbox,
     logs::LogBuffer,
     methods::{Caller, Methods, is_system},
-    router::{self, Attempt, Refusal, Resolved, Router},
+    router::{self, Attempt, Chosen, Refusal, Resolved, Router},
     state::StateCell,
     twins::TwinCell,
 };
@@ -50,7 +50,7 @@ struct Inner {
     router: Arc<Router>,
     /// Of the module, over its instances.
     sequence: Arc<AtomicU64>,
-    outputs: Mutex<Vec<(Box<str>, Resolved)>>,
+    outputs: Mutex<Outputs>,
     closed: AtomicBool,
     twin: Arc<TwinCell>,
     state: Arc<StateCell>,
@@ -61,6 +61,13 @@ struct Inner {
     methods: Arc<Methods>,
     caller: Caller,
     logs: Arc<LogBuffer>,
+}
+
+#[derive(Default)]
+struct Outputs {
+    resolved: Vec<(Box<str>, Resolved)>,
+    /// What the last message goes to, while its sender has yet to wait for room.
+    chosen: Option<(Box<str>, Arc<Message>, Chosen)>,
 }
 
 /// What a link is made of.
@@ -137,24 +144,28 @@ impl Inner {
         &self,
         output: &str,
         message: &Arc<Message>,
-        accept: impl Fn(&Resolved) -> Result<T, Refusal>,
+        mut accept: impl FnMut(&Resolved) -> Result<T, Refusal>,
     ) -> Result<T, Attempt> {
         if self.closed.load(SeqCst) {
             return Err(Attempt::Refused(SendError::ShuttingDown));
         }
         Router::check_size(message).map_err(Attempt::Refused)?;
-        let mut outputs = self.outputs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut outputs = self.outputs();
         // A change of the routes between look-up and lock shows as `Stale`; the next round sees the new ones.
         loop {
-            let resolved = self.resolve(&mut outputs, output).map_err(Attempt::Refused)?;
+            let resolved = self.resolve(&mut outputs.resolved, output).map_err(Attempt::Refused)?;
             match accept(resolved) {
                 Ok(taken) => return Ok(taken),
-                Err(Refusal::Stale) => outputs.clear(),
+                Err(Refusal::Stale) => outputs.resolved.clear(),
                 Err(Refusal::Full(endpoint, patience)) => return Err(Attempt::Full(endpoint, patience)),
                 Err(Refusal::ToBeStored) => return Err(Attempt::ToBeStored),
                 Err(Refusal::Stopped) => return Err(Attempt::Refused(SendError::ShuttingDown)),
             }
         }
+    }
+
+    fn outputs(&self) -> std::sync::MutexGuard<'_, Outputs> {
+        self.outputs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn resolve<'c>(&self, outputs: &'c mut Vec<(Box<str>, Resolved)>, output: &str) -> Result<&'c Resolved, SendError> {
@@ -189,29 +200,37 @@ impl Inner {
         self.router.sources().of(&source.into(), &origin)
     }
 
-    async fn send(&self, output: String, message: Arc<Message>) -> Result<u64, SendError> {
-        let offer = || self.offer(&output, &message, |found| self.router.accept(found, &message, &self.sequence));
+    async fn send(&self, output: String, message: Arc<Message>, mut chosen: Option<Chosen>) -> Result<u64, SendError> {
+        let mut accept = |found: &Resolved| self.router.accept(found, &message, &self.sequence, &mut chosen);
+        let offer = || self.offer(&output, &message, &mut accept);
         router::patiently(offer, || self.counts(&output)).await
     }
 }
 
 impl ModuleHost for ModuleLink {
     fn try_send(&self, output: &str, message: &Arc<Message>) -> Sent {
-        let inner = &self.inner;
-        match inner.offer(output, message, |found| inner.router.accept_now(found, message, &inner.sequence)) {
+        let (inner, mut chosen) = (&self.inner, None);
+        let accept = |found: &Resolved| inner.router.accept_now(found, message, &inner.sequence, &mut chosen);
+        match inner.offer(output, message, accept) {
             Ok(sequence) => Sent::Accepted(sequence),
             Err(Attempt::Refused(error)) => Sent::Refused(error),
             Err(Attempt::Full(_, patience)) if patience.is_zero() => {
                 inner.counts(output).full();
                 Sent::Refused(SendError::Full)
             }
-            Err(Attempt::Full(..) | Attempt::ToBeStored) => Sent::Wait,
+            Err(Attempt::Full(..) | Attempt::ToBeStored) => {
+                inner.outputs().chosen = chosen.map(|chosen| (output.into(), message.clone(), chosen));
+                Sent::Wait
+            }
         }
     }
 
     fn send(&self, output: String, message: Arc<Message>) -> BoxFuture<'static, Result<u64, SendError>> {
         let inner = self.inner.clone();
-        Box::pin(async move { inner.send(output, message).await })
+        let chosen = inner.outputs().chosen.take();
+        let of_this = |(to, of, _): &(Box<str>, Arc<Message>, Chosen)| **to == *output && Arc::ptr_eq(of, &message);
+        let chosen = chosen.filter(of_this).map(|(_, _, chosen)| chosen);
+        Box::pin(async move { inner.send(output, message, chosen).await })
     }
 
     fn desired(&self) -> TwinDocument {

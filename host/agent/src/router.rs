@@ -20,8 +20,10 @@ use marram_core::{
     time::Uptime,
 };
 
+#[cfg(test)]
+pub(crate) use self::accept::BODIES_READ;
 pub(crate) use self::{
-    accept::{Refusal, Taken, stored},
+    accept::{Chosen, Refusal, Taken, stored},
     patience::{Attempt, patiently},
 };
 use crate::{

@@ -45,63 +45,114 @@ pub(crate) enum Refusal {
     Stopped,
 }
 
+/// Which routes take a message. Kept by a sender that has to try again, so that conditions are evaluated, and the body is read, once.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    /// It holds as long as the routes.
+    generation: u64,
+    /// Places among the endpoints, and there among the routes.
+    places: Vec<(usize, usize)>,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Receiver<'r> {
     endpoint: &'r Arc<Endpoint>,
     target: &'r Target,
+    /// As in [`Chosen`].
+    places: (usize, usize),
 }
 
 impl Resolved {
+    /// The receivers of a message: as chosen before, if that still holds.
+    fn receivers<'r>(&'r self, message: &Message, chosen: Option<&Chosen>) -> Vec<Receiver<'r>> {
+        if let Some(chosen) = chosen.filter(|chosen| chosen.generation == self.generation) {
+            return chosen.places.iter().filter_map(|places| self.receiver(*places)).collect();
+        }
+        self.choosing(message, |facts| {
+            (0..self.endpoints.len()).filter_map(|place| self.choose(place, facts)).collect()
+        })
+    }
+
     /// The receiver at this place, if a route leads this message there.
-    fn receiver<'r>(
-        &'r self,
-        (endpoint, sink): &'r (Arc<Endpoint>, usize),
-        facts: &MessageFacts<'_>,
-    ) -> Option<Receiver<'r>> {
-        let choice = self.candidates.sinks.get(*sink)?.choose(facts)?;
-        Some(Receiver { endpoint, target: &choice.target })
+    fn choose<'r>(&'r self, place: usize, facts: &MessageFacts<'_>) -> Option<Receiver<'r>> {
+        let (_, sink) = self.endpoints.get(place)?;
+        self.receiver((place, self.candidates.sinks.get(*sink)?.place(facts)?))
+    }
+
+    fn receiver(&self, places: (usize, usize)) -> Option<Receiver<'_>> {
+        let (endpoint, sink) = self.endpoints.get(places.0)?;
+        let target = &self.candidates.sinks.get(*sink)?.choices.get(places.1)?.target;
+        Some(Receiver { endpoint, target, places })
+    }
+
+    /// Facts of a message, for as long as receivers are chosen by them.
+    fn choosing<T>(&self, message: &Message, choose: impl FnOnce(&MessageFacts<'_>) -> T) -> T {
+        let facts = self.candidates.facts(message, &self.origin);
+        let result = choose(&facts);
+        #[cfg(test)]
+        BODIES_READ.with(|count| count.set(count.get() + usize::from(facts.body_was_read())));
+        result
+    }
+
+    /// Notes what was chosen, unless it was noted before.
+    fn note(&self, receivers: &[Receiver<'_>], chosen: &mut Option<Chosen>) {
+        if chosen.as_ref().is_none_or(|chosen| chosen.generation != self.generation) {
+            let places = receivers.iter().map(|receiver| receiver.places).collect();
+            *chosen = Some(Chosen { generation: self.generation, places });
+        }
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How often conditions have read a body in this thread.
+    pub(crate) static BODIES_READ: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 impl Router {
-    /// Accepts a message for all its receivers, or for none, if that needs no waiting. `sequence` is advanced only on success.
+    /// Accepts a message for all its receivers, or for none, if that needs no waiting. `sequence` is advanced only on success; otherwise
+    /// `chosen` tells [`Router::accept`] what need not be found again.
     pub(crate) fn accept_now(
         &self,
         resolved: &Resolved,
         message: &Arc<Message>,
         sequence: &Arc<AtomicU64>,
+        chosen: &mut Option<Chosen>,
     ) -> Result<u64, Refusal> {
         if resolved.is_durable {
-            return match self.take(resolved, message, sequence, false)? {
+            return match self.take(resolved, message, sequence, false, chosen)? {
                 Taken::Now(number) => Ok(number),
                 Taken::Storing(..) | Taken::Not(..) => Err(Refusal::ToBeStored),
             };
         }
-        let facts = resolved.candidates.facts(message, &resolved.origin);
         // Most sources have one receiver: no list is made for it.
-        if let [only] = &*resolved.endpoints {
-            return match resolved.receiver(only, &facts) {
-                Some(receiver) => self.accept_one(resolved, receiver, message, sequence),
+        if resolved.endpoints.len() == 1 {
+            return match resolved.choosing(message, |facts| resolved.choose(0, facts)) {
+                Some(receiver) => self
+                    .accept_one(resolved, receiver, message, sequence)
+                    .inspect_err(|_| resolved.note(&[receiver], chosen)),
                 None => Ok(accept_nowhere(resolved, message, sequence)),
             };
         }
-        let receivers = resolved.endpoints.iter().filter_map(|endpoint| resolved.receiver(endpoint, &facts));
-        match &*receivers.collect::<Vec<_>>() {
+        let receivers = resolved.receivers(message, None);
+        let number = match &*receivers {
             [] => Ok(accept_nowhere(resolved, message, sequence)),
             [only] => self.accept_one(resolved, *only, message, sequence),
             many => self.accept_many(resolved, many, message, sequence),
-        }
+        };
+        number.inspect_err(|_| resolved.note(&receivers, chosen))
     }
 
     /// The same, through the log where a receiver has its messages there. Whatever becomes of the answer, the message is stored for all
-    /// its receivers or for none.
+    /// its receivers or for none. `chosen` is of an earlier try, and for the next one.
     pub(crate) fn accept(
         &self,
         resolved: &Resolved,
         message: &Arc<Message>,
         sequence: &Arc<AtomicU64>,
+        chosen: &mut Option<Chosen>,
     ) -> Result<Taken, Refusal> {
-        self.take(resolved, message, sequence, true)
+        self.take(resolved, message, sequence, true, chosen)
     }
 
     /// Without `may_wait` only if it is done when this returns.
@@ -111,10 +162,24 @@ impl Router {
         message: &Arc<Message>,
         sequence: &Arc<AtomicU64>,
         may_wait: bool,
+        chosen: &mut Option<Chosen>,
     ) -> Result<Taken, Refusal> {
-        let facts = resolved.candidates.facts(message, &resolved.origin);
-        let receivers = resolved.endpoints.iter().filter_map(|endpoint| resolved.receiver(endpoint, &facts));
-        let receivers: Vec<_> = receivers.collect();
+        let receivers = resolved.receivers(message, chosen.as_ref());
+        let taken = self.hand_over(resolved, &receivers, message, sequence, may_wait);
+        if !matches!(taken, Ok(Taken::Now(_))) {
+            resolved.note(&receivers, chosen);
+        }
+        taken
+    }
+
+    fn hand_over(
+        &self,
+        resolved: &Resolved,
+        receivers: &[Receiver<'_>],
+        message: &Arc<Message>,
+        sequence: &Arc<AtomicU64>,
+        may_wait: bool,
+    ) -> Result<Taken, Refusal> {
         if receivers.is_empty() {
             return Ok(Taken::Now(accept_nowhere(resolved, message, sequence)));
         }
@@ -127,11 +192,11 @@ impl Router {
         if idle.is_none() && !may_wait {
             return Err(Refusal::ToBeStored);
         }
-        let (mut locked, made_room) = self.lock_all(&receivers, size)?;
+        let (mut locked, made_room) = self.lock_all(receivers, size)?;
         let stored: Vec<bool> = locked.iter().map(|inner| Endpoint::stores(inner)).collect();
         if !stored.contains(&true) {
             drop(locked);
-            return self.accept_many(resolved, &receivers, message, sequence).map(Taken::Now);
+            return self.accept_many(resolved, receivers, message, sequence).map(Taken::Now);
         }
         let patience = receivers.iter().map(|receiver| receiver.target.send_timeout).min().unwrap_or_default();
         // What was given up for it goes to the disk with it: by the thread, which was told.
@@ -147,7 +212,7 @@ impl Router {
             receivers: receivers
                 .iter()
                 .zip(stored)
-                .map(|(Receiver { endpoint, target }, stored)| storage::Receiver {
+                .map(|(Receiver { endpoint, target, .. }, stored)| storage::Receiver {
                     endpoint: (*endpoint).clone(),
                     priority: target.priority,
                     deadline: target.time_to_live.map(|ttl| now.after(ttl)),
@@ -294,9 +359,10 @@ impl Router {
     /// Accepts a message from a source that is not a module here, without waiting for room.
     pub(crate) async fn publish(&self, source: &str, message: &Arc<Message>) -> Result<(), SendError> {
         Self::check_size(message)?;
+        let mut chosen = None;
         loop {
             let resolved = self.resolve_foreign(source);
-            let stored = match self.accept(&resolved, message, &self.foreign_sequence) {
+            let stored = match self.accept(&resolved, message, &self.foreign_sequence, &mut chosen) {
                 Ok(Taken::Now(number)) => Ok(number),
                 Ok(Taken::Storing(answer, _)) => stored(answer).await,
                 Ok(Taken::Not(why, _)) => Err(why),

@@ -1,14 +1,11 @@
 //! A sender that waits: for room at a receiver, or for the log, as long as its routes say.
 
-use std::{
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use marram_core::{message::Message, ports::SendError, route::Origin};
 use tokio::time::Instant;
 
-use super::{Refusal, Router, Taken, stored};
+use super::{Chosen, Refusal, Router, Taken, stored};
 use crate::{
     counts::SourceCounts,
     endpoint::Endpoint,
@@ -30,7 +27,7 @@ pub(crate) enum Attempt {
 /// # Errors
 /// Nothing was stored.
 pub(crate) async fn patiently(
-    offer: impl Fn() -> Result<Taken, Attempt>,
+    mut offer: impl FnMut() -> Result<Taken, Attempt>,
     counts: impl Fn() -> Arc<SourceCounts>,
 ) -> Result<u64, SendError> {
     let mut deadline = None;
@@ -107,7 +104,8 @@ impl Router {
         message: &Arc<Message>,
     ) -> Result<u64, SendError> {
         Self::check_size(message)?;
-        let offer = || self.offer(source, origin, message, &self.foreign_sequence);
+        let mut chosen = None;
+        let offer = || self.offer(source, origin, message, &mut chosen);
         patiently(offer, || self.sources().of(&source.into(), origin)).await
     }
 
@@ -116,10 +114,10 @@ impl Router {
         source: &str,
         origin: &Origin,
         message: &Arc<Message>,
-        sequence: &Arc<AtomicU64>,
+        chosen: &mut Option<Chosen>,
     ) -> Result<Taken, Attempt> {
         loop {
-            match self.accept(&self.resolve(source, origin.clone()), message, sequence) {
+            match self.accept(&self.resolve(source, origin.clone()), message, &self.foreign_sequence, chosen) {
                 Ok(taken) => return Ok(taken),
                 Err(Refusal::Stale | Refusal::ToBeStored) => {}
                 Err(Refusal::Full(endpoint, patience)) => return Err(Attempt::Full(endpoint, patience)),

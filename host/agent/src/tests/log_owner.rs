@@ -72,7 +72,7 @@ async fn what_is_handed_over_beside_the_stop_is_stored_or_refused_and_takes_no_r
                 std::thread::spawn(move || {
                     let resolved = agent.router().resolve("/messages", Origin::default());
                     loop {
-                        match agent.router().accept(&resolved, &message("x"), &sequence) {
+                        match agent.router().accept(&resolved, &message("x"), &sequence, &mut None) {
                             Ok(Taken::Storing(..) | Taken::Now(_)) => accepted.fetch_add(1, SeqCst),
                             Ok(Taken::Not(why, _)) => panic!("{why:?}"),
                             Err(Refusal::Stopped) => break,
@@ -211,7 +211,8 @@ async fn senders_do_not_wait_until_a_backlog_that_has_expired_is_read_through() 
     // The log's owner begins to read what is behind the window, and a sender comes.
     gate.reached().await;
     let resolved = agent.router().resolve("/messages/other", Origin::default());
-    let Ok(Taken::Storing(answer, _)) = agent.router().accept(&resolved, &message("x"), &Arc::default()) else {
+    let Ok(Taken::Storing(answer, _)) = agent.router().accept(&resolved, &message("x"), &Arc::default(), &mut None)
+    else {
         panic!("it goes through the log")
     };
     gate.open();

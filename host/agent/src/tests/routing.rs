@@ -1,11 +1,14 @@
 use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
     sync::{Arc, atomic::AtomicU64},
+    task::Poll,
     time::Duration,
 };
 
 use marram_core::{
     deployment::{DEFAULT_PRIORITY, Deployment, Durability, RouteOptions, RouteSpec},
-    message::MAX_MESSAGE_BYTES,
+    message::{MAX_MESSAGE_BYTES, Message},
     name::ModuleName,
     ports::{ModuleHost, ModuleInfo, SendError, Sent},
     route::Route,
@@ -19,7 +22,7 @@ use crate::{
     link::{LinkParts, ModuleLink},
     logs::LogBuffer,
     methods::Methods,
-    router::Router,
+    router::{BODIES_READ, Router},
     storage::Storage,
     twins::Twins,
 };
@@ -88,6 +91,19 @@ fn len(router: &Router, module: &str) -> usize {
     router.inputs_of(module)[0].stats().len
 }
 
+/// Settles one message of `a`.
+fn make_room(router: &Router) {
+    let endpoint = &router.inputs_of("a")[0];
+    let mut batch = endpoint.take(Clock::start().uptime(), 1);
+    batch.settle_first(1);
+    endpoint.finish(batch, Clock::start().uptime());
+}
+
+/// Goes on with a future once.
+async fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    poll_fn(|context| Poll::Ready(Pin::new(&mut *future).poll(context))).await
+}
+
 #[tokio::test]
 async fn a_message_without_a_route_is_accepted_counted_and_numbered() {
     let router = router(&[]).await;
@@ -108,10 +124,7 @@ async fn a_message_goes_to_all_its_receivers_or_to_none() {
     }
     assert_eq!((len(&router, "a"), len(&router, "b")), (accepted as usize, accepted as usize));
     // Make room in `a` only: `b` still refuses, so `a` must not get it either.
-    let endpoint = &router.inputs_of("a")[0];
-    let mut batch = endpoint.take(Clock::start().uptime(), 1);
-    batch.settle_first(1);
-    endpoint.finish(batch, Clock::start().uptime());
+    make_room(&router);
     assert_eq!(link.try_send("o", &big), Sent::Refused(SendError::Full));
     assert_eq!((len(&router, "a"), len(&router, "b")), (accepted as usize - 1, accepted as usize));
     // The refused one took no number.
@@ -151,6 +164,74 @@ async fn conditions_choose_the_receivers_of_each_message() {
     assert_eq!(router.sources().no_route(), 2);
 }
 
+/// How often conditions read a body until a message is accepted.
+async fn readings(link: &ModuleLink, message: &Arc<Message>) -> usize {
+    let before = BODIES_READ.get();
+    match link.try_send("o", message) {
+        Sent::Accepted(_) => {}
+        Sent::Wait => drop(link.send("o".into(), message.clone()).await.unwrap()),
+        Sent::Refused(error) => panic!("{error}"),
+    }
+    BODIES_READ.get() - before
+}
+
+/// Two routes with conditions on the body.
+const BY_BODY: [(&str, Duration); 2] = [
+    ("FROM /* WHERE $body.a = 1 INTO BrokeredEndpoint('/modules/a/inputs/i')", Duration::from_secs(30)),
+    ("FROM /* WHERE $body.a = 2 INTO BrokeredEndpoint('/modules/b/inputs/i')", Duration::from_secs(30)),
+];
+
+/// A message for the first of them.
+fn json(bytes: usize) -> Arc<Message> {
+    let mut message = Message::new(format!(r#"{{"a":1,"long":"{}"}}"#, "x".repeat(bytes)).into());
+    message.system_mut().content_type = Some("application/json".into());
+    message.system_mut().content_encoding = Some("utf-8".into());
+    Arc::new(message)
+}
+
+#[tokio::test]
+async fn a_body_is_read_once_wherever_its_message_is_stored() {
+    for durability in [Durability::Memory, Durability::Crash, Durability::Power] {
+        for count in [1, 2] {
+            let messages = Messages::default();
+            let router = router_in(&messages);
+            let mut routes = deployment(&BY_BODY[..count]).routes.clone();
+            routes.iter_mut().for_each(|route| route.options.durability = durability);
+            router.apply(Arc::new(Deployment { routes, ..Deployment::default() })).await;
+            let link = link(&router).await;
+            let json = json(10);
+            // The first one finds a log that has no file yet, later ones of `crash` one that is idle.
+            for n in 1..=5 {
+                assert_eq!(readings(&link, &json).await, 1, "{durability:?}, {count} routes, message {n}");
+            }
+            assert_eq!(len(&router, "a"), 5);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_is_read_once_by_a_sender_that_waits_for_room_but_anew_for_other_routes() {
+    for count in [1, 2] {
+        let router = router(&BY_BODY[..count]).await;
+        let link = link(&router).await;
+        let json = json(MAX_MESSAGE_BYTES / 2);
+        while matches!(link.try_send("o", &json), Sent::Accepted(_)) {}
+        let before = BODIES_READ.get(); // by the one that waits, too
+        let mut waiting = pin!(link.send("o".into(), json.clone()));
+        assert!(poll(&mut waiting).await.is_pending());
+        make_room(&router);
+        waiting.await.unwrap();
+        assert_eq!(BODIES_READ.get(), before, "{count} routes");
+
+        let mut waiting = pin!(link.send("o".into(), json.clone()));
+        assert!(poll(&mut waiting).await.is_pending());
+        router.apply(deployment(&[BY_BODY[1]])).await;
+        waiting.await.unwrap();
+        assert_eq!(BODIES_READ.get(), before + 2, "{count} routes");
+        assert_eq!(len(&router, "b"), 0, "and goes where these lead");
+    }
+}
+
 #[tokio::test]
 async fn queues_are_bounded_by_bytes() {
     let router = router(&[(TO_A, AT_ONCE)]).await;
@@ -168,10 +249,7 @@ async fn a_sender_waits_for_room_and_gets_it() {
     while matches!(link.try_send("o", &big), Sent::Accepted(_)) {}
     let waiting = tokio::spawn(link.send("o".into(), big.clone()));
     tokio::task::yield_now().await;
-    let endpoint = &router.inputs_of("a")[0];
-    let mut batch = endpoint.take(Clock::start().uptime(), 1);
-    batch.settle_first(1);
-    endpoint.finish(batch, Clock::start().uptime());
+    make_room(&router);
     let result = tokio::time::timeout(super::worlds::DEADLINE, waiting).await.unwrap().unwrap();
     assert!(result.is_ok(), "{result:?}");
 }

@@ -150,7 +150,13 @@ impl Candidate {
     /// The route that decides for this message, if any takes it.
     #[must_use]
     pub fn choose(&self, facts: &MessageFacts<'_>) -> Option<&Choice> {
-        self.choices.iter().find(|choice| choice.takes(facts))
+        self.place(facts).map(|place| &self.choices[place])
+    }
+
+    /// Its place among the choices.
+    #[must_use]
+    pub fn place(&self, facts: &MessageFacts<'_>) -> Option<usize> {
+        self.choices.iter().position(|choice| choice.takes(facts))
     }
 }
 
