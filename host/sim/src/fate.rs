@@ -18,8 +18,11 @@ pub(crate) struct Fate {
     pub(crate) start: u64,
     /// The start ends so.
     pub(crate) start_exit: Option<i32>,
-    /// The instance ends after so many milliseconds with this code; none = it runs on.
+    /// The instance ends after so many milliseconds with this code; none = it runs on. One that handles methods ends amid the first
+    /// call after that.
     pub(crate) life: Option<(u64, i32)>,
+    /// It handles methods, each of which takes so many milliseconds; none = it is a program.
+    pub(crate) answers: Option<u64>,
 }
 
 /// Where fates come from.
@@ -36,7 +39,13 @@ impl Fates {
     pub(crate) fn of(&self, image: &str, module: &str, attempt: u64) -> Fate {
         match self {
             Self::Told(fates) => fates.get(image).copied().unwrap_or(Fate { missing: true, ..Fate::default() }),
-            Self::Chance(seed) => by_chance(&mut Dice::new(*seed, &format!("{image} {module} {attempt}"))),
+            Self::Chance(seed) => {
+                let fate = by_chance(&mut Dice::new(*seed, &format!("{image} {module} {attempt}")));
+                // Of the image: what an instance is does not change from one to the next.
+                let mut of_image = Dice::new(*seed, &format!("{image} answers"));
+                let answers = (of_image.below(2) == 0).then(|| of_image.below(9_000));
+                Fate { answers, ..fate }
+            }
         }
     }
 }
@@ -56,6 +65,7 @@ fn by_chance(dice: &mut Dice) -> Fate {
         start: dice.below(1_500),
         start_exit: (dice.below(8) == 0).then_some(134),
         life,
+        answers: None,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use marram_agent::{Agent, ApplyError, Config, ModuleError, ModuleStatus, TwinError};
+use marram_core::ports::DirectMethods;
 use marram_store::log;
 use tokio::runtime::Runtime;
 
@@ -11,7 +12,7 @@ use crate::{
     invariants::{Deployment, Wanted},
     op::{Op, manifest},
     time::{self, TIME, clocks, now, pass},
-    world::World,
+    world::{World, request},
 };
 
 /// How long modules may take to stop.
@@ -59,6 +60,7 @@ impl Host {
             Op::Apply(deployment) => self.apply(deployment),
             Op::ApplyBad => self.apply_bad(),
             Op::Restart(module) => self.restart(module),
+            Op::Call(module, connect, response) => self.call(module, *connect, *response),
             Op::Twin(module, value) => self.set_twin(module, *value),
             Op::Full(full) => {
                 let mut inner = self.world.lock();
@@ -87,6 +89,7 @@ impl Host {
         self.happens(Duration::ZERO, &Op::Calm);
         self.happens(LONG, &Op::Pass);
         self.invariant_all_is_as_it_is_desired();
+        self.world.lock().calls.all_have_ended();
     }
 
     /// The trace, and the names of the invariants that did not hold.
@@ -94,7 +97,7 @@ impl Host {
         let trace = self.world.lock().trace();
         self.die();
         let inner = self.world.lock();
-        (trace, self.broken.iter().chain(&inner.watch.broken).cloned().collect())
+        (trace, self.broken.iter().chain(&inner.watch.broken).chain(&inner.calls.broken).cloned().collect())
     }
 
     fn note(&self, line: impl Into<String>) {
@@ -176,6 +179,7 @@ impl Host {
         let mut inner = self.world.lock();
         inner.watch.ending = true;
         inner.dead = true;
+        inner.calls.forget();
         drop(inner);
         self.block(async |agent| agent.shut_down(Duration::ZERO).await);
         self.life = None;
@@ -192,6 +196,7 @@ impl Host {
         match result {
             Ok(applied) => {
                 inner.watch.deployments.remove(0);
+                inner.watch.is_in_force();
                 if applied.changed {
                     inner.watch.forget_failures();
                 }
@@ -219,6 +224,20 @@ impl Host {
         if self.block(async |agent| agent.restart(module).await).is_err() {
             self.world.lock().watch.restarts.retain(|other| other != module);
         }
+    }
+
+    /// In a task of its own: other things happen while it waits.
+    fn call(&mut self, module: &str, connect: u64, response: u64) {
+        let number = self.world.lock().calls.made(None, module, connect, response);
+        self.note(format!("> call {number} {module}"));
+        let (world, module) = (self.world.clone(), module.to_owned());
+        self.block(async |agent| {
+            let agent = agent.clone();
+            tokio::spawn(async move {
+                let answer = agent.invoke(&module, request(number, connect, response)).await;
+                world.lock().answered(number, &module, &answer);
+            });
+        });
     }
 
     fn set_twin(&mut self, module: &str, value: u64) {

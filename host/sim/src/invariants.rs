@@ -43,6 +43,8 @@ struct Alive {
     number: u64,
     /// Since when.
     in_charge: Option<u64>,
+    /// It was not desired at some time, or its update was up: it ends after its call, whatever is desired then.
+    asked_to_end: bool,
 }
 
 /// Of one image of a module, under one deployment, in one life of the host.
@@ -76,8 +78,18 @@ impl Watch {
     }
 
     pub(crate) fn is_up(&mut self, module: &str, number: u64) {
-        self.instances.entry(module.into()).or_default().push(Alive { number, in_charge: None });
+        let instances = self.instances.entry(module.into()).or_default();
+        instances.iter_mut().for_each(|alive| alive.asked_to_end |= alive.in_charge.is_some());
+        instances.push(Alive { number, in_charge: None, asked_to_end: false });
         self.invariant_an_update_has_one_instance_beside_the_old_one(module);
+    }
+
+    /// The first deployment is in force, and no other.
+    pub(crate) fn is_in_force(&mut self) {
+        let Some(deployment) = self.deployments.first() else { return };
+        let unwanted = |name: &str| deployment.get(name).is_none_or(|wanted| !wanted.runs);
+        let ending = self.instances.iter_mut().filter(|(name, _)| unwanted(name));
+        ending.flat_map(|(_, instances)| instances).for_each(|alive| alive.asked_to_end = true);
     }
 
     pub(crate) fn is_gone(&mut self, module: &str, number: u64) {
@@ -97,14 +109,21 @@ impl Watch {
 
     /// By itself.
     pub(crate) fn exited(&mut self, module: &str, image: &str, number: u64) {
+        let asked_to_end = self.is_asked_to_end(module, number);
         let ran = now() - self.leaves(module, number).unwrap_or_else(now);
-        self.fails(module, image, true, ran);
+        // Amid its last call: the next instance comes as if it had ended well.
+        if !asked_to_end && self.restarts.iter().all(|other| other != module) {
+            self.fails(module, image, true, ran);
+        }
     }
 
     /// By the host.
     pub(crate) fn was_ended(&mut self, module: &str, number: u64) {
+        let asked_to_end = self.is_asked_to_end(module, number);
         self.leaves(module, number);
-        self.invariant_what_works_is_ended_for_a_reason(module, number);
+        if !asked_to_end {
+            self.invariant_what_works_is_ended_for_a_reason(module, number);
+        }
     }
 
     /// The instances that do their module's work.
@@ -115,6 +134,11 @@ impl Watch {
             .map(|(name, instances)| (name.clone(), count(instances)))
             .filter(|(_, n)| *n > 0)
             .collect()
+    }
+
+    fn is_asked_to_end(&self, module: &str, number: u64) -> bool {
+        let alive = self.instances.get(module).into_iter().flatten().find(|alive| alive.number == number);
+        alive.is_some_and(|alive| alive.asked_to_end)
     }
 
     fn leaves(&mut self, module: &str, number: u64) -> Option<u64> {

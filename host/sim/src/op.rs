@@ -15,6 +15,8 @@ pub(crate) enum Op {
     ApplyBad,
     /// An operator restarts a module.
     Restart(String),
+    /// An operator calls a method of a module, with these milliseconds for the module to run and for the answer.
+    Call(String, u64, u64),
     /// An operator sets the desired property `k` of a module.
     Twin(String, u64),
     /// The disk is full, or has room again.
@@ -42,6 +44,18 @@ impl Op {
             ["apply", "bad"] => Self::ApplyBad,
             ["apply", modules @ ..] => Self::Apply(modules.iter().map(|text| module(text)).collect::<Result<_, _>>()?),
             ["restart", module] => Self::Restart((*module).into()),
+            ["call", module, timeouts @ ..] => {
+                let (mut connect, mut response) = (0, 30_000);
+                for timeout in timeouts {
+                    let millis = |text| duration(text).map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+                    match timeout.split_once('=') {
+                        Some(("connect", time)) => connect = millis(time)?,
+                        Some(("response", time)) => response = millis(time)?,
+                        _ => return Err(bad(text)),
+                    }
+                }
+                Self::Call((*module).into(), connect, response)
+            }
             ["twin", module, value] => Self::Twin((*module).into(), value.parse().map_err(|_| bad(text))?),
             ["full"] => Self::Full(true),
             ["room"] => Self::Full(false),

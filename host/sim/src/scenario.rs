@@ -21,8 +21,8 @@ const LINE: &str = "----\n";
 /// ----
 /// ```
 ///
-/// Images are `missing` or `refused`, or have `start=…`, `crashes=…` (code 1) or `done=…` (code 0) after a time; times of events
-/// count from the beginning.
+/// Images are `missing` or `refused`, or have `start=…`, `crashes=…` (code 1) or `done=…` (code 0) after a time; with `answers=…` they
+/// handle methods that take so long, and crash amid one. Times of events count from the beginning.
 ///
 /// # Errors
 /// A line that cannot be read, or the names of the invariants that did not hold.
@@ -65,6 +65,7 @@ fn read_fate(text: &str) -> Result<Fate, String> {
             Some(("load", time)) => fate.load = millis(time)?,
             Some(("start", time)) => fate.start = millis(time)?,
             Some(("crashes", time)) => fate.life = Some((millis(time)?, 1)),
+            Some(("answers", time)) => fate.answers = Some(millis(time)?),
             Some(("done", time)) => fate.life = Some((millis(time)?, 0)),
             _ => return Err(format!("what does `{word}` mean?")),
         }

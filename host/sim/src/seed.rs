@@ -28,7 +28,7 @@ pub fn attack(seed: u64) -> Result<String, String> {
 }
 
 fn op(dice: &mut Dice) -> Op {
-    match dice.below(16) {
+    match dice.below(20) {
         0..6 => Op::Apply(deployment(dice)),
         6 => Op::ApplyBad,
         7..9 => Op::Restart(name(dice.below(3))),
@@ -37,8 +37,13 @@ fn op(dice: &mut Dice) -> Op {
         12 => Op::Full(false),
         13 => Op::Kill,
         14 => Op::Stop,
+        15..19 => Op::Call(name(dice.below(3)), [0, 0, 4_000, 60_000][index(dice, 4)], 5_000 + dice.below(20_000)),
         _ => Op::Clock(i64::try_from(dice.below(40_000_000)).unwrap_or(0) - 20_000_000),
     }
+}
+
+fn index(dice: &mut Dice, end: u64) -> usize {
+    usize::try_from(dice.below(end)).unwrap_or(0)
 }
 
 fn name(number: u64) -> String {

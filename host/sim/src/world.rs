@@ -9,6 +9,7 @@ use std::{
 
 use marram_core::{
     deployment::ModuleSpec,
+    methods::{InvokeError, MethodRequest, MethodResponse, Timeouts},
     name::ModuleName,
     ports::{
         Artifact, BoxFuture, Component, DocumentError, Documents, Engine, Exit, Exports, FetchError, FetchRequest,
@@ -19,6 +20,7 @@ use marram_core::{
 };
 
 use crate::{
+    calls::Calls,
     fate::{Fate, Fates},
     invariants::Watch,
     time::{now, pass},
@@ -41,6 +43,7 @@ pub(crate) struct Inner {
     instances: u64,
     trace: Vec<(u64, String, String)>,
     pub(crate) watch: Watch,
+    pub(crate) calls: Calls,
 }
 
 impl World {
@@ -55,6 +58,7 @@ impl World {
             instances: 0,
             trace: Vec::new(),
             watch: Watch::default(),
+            calls: Calls::default(),
         })))
     }
 
@@ -64,6 +68,13 @@ impl World {
 }
 
 impl Inner {
+    fn begins(&mut self, module: &str, instance: u64, number: u64) {
+        if !self.dead {
+            self.note_of(module, format!("begin {number} {module}"));
+            self.calls.begins(module, instance, number);
+        }
+    }
+
     /// A line of the trace: what happens from outside.
     pub(crate) fn note(&mut self, line: impl Into<String>) {
         self.note_of("", line);
@@ -73,6 +84,14 @@ impl Inner {
     fn note_of(&mut self, subject: &str, line: impl Into<String>) {
         if !self.dead {
             self.trace.push((now(), subject.into(), line.into()));
+        }
+    }
+
+    /// A caller hears.
+    pub(crate) fn answered(&mut self, number: u64, module: &str, answer: &Result<MethodResponse, InvokeError>) {
+        if !self.dead {
+            let word = self.calls.ended(number, answer);
+            self.note_of(module, format!("call {number} {module}: {word}"));
         }
     }
 
@@ -92,6 +111,13 @@ impl Inner {
         }
         fate
     }
+}
+
+/// A call that says its number.
+pub(crate) fn request(number: u64, connect: u64, response: u64) -> MethodRequest {
+    let millis = |millis| Some(Duration::from_millis(millis));
+    let timeouts = Timeouts { response: millis(response), connect: millis(connect) };
+    MethodRequest::new("m", &number.to_string(), timeouts).unwrap_or_else(|bad| panic!("{bad}"))
 }
 
 impl Images for World {
@@ -128,28 +154,34 @@ impl Engine for World {
                 self.lock().note_of(&image, format!("refused {image}"));
                 return Err(LoadError(format!("{image} does not fit")));
             }
-            let component: Arc<dyn Component> = Arc::new(Program { world: self.clone(), image });
-            Ok(component)
+            let component = Made { world: self.clone(), image, handles: fate.answers.is_some() };
+            Ok(Arc::new(component) as Arc<dyn Component>)
         })
     }
 }
 
-/// A component: a program.
-struct Program {
+/// A component: a program, or one that handles methods.
+struct Made {
     world: World,
     image: String,
+    handles: bool,
 }
 
-impl Component for Program {
+impl Component for Made {
     fn exports(&self) -> Exports {
-        Exports { run: true, ..Exports::default() }
+        // A handler hears of its twin when it takes charge.
+        Exports { run: !self.handles, method: self.handles, twin: self.handles, ..Exports::default() }
     }
 
     fn imports_inbox(&self) -> bool {
         false
     }
 
-    fn instantiate(&self, spec: &ModuleSpec, _: Arc<dyn ModuleHost>) -> BoxFuture<'_, Result<Box<dyn Instance>, Exit>> {
+    fn instantiate(
+        &self,
+        spec: &ModuleSpec,
+        host: Arc<dyn ModuleHost>,
+    ) -> BoxFuture<'_, Result<Box<dyn Instance>, Exit>> {
         let module = spec.name.to_string();
         Box::pin(async move {
             let fate = {
@@ -169,7 +201,10 @@ impl Component for Program {
             let number = inner.instances;
             inner.watch.is_up(&module, number);
             let (world, image) = (self.world.clone(), self.image.clone());
-            Ok(Box::new(Running { world, module, image, number, life: fate.life }) as Box<dyn Instance>)
+            let Fate { life, answers, .. } = fate;
+            let (answers, charge, since) = (answers.unwrap_or_default(), None, now());
+            Ok(Box::new(Running { world, module, image, number, life, answers, host, charge, since })
+                as Box<dyn Instance>)
         })
     }
 }
@@ -181,10 +216,18 @@ struct Running {
     image: String,
     number: u64,
     life: Option<(u64, i32)>,
+    /// Milliseconds that a method takes.
+    answers: u64,
+    host: Arc<dyn ModuleHost>,
+    /// Of one that handles methods, once it has it.
+    charge: Option<Charge>,
+    since: u64,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
+        self.charge = None;
+        self.world.lock().calls.is_gone(self.number);
         self.world.lock().watch.is_gone(&self.module, self.number);
     }
 }
@@ -217,11 +260,36 @@ impl Instance for Running {
     }
 
     fn desired_changed(&mut self, _: &str, _: u64) -> BoxFuture<'_, Result<TwinAnswer, Exit>> {
+        if self.charge.is_none() {
+            self.charge = Some(Charge::take(self));
+        }
         Box::pin(async { Ok(Ok(None)) })
     }
 
-    fn invoke(&mut self, _: &str, _: &str) -> BoxFuture<'_, Result<(i32, String), Exit>> {
-        Box::pin(async { Ok((501, String::new())) })
+    /// Every third call is passed on to another module first.
+    fn invoke(&mut self, _: &str, payload: &str) -> BoxFuture<'_, Result<(i32, String), Exit>> {
+        let number: u64 = payload.parse().unwrap_or_else(|_| panic!("{payload}"));
+        Box::pin(async move {
+            let world = self.world.clone();
+            world.lock().begins(&self.module, self.number, number);
+            pass(Duration::from_millis(self.answers)).await;
+            if number.is_multiple_of(3) {
+                let next = ["a", "b", "c"][usize::try_from(number / 3).unwrap_or(0) % 3];
+                let passed = world.lock().calls.made(Some(self.number), next, 1_000, 5_000);
+                let answer = self.host.invoke(next.into(), request(passed, 1_000, 5_000)).await;
+                world.lock().answered(passed, next, &answer);
+            }
+            world.lock().calls.returns(self.number);
+            match self.life {
+                Some((life, code)) if code != 0 && now() >= self.since + life && !world.lock().calm => {
+                    if let Some(charge) = self.charge.take() {
+                        charge.end(code);
+                    }
+                    Err(Exit::new(code, "it ended"))
+                }
+                _ => Ok((200, String::new())),
+            }
+        })
     }
 
     fn memory_bytes(&self) -> u64 {
