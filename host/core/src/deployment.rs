@@ -21,6 +21,41 @@ pub struct Deployment {
     pub registry_credentials: Vec<RegistryCredential>,
     /// `storeAndForwardConfiguration.timeToLiveSecs`; none = never expires.
     pub time_to_live: Option<Duration>,
+    /// `marram` of `$edgeAgent`.
+    pub rollout: RolloutOptions,
+}
+
+/// When a deployment counts as good, and what happens if it is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RolloutOptions {
+    /// `rollback`: the last good deployment takes the place of this one if it is not good.
+    pub rollback: bool,
+    /// `probation`: how long a module has to be up without a failure to be healthy.
+    pub probation: Duration,
+    /// `healthTimeout`: how long a module may take to become healthy; none = the probation and [`HEALTH_ALLOWANCE`].
+    pub health_timeout: Option<Duration>,
+    /// `waitForNetwork`: time in which images are fetched, or cannot be reached, does not count.
+    pub wait_for_network: bool,
+}
+
+/// Default of `probation`. A minute: most of what is wrong with a new version shows in its first seconds.
+pub const DEFAULT_PROBATION: Duration = Duration::from_secs(60);
+/// Default of `healthTimeout`, beside the probation: four back-offs (10, 20, 40, 80 s) and the starts between, so that a module
+/// which waits for another one to come up is not given up for that.
+pub const HEALTH_ALLOWANCE: Duration = Duration::from_secs(240);
+
+impl Default for RolloutOptions {
+    fn default() -> Self {
+        Self { rollback: true, probation: DEFAULT_PROBATION, health_timeout: None, wait_for_network: true }
+    }
+}
+
+impl RolloutOptions {
+    /// How long a module may take to become healthy.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.health_timeout.unwrap_or_else(|| self.probation.saturating_add(HEALTH_ALLOWANCE))
+    }
 }
 
 /// One module as the manifest wants it. Two specs that are equal need no restart; [`ModuleSpec::settings_digest`] tells more.

@@ -20,6 +20,7 @@ pub mod planner;
 pub mod ports;
 pub mod queue;
 pub mod retry;
+pub mod rollout;
 pub mod route;
 pub mod shutdown;
 pub mod state;

@@ -9,6 +9,7 @@ mod findings;
 mod hub;
 mod json;
 mod locate;
+mod rollout;
 mod runtime;
 mod sandbox;
 mod settings;

@@ -7,10 +7,10 @@ use super::{
     fields::Field,
     findings::{At, Findings, shown},
     json::Node,
-    settings, values,
+    rollout, settings, values,
 };
 use crate::{
-    deployment::{DesiredStatus, ModuleSpec, PullPolicy, RegistryCredential, RestartPolicy},
+    deployment::{DesiredStatus, ModuleSpec, PullPolicy, RegistryCredential, RestartPolicy, RolloutOptions},
     name::ModuleName,
 };
 
@@ -21,6 +21,7 @@ pub(super) struct Agent {
     /// Every name under `modules`, those of faulty ones too, so that no second fault follows from a first.
     pub(super) names: BTreeSet<String>,
     pub(super) registry_credentials: Vec<RegistryCredential>,
+    pub(super) rollout: RolloutOptions,
 }
 
 const STATUS: [(&str, DesiredStatus); 2] = [("running", DesiredStatus::Running), ("stopped", DesiredStatus::Stopped)];
@@ -55,6 +56,9 @@ pub(super) fn read(desired: &Field<'_>, context: &Context<'_>, found: &mut Findi
     if let Some(modules) = fields.optional("modules", found) {
         read_modules(&modules, context, &mut agent, found);
         ceiling::check(&modules.at, &agent.modules, context.max_memory, found);
+    }
+    if let Some(marram) = fields.optional("marram", found) {
+        agent.rollout = rollout::read(&marram, found);
     }
     fields.warn_of_rest(found);
     agent

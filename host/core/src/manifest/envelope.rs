@@ -40,6 +40,7 @@ pub(super) fn read(document: &Node, context: &Context<'_>, found: &mut Findings)
         routes: hub.routes,
         registry_credentials: agent.registry_credentials,
         time_to_live: hub.time_to_live,
+        rollout: agent.rollout,
         ..Deployment::default()
     };
     for (name, section) in sections.modules {

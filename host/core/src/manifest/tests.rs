@@ -6,6 +6,7 @@ mod ceiling;
 mod defaults;
 mod faults;
 mod hostile;
+mod rollout;
 mod runtime;
 
 use serde_json::{Value, json};

@@ -95,7 +95,7 @@ pub(super) fn bytes(field: &Field<'_>, bounds: RangeInclusive<u64>, found: &mut 
 pub(super) fn size(bytes: u64) -> String {
     let unit = [(30, "GiB"), (20, "MiB"), (10, "KiB")]
         .into_iter()
-        .find(|(shift, _)| bytes >= 1 << shift && bytes % (1 << shift) == 0);
+        .find(|(shift, _)| bytes >= 1 << shift && bytes.is_multiple_of(1 << shift));
     match unit {
         Some((shift, name)) => format!("{}{name}", bytes >> shift),
         None => format!("{bytes} bytes"),

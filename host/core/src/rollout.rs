@@ -1,0 +1,192 @@
+//! Whether a deployment is good, and which one takes the place of one that is not. Reads no clock, stores nothing and puts
+//! nothing in force: [`Trial`] tells a [`Verdict`], [`History`] says what an earlier verdict means for now, and the agent does it.
+//!
+//! A deployment is good once all its modules are healthy at the same time: up, and without a failure for the probation. It is
+//! bad once one of them has not become healthy in time, or never can. Time in which a module waits for the network, or for
+//! modules that start before it, is not its own and does not count, unless the deployment says so.
+
+mod history;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+pub use self::history::{Accepted, Entry, History, MAX_ENTRIES, MAX_TEXT_BYTES, Outcome, Way, manifest_digest};
+use crate::{
+    deployment::{DesiredStatus, ModuleSpec, RolloutOptions},
+    name::ModuleName,
+    planner::{ModuleState, NextState, ObservedModule, needs_new_instance, restarts},
+    time::Uptime,
+};
+
+/// How a module stands, as far as its health goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing more is asked of it: it is desired stopped, or has ended well and is done.
+    Done,
+    /// It is being fetched or compiled, or waits for modules that start before it.
+    Waits,
+    /// What it needs cannot be reached now; it is tried again.
+    Unreachable,
+    /// It is being started, or stopped to be started again.
+    Starts,
+    /// The wanted version runs since then, or has ended well then and is started again.
+    Up {
+        /// Since when.
+        since: Uptime,
+    },
+    /// It ended badly, or cannot be had or started as it is; it is tried again.
+    Failing,
+    /// The same, and it is not tried again.
+    Failed,
+}
+
+/// How a module stands with the version that is wanted. `unreachable`: what failed last with it was the network.
+#[must_use]
+pub fn standing(spec: &ModuleSpec, module: Option<&ObservedModule>, unreachable: bool) -> Standing {
+    if spec.desired_status == DesiredStatus::Stopped {
+        return Standing::Done;
+    }
+    let Some(module) = module else { return Standing::Waits };
+    let failed_to_prepare = if unreachable { Standing::Unreachable } else { Standing::Failing };
+    if needs_new_instance(&module.spec, spec) {
+        return match module.next.as_ref().map(|next| &next.state) {
+            None | Some(NextState::Preparing | NextState::Ready) => Standing::Waits,
+            Some(NextState::Starting | NextState::Up { .. } | NextState::Stopping) => Standing::Starts,
+            Some(NextState::Failed { .. }) => failed_to_prepare,
+        };
+    }
+    match module.state {
+        ModuleState::Preparing | ModuleState::Prepared => Standing::Waits,
+        ModuleState::PrepareFailed { .. } => failed_to_prepare,
+        ModuleState::Starting | ModuleState::Stopping | ModuleState::Stopped => Standing::Starts,
+        ModuleState::Running { since } => Standing::Up { since },
+        ModuleState::Exited { code, at, .. } => match (code, restarts(spec, code, module.failures)) {
+            (0, true) => Standing::Up { since: at },
+            (0, false) if !crate::planner::is_given_up(spec, code, module.failures) => Standing::Done,
+            (_, true) => Standing::Failing,
+            (_, false) => Standing::Failed,
+        },
+    }
+}
+
+impl Standing {
+    /// It does not do what it should, now.
+    #[must_use]
+    pub fn is_unwell(self) -> bool {
+        matches!(self, Self::Unreachable | Self::Failing | Self::Failed)
+    }
+}
+
+/// What is thought of a deployment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing yet.
+    Open,
+    /// All its modules are healthy.
+    Good,
+    /// This module is not healthy.
+    Bad {
+        /// Which.
+        module: ModuleName,
+        /// True: it cannot become so by itself. False: it did not in time.
+        lasting: bool,
+    },
+}
+
+/// An answer of [`Trial::look`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// What is thought of it by now. A bad one that stays in force may become good.
+    pub verdict: Verdict,
+    /// When it is to be looked at again if nothing happens before; none = only an event changes anything.
+    pub wake_at: Option<Uptime>,
+}
+
+/// A deployment that is watched until it is known whether it is good.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trial {
+    options: RolloutOptions,
+    /// Modules that failed before, and that the deployment did not change: nothing is held against it.
+    exempt: BTreeSet<ModuleName>,
+    courses: BTreeMap<ModuleName, Course>,
+    looked: Option<Uptime>,
+}
+
+/// A module's way to health.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Course {
+    /// Up since then without a failure.
+    clean_since: Option<Uptime>,
+    /// How long it has kept the deployment waiting by itself.
+    spent: Duration,
+    /// It does.
+    spends: bool,
+}
+
+impl Trial {
+    /// A trial that begins with the first look.
+    #[must_use]
+    pub fn new(options: RolloutOptions, exempt: BTreeSet<ModuleName>) -> Self {
+        Self { options, exempt, courses: BTreeMap::new(), looked: None }
+    }
+
+    /// Looks at all modules. To be done after each event: what has been between two looks is not seen.
+    pub fn look<'a>(&mut self, standings: impl IntoIterator<Item = (&'a ModuleName, Standing)>, now: Uptime) -> Look {
+        let passed = self.looked.replace(now).map_or(Duration::ZERO, |looked| now.since(looked));
+        let mut look = Look { verdict: Verdict::Good, wake_at: None };
+        for (name, standing) in standings {
+            if self.exempt.contains(name) {
+                continue;
+            }
+            let course = self.courses.entry(name.clone()).or_default();
+            if course.spends {
+                course.spent = course.spent.saturating_add(passed);
+            }
+            if course.is_healthy(standing, &self.options, now) {
+                (course.spent, course.spends) = (Duration::ZERO, false);
+                continue;
+            }
+            course.spends = match standing {
+                Standing::Waits | Standing::Unreachable => !self.options.wait_for_network,
+                _ => true,
+            };
+            let left = self.options.timeout().saturating_sub(course.spent);
+            let lasting = standing == Standing::Failed;
+            if lasting || left.is_zero() {
+                if !matches!(look.verdict, Verdict::Bad { .. }) {
+                    look.verdict = Verdict::Bad { module: name.clone(), lasting };
+                }
+            } else if look.verdict == Verdict::Good {
+                look.verdict = Verdict::Open;
+            }
+            let healthy_at = match standing {
+                Standing::Up { .. } => course.clean_since.map(|since| since.after(self.options.probation)),
+                _ => None,
+            };
+            let late_at = (course.spends && !lasting && !left.is_zero()).then(|| now.after(left));
+            look.wake_at = [look.wake_at, healthy_at, late_at].into_iter().flatten().min();
+        }
+        look
+    }
+}
+
+impl Course {
+    fn is_healthy(&mut self, standing: Standing, options: &RolloutOptions, now: Uptime) -> bool {
+        match standing {
+            Standing::Done => true,
+            Standing::Up { since } => {
+                let since = *self.clean_since.get_or_insert(since);
+                now.since(since) >= options.probation
+            }
+            Standing::Failing | Standing::Failed => {
+                self.clean_since = None;
+                false
+            }
+            Standing::Waits | Standing::Unreachable | Standing::Starts => false,
+        }
+    }
+}

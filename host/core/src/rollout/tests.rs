@@ -1,0 +1,360 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    deployment::{PullPolicy, RestartPolicy, Sandbox},
+    planner::NextVersion,
+    time::UtcMillis,
+};
+
+const OPTIONS: RolloutOptions = RolloutOptions {
+    rollback: true,
+    probation: Duration::from_secs(60),
+    health_timeout: Some(Duration::from_secs(300)),
+    wait_for_network: true,
+};
+
+fn name(text: &str) -> ModuleName {
+    ModuleName::new(text).unwrap()
+}
+
+fn seconds(seconds: u64) -> Uptime {
+    Uptime(seconds * 1000)
+}
+
+/// What is thought of a module that stands so at these seconds.
+fn course(options: RolloutOptions, standings: &[(u64, Standing)]) -> Vec<Look> {
+    let mut trial = Trial::new(options, BTreeSet::new());
+    let (module, up) = (name("m"), |since: Uptime| Standing::Up { since });
+    let at = |at: u64, standing: Standing| match standing {
+        Standing::Up { since: Uptime(0) } => (seconds(at), up(seconds(at))),
+        other => (seconds(at), other),
+    };
+    standings
+        .iter()
+        .map(|(now, standing)| at(*now, *standing))
+        .map(|(now, it)| trial.look([(&module, it)], now))
+        .collect()
+}
+
+/// Up since the look.
+const UP: Standing = Standing::Up { since: Uptime(0) };
+
+const OPEN: Look = Look { verdict: Verdict::Open, wake_at: None };
+const GOOD: Look = Look { verdict: Verdict::Good, wake_at: None };
+
+fn wakes(at: u64) -> Look {
+    Look { verdict: Verdict::Open, wake_at: Some(seconds(at)) }
+}
+
+fn bad(module: &str, lasting: bool) -> Look {
+    Look { verdict: Verdict::Bad { module: name(module), lasting }, wake_at: None }
+}
+
+#[test]
+fn a_module_that_survives_its_probation_is_healthy() {
+    let up = Standing::Up { since: seconds(5) };
+    let verdicts = course(OPTIONS, &[(0, Standing::Waits), (1, Standing::Starts), (5, up), (64, up), (65, up)]);
+    assert_eq!(verdicts, [OPEN, wakes(301), wakes(65), wakes(65), GOOD]);
+}
+
+#[test]
+fn one_that_fails_begins_its_probation_anew_and_one_that_goes_on_failing_is_late() {
+    let failing = Standing::Failing;
+    let verdicts = course(OPTIONS, &[(0, UP), (59, failing), (69, UP), (70, UP), (128, UP), (129, UP)]);
+    assert_eq!(verdicts.last(), Some(&GOOD));
+    assert!(verdicts[..5].iter().all(|look| look.verdict == Verdict::Open), "{verdicts:?}");
+    let crashes =
+        [(0, UP), (20, failing), (30, UP), (50, failing), (90, UP), (110, failing), (299, failing), (300, failing)];
+    let verdicts = course(OPTIONS, &crashes);
+    assert_eq!(verdicts[6], wakes(300));
+    assert_eq!(verdicts[7], bad("m", false));
+}
+
+#[test]
+fn what_cannot_become_healthy_is_bad_at_once_and_what_is_done_is_healthy() {
+    let verdicts = course(OPTIONS, &[(0, Standing::Starts), (1, Standing::Failed)]);
+    assert_eq!(verdicts[1], bad("m", true));
+    assert_eq!(course(OPTIONS, &[(0, Standing::Done)]), [GOOD]);
+}
+
+#[test]
+fn a_device_without_network_waits_and_is_not_late_unless_the_deployment_says_so() {
+    let waits =
+        [(0, Standing::Waits), (10, Standing::Unreachable), (9_000, Standing::Unreachable), (9_001, UP), (9_061, UP)];
+    assert_eq!(course(OPTIONS, &waits)[1..3], [OPEN, OPEN]);
+    assert_eq!(course(OPTIONS, &waits)[4], GOOD);
+    let counts = course(RolloutOptions { wait_for_network: false, ..OPTIONS }, &waits);
+    assert_eq!(counts[1..3], [wakes(300), bad("m", false)]);
+}
+
+#[test]
+fn time_that_one_module_waits_for_another_counts_for_the_other() {
+    let mut trial = Trial::new(OPTIONS, BTreeSet::new());
+    let (a, b) = (name("a"), name("b"));
+    for at in [0, 100, 299] {
+        let verdict = trial.look([(&a, Standing::Failing), (&b, Standing::Waits)], seconds(at));
+        assert_eq!(verdict, wakes(300));
+    }
+    assert_eq!(trial.look([(&a, Standing::Failing), (&b, Standing::Waits)], seconds(300)), bad("a", false));
+    let up = Standing::Up { since: seconds(300) };
+    let look = trial.look([(&a, up), (&b, Standing::Done)], seconds(301));
+    assert_eq!(look, Look { wake_at: Some(seconds(360)), ..bad("a", false) }, "it is late until it is healthy");
+    assert_eq!(trial.look([(&a, up), (&b, Standing::Done)], seconds(360)), GOOD);
+}
+
+#[test]
+fn a_module_that_failed_before_and_was_not_changed_is_not_held_against_a_deployment() {
+    let (old, new) = (name("old"), name("new"));
+    let mut trial = Trial::new(OPTIONS, BTreeSet::from([old.clone()]));
+    let up = Standing::Up { since: seconds(0) };
+    assert_eq!(trial.look([(&old, Standing::Failing), (&new, up)], seconds(1)), wakes(60));
+    assert_eq!(trial.look([(&old, Standing::Failed), (&new, up)], seconds(60)), GOOD);
+}
+
+// ---- how a module stands ----
+
+fn spec(image: &str) -> ModuleSpec {
+    ModuleSpec {
+        name: name("m"),
+        version: String::new(),
+        image: image.into(),
+        desired_status: DesiredStatus::Running,
+        restart_policy: RestartPolicy::OnUnhealthy,
+        max_restarts: None,
+        pull_policy: PullPolicy::OnCreate,
+        startup_order: 0,
+        env: BTreeMap::new(),
+        sandbox: Sandbox::default(),
+    }
+}
+
+fn stands(wanted: &ModuleSpec, state: ModuleState) -> Standing {
+    standing(wanted, Some(&ObservedModule { spec: spec("a"), state, failures: 1, next: None }), false)
+}
+
+fn exited(code: i32) -> ModuleState {
+    ModuleState::Exited { code, at: Uptime(7), ran: Duration::ZERO }
+}
+
+#[test]
+fn how_an_exit_counts_is_a_matter_of_its_code_and_of_what_follows() {
+    let with = |restart_policy| ModuleSpec { restart_policy, ..spec("a") };
+    let (policy, up) = (spec("a"), Standing::Up { since: Uptime(7) });
+    assert_eq!(stands(&policy, exited(0)), Standing::Done);
+    assert_eq!(stands(&policy, exited(1)), Standing::Failing);
+    assert_eq!(stands(&with(RestartPolicy::Never), exited(0)), Standing::Done);
+    assert_eq!(stands(&with(RestartPolicy::Never), exited(1)), Standing::Failed);
+    assert_eq!(stands(&with(RestartPolicy::Always), exited(0)), up, "a job that is run again and again");
+    assert_eq!(stands(&with(RestartPolicy::Always), exited(1)), Standing::Failing);
+    let given_up = ModuleSpec { max_restarts: Some(0), ..with(RestartPolicy::Always) };
+    assert_eq!([0, 1].map(|code| stands(&given_up, exited(code))), [Standing::Failed; 2]);
+    let stopped = ModuleSpec { desired_status: DesiredStatus::Stopped, ..spec("a") };
+    assert_eq!(stands(&stopped, exited(1)), Standing::Done);
+    assert_eq!(standing(&stopped, None, false), Standing::Done);
+}
+
+#[test]
+fn the_old_version_of_an_update_says_nothing_of_the_new_one() {
+    let running = ModuleState::Running { since: Uptime(1) };
+    let updating = |state, unreachable| {
+        let next = Some(NextVersion { spec: spec("b"), state, failures: 1 });
+        let module = ObservedModule { spec: spec("a"), state: running.clone(), failures: 0, next };
+        standing(&spec("b"), Some(&module), unreachable)
+    };
+    assert_eq!(stands(&spec("a"), running.clone()), Standing::Up { since: Uptime(1) });
+    assert_eq!(stands(&spec("b"), running.clone()), Standing::Waits);
+    assert_eq!(updating(NextState::Preparing, false), Standing::Waits);
+    assert_eq!(updating(NextState::Up { since: Uptime(2) }, false), Standing::Starts);
+    let failed = NextState::Failed { at: Uptime(2) };
+    assert_eq!(updating(failed.clone(), false), Standing::Failing);
+    assert_eq!(updating(failed, true), Standing::Unreachable);
+}
+
+// ---- laws ----
+
+fn any_standing() -> impl Strategy<Value = Standing> {
+    prop_oneof![
+        Just(Standing::Done),
+        Just(Standing::Waits),
+        Just(Standing::Unreachable),
+        Just(Standing::Starts),
+        Just(UP),
+        Just(Standing::Failing),
+    ]
+}
+
+proptest! {
+    /// Whatever came before: once modules stand as they stand, and none waits, it is known in time.
+    #[test]
+    fn a_deployment_that_comes_to_rest_is_decided(
+        before in prop::collection::vec((0_u64..200, any_standing(), any_standing()), 0..20),
+        fails in any::<bool>(),
+    ) {
+        let (a, b) = (name("a"), name("b"));
+        let mut trial = Trial::new(OPTIONS, BTreeSet::new());
+        let mut now = 0;
+        let at = |standing, now: u64| if standing == UP { Standing::Up { since: seconds(now) } } else { standing };
+        for (pause, first, second) in before {
+            now += pause;
+            let _ = trial.look([(&a, at(first, now)), (&b, at(second, now))], seconds(now));
+        }
+        let last = if fails { Standing::Failing } else { Standing::Up { since: seconds(now) } };
+        let standings = [(&a, last), (&b, Standing::Done)];
+        let deadline = now + 300;
+        loop {
+            let look = trial.look(standings, seconds(now));
+            match (look.verdict, look.wake_at) {
+                (Verdict::Good, _) => break prop_assert!(!fails),
+                (Verdict::Bad { .. }, None) => break prop_assert!(fails),
+                // Late before it was up: it may stay in force, and become good.
+                (Verdict::Open | Verdict::Bad { .. }, Some(Uptime(next))) => {
+                    prop_assert!(next > now * 1000 && next <= deadline * 1000, "{next} after {now}");
+                    now = next / 1000;
+                }
+                (Verdict::Open, None) => break prop_assert!(false, "nothing waits, so time decides"),
+            }
+        }
+    }
+}
+
+/// One step of a device's life.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// Somebody applies this manifest.
+    Apply(u8),
+    /// The one in force turns out so.
+    Decide(bool),
+    /// An operator wants the last good one.
+    ByHand,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![(0_u8..6).prop_map(Step::Apply), any::<bool>().prop_map(Step::Decide), Just(Step::ByHand)]
+}
+
+/// What the agent does with a history, and what it has in force.
+#[derive(Default)]
+struct Device {
+    history: History,
+    version: u64,
+}
+
+impl Device {
+    fn accept(&mut self, way: Way, digest: String) {
+        self.version += 1;
+        let at = UtcMillis(self.version);
+        let accepted = Accepted { version: self.version, at, way, digest, bytes: 100, failing_before: BTreeSet::new() };
+        self.history.accept(accepted);
+    }
+
+    fn in_force(&self) -> &Entry {
+        self.history.entry(self.version).unwrap()
+    }
+
+    /// The version that has taken its place.
+    fn decide(&mut self, good: bool) -> Option<u64> {
+        let at = UtcMillis(self.version);
+        if good {
+            self.history.decide(self.version, Outcome::Good, None, at);
+            return None;
+        }
+        let instead = self.history.instead_of(self.version, &OPTIONS).next().cloned();
+        let Some(instead) = instead else {
+            self.history.decide(self.version, Outcome::Bad, Some("why".into()), at);
+            return None;
+        };
+        let (of, to) = (self.version, instead.accepted.version);
+        self.accept(Way::Rollback { of, to, because: "why".into() }, instead.accepted.digest);
+        Some(to)
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_rollback_leads_to_a_good_one_and_never_to_and_fro(steps in prop::collection::vec(any_step(), 1..120)) {
+        let mut device = Device::default();
+        device.accept(Way::Apply, "first".into());
+        let mut by_itself = false;
+        for step in steps {
+            let (before, known) = (device.in_force().clone(), device.history.clone());
+            match step {
+                Step::Apply(manifest) => {
+                    let digest = format!("m{manifest}");
+                    if before.accepted.digest != digest && device.history.rolled_back(&digest).is_none() {
+                        device.accept(Way::Apply, digest);
+                        by_itself = false;
+                    }
+                }
+                Step::Decide(good) => if let Some(to) = device.decide(good) {
+                    prop_assert!(!by_itself, "a rollback is not rolled back");
+                    by_itself = true;
+                    let [old, now] = [before.accepted.version, device.version].map(|v| device.history.entry(v).unwrap().clone());
+                    prop_assert_eq!(old.outcome, Outcome::RolledBack);
+                    prop_assert_ne!(&old.accepted.digest, &now.accepted.digest);
+                    prop_assert!(device.history.rolled_back(&old.accepted.digest).is_some(), "it is not tried again");
+                    prop_assert!(known.rolled_back(&now.accepted.digest).is_none(), "it had not been rolled back");
+                    prop_assert_eq!(device.history.entry(to).map_or(Outcome::Good, |entry| entry.outcome), Outcome::Good);
+                },
+                Step::ByHand => {
+                    let to = device.history.good_before(device.version).next().map(|entry| entry.accepted.clone());
+                    if let Some(to) = to {
+                        device.accept(Way::ByHand { of: Some(device.version), to: to.version }, to.digest);
+                        by_itself = false;
+                    }
+                }
+            }
+            let entries = device.history.entries();
+            prop_assert!(entries.len() <= MAX_ENTRIES);
+            prop_assert!(entries.windows(2).all(|two| two[0].accepted.version < two[1].accepted.version));
+            let undecided = entries.iter().filter(|entry| entry.outcome == Outcome::OnTrial).count();
+            prop_assert!(undecided <= 1 && (undecided == 0 || device.in_force().outcome == Outcome::OnTrial));
+            let bytes = serde_json::to_vec(&device.history).unwrap();
+            prop_assert_eq!(serde_json::from_slice::<History>(&bytes).unwrap(), device.history.clone());
+        }
+    }
+}
+
+#[test]
+fn the_last_good_one_is_remembered_however_many_bad_ones_follow_and_manifests_are_bounded_in_bytes() {
+    let mut device = Device::default();
+    device.accept(Way::Apply, "good".into());
+    device.decide(true);
+    for number in 0..3 * MAX_ENTRIES {
+        device.accept(Way::Apply, format!("bad {number}"));
+    }
+    assert_eq!(device.history.entries().len(), MAX_ENTRIES);
+    assert_eq!(device.history.good_before(device.version).next().unwrap().accepted.version, 1);
+    device.version += 1;
+    device.history.accept(Accepted {
+        version: device.version,
+        at: UtcMillis(1),
+        way: Way::File,
+        digest: "large".into(),
+        bytes: MAX_TEXT_BYTES,
+        failing_before: BTreeSet::new(),
+    });
+    let versions: Vec<u64> = device.history.entries().iter().map(|entry| entry.accepted.version).collect();
+    assert_eq!(versions, [1, device.version], "only what is needed is kept of too much");
+}
+
+#[test]
+fn a_host_that_dies_on_a_deployment_again_and_again_is_counted_and_one_that_stops_in_order_is_not() {
+    let mut device = Device::default();
+    device.accept(Way::Apply, "x".into());
+    assert_eq!([true, true, false, true].map(|begins| device.history.begins(1, begins)), [1, 2, 1, 2]);
+    device.decide(true);
+    assert_eq!(device.in_force().ends, 0);
+}
+
+#[test]
+fn a_manifest_that_is_laid_out_anew_has_the_same_digest_and_a_changed_text_has_another() {
+    let digest = manifest_digest(r#"{"a": [1, 2], "b c": "x \" y"}"#);
+    assert_eq!(digest, manifest_digest("\u{feff}{\n\t\"a\":[1,2],\r\n\"b c\":\"x \\\" y\"\n}\n"));
+    assert!(digest.starts_with("sha256:") && digest.len() == 71);
+    for other in [r#"{"a":[1,2],"b c":"x \"y"}"#, r#"{"a":[1,2],"bc":"x \" y"}"#, r#"{"a":[12],"b c":"x \" y"}"#] {
+        assert_ne!(digest, manifest_digest(other), "{other}");
+    }
+}
