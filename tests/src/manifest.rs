@@ -11,6 +11,7 @@ pub struct Manifest {
     routes: Map<String, Value>,
     twins: Map<String, Value>,
     credentials: Map<String, Value>,
+    rollout: Option<Value>,
 }
 
 impl Manifest {
@@ -61,6 +62,13 @@ impl Manifest {
         self
     }
 
+    /// `marram` of `$edgeAgent`: when it counts as good.
+    #[must_use]
+    pub fn rollout(mut self, options: Value) -> Self {
+        self.rollout = Some(options);
+        self
+    }
+
     /// The document.
     #[must_use]
     pub fn to_json(&self) -> Value {
@@ -76,6 +84,9 @@ impl Manifest {
                 "storeAndForwardConfiguration": { "timeToLiveSecs": 7200 },
             }},
         });
+        if let Some(rollout) = &self.rollout {
+            content["$edgeAgent"]["properties.desired"]["marram"] = rollout.clone();
+        }
         for (module, desired) in &self.twins {
             content[module] = json!({ "properties.desired": desired });
         }

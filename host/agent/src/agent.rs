@@ -5,9 +5,12 @@ mod deploying;
 mod edge_agent;
 mod invoking;
 mod modules;
+mod rollout;
 mod sequences;
+mod stored;
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -23,11 +26,13 @@ use marram_core::{
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use self::{deploying::InForce, sequences::first_sequence};
-pub(crate) use self::{deploying::read_stored, sequences::RUN_BITS};
 pub use self::{
-    deploying::{Applied, ApplyError, ReadError},
+    deploying::{Applied, ApplyError},
     modules::{ModuleError, TwinView},
+    rollout::Deployments,
+    stored::ReadError,
 };
+pub(crate) use self::{sequences::RUN_BITS, stored::read_stored};
 use crate::{
     cache::{Caches, Collector},
     clock::{Clock, Time},
@@ -89,6 +94,8 @@ pub struct Agent {
     collector: Option<Arc<Collector>>,
     /// One deployment at a time, from its text to the supervisor.
     in_force: Arc<tokio::sync::Mutex<InForce>>,
+    /// Digests of the manifests that are stored for the history.
+    texts: tokio::sync::Mutex<BTreeSet<String>>,
     deployment_version: AtomicU64,
     upstream_task: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
     stopped: watch::Sender<bool>,
@@ -143,6 +150,7 @@ impl Agent {
         let twins = Arc::new(Twins::new(config.documents.clone(), clock, Some(notices)));
         let (events, receiver) = mpsc::channel(EVENTS);
         let (upstream_closing, closing) = watch::channel(false);
+        let (judgements, judged) = watch::channel(None);
         let upstream = UpstreamTask { clock, router: router.clone(), upstream: config.upstream, closing };
         let collector = config.caches.map(|caches| Arc::new(Collector::new(caches)));
         let settled = Arc::new(Notify::new());
@@ -162,6 +170,7 @@ impl Agent {
             room: collector.clone().map(|collector| collector as Arc<dyn Room>),
             settled,
             upstream_closing,
+            judgements,
             first_sequence,
         };
         let agent = Arc::new(Self {
@@ -176,6 +185,7 @@ impl Agent {
             events: events.clone(),
             collector,
             in_force: Arc::default(),
+            texts: tokio::sync::Mutex::default(),
             deployment_version: AtomicU64::new(0),
             upstream_task: tokio::sync::Mutex::new(Some(tokio::spawn(upstream.run()))),
             stopped: watch::channel(false).0,
@@ -184,6 +194,8 @@ impl Agent {
         });
         agent.clone().watch(tokio::spawn(Supervisor::new(worlds, receiver, events).run()));
         agent.clone().watch_log();
+        tokio::spawn(agent.clone().judge(judged));
+        agent.recall().await;
         match config.initial {
             Some(text) => agent.begin_with(&text).await?,
             None => agent.resume().await?,
@@ -245,7 +257,11 @@ impl Agent {
     /// the log.
     pub async fn shut_down(&self, grace: Duration) {
         // A deployment that is being put in force comes first; the next one is refused.
-        self.in_force.lock().await.stopping = true;
+        {
+            let mut in_force = self.in_force.lock().await;
+            in_force.stopping = true;
+            self.note_stop(&mut in_force).await;
+        }
         let (reply, done) = oneshot::channel();
         if self.events.send(Event::Shutdown { grace, reply }).await.is_ok() {
             let _ = done.await;

@@ -73,8 +73,8 @@ pub struct Pruned {
 /// Lists and removes what is kept; one at a time.
 pub struct Collector {
     caches: Caches,
-    /// What is to stay. None: no deployment is in force, so nothing is removed unless somebody asks for it.
-    wanted: Mutex<Option<Arc<Deployment>>>,
+    /// What is to stay. Empty: no deployment is in force, so nothing is removed unless somebody asks for it.
+    wanted: Mutex<Vec<Arc<Deployment>>>,
 }
 
 impl std::fmt::Debug for Collector {
@@ -88,7 +88,7 @@ impl Collector {
         Self { caches, wanted: Mutex::default() }
     }
 
-    /// For a data folder on which no host runs: what the stored deployment names stays.
+    /// For a data folder on which no host runs: what the stored deployment names stays, and what would take its place.
     ///
     /// # Errors
     /// There is a stored deployment, but it cannot be read: nobody knows then what it needs.
@@ -97,13 +97,13 @@ impl Collector {
         documents: &dyn Documents,
         check_image: fn(&str) -> Result<(), String>,
     ) -> Result<Self, ReadError> {
-        let deployment = read_stored(documents, check_image)?;
-        Ok(Self { caches, wanted: Mutex::new(deployment.map(Arc::new)) })
+        let deployments = read_stored(documents, check_image)?;
+        Ok(Self { caches, wanted: Mutex::new(deployments.into_iter().map(Arc::new).collect()) })
     }
 
-    /// From now on the images of this deployment stay.
-    pub(crate) async fn want(&self, deployment: Arc<Deployment>) {
-        *self.wanted.lock().await = Some(deployment);
+    /// From now on the images of these deployments stay.
+    pub(crate) async fn want(&self, deployments: Vec<Arc<Deployment>>) {
+        *self.wanted.lock().await = deployments;
     }
 
     /// What is kept. `running`: modules with the components that they run or are about to.
@@ -112,7 +112,7 @@ impl Collector {
     /// A cache cannot be read.
     pub async fn status(&self, running: &[(ModuleName, String)]) -> Result<CacheStatus, CacheError> {
         let wanted = self.wanted.lock().await;
-        let inventory = self.inventory(wanted.as_deref(), running).await?;
+        let inventory = self.inventory(&wanted, running).await?;
         Ok(CacheStatus {
             max_bytes: self.caches.max_bytes,
             total_bytes: inventory.bytes(),
@@ -129,18 +129,18 @@ impl Collector {
     pub async fn prune(&self, request: PruneRequest, running: &[(ModuleName, String)]) -> Result<Pruned, CacheError> {
         // Held to the end: no other deployment comes in force meanwhile.
         let wanted = self.wanted.lock().await;
-        self.carry_out(wanted.as_deref(), request, running).await
+        self.carry_out(&wanted, request, running).await
     }
 
     /// What the host does by itself: the cap is kept, with room for `room` bytes more.
     pub(crate) async fn collect(&self, room: u64) {
         let wanted = self.wanted.lock().await;
-        if wanted.is_none() {
+        if wanted.is_empty() {
             return;
         }
         let most = self.caches.max_bytes.saturating_sub(room);
         let request = PruneRequest { goal: Some(Goal::MaxBytes(most)), dry_run: false };
-        match self.carry_out(wanted.as_deref(), request, &[]).await {
+        match self.carry_out(&wanted, request, &[]).await {
             Ok(pruned) => tell(&pruned, most),
             Err(error) => tracing::warn!(%error, "the caches cannot be cleaned up"),
         }
@@ -148,7 +148,7 @@ impl Collector {
 
     async fn carry_out(
         &self,
-        wanted: Option<&Deployment>,
+        wanted: &[Arc<Deployment>],
         request: PruneRequest,
         running: &[(ModuleName, String)],
     ) -> Result<Pruned, CacheError> {
@@ -183,10 +183,10 @@ impl Collector {
     /// Both caches together.
     async fn inventory(
         &self,
-        wanted: Option<&Deployment>,
+        wanted: &[Arc<Deployment>],
         running: &[(ModuleName, String)],
     ) -> Result<Inventory, CacheError> {
-        let specs = || wanted.into_iter().flat_map(|deployment| deployment.modules.values());
+        let specs = || wanted.iter().flat_map(|deployment| deployment.modules.values());
         let kept = self.caches.components.components(specs().map(|spec| spec.image.clone()).collect()).await?;
         let mut modules = running.to_vec();
         for component in &kept.components {

@@ -204,6 +204,11 @@ async fn route(agent: &Arc<Agent>, waiting: &Semaphore, request: Request<Incomin
             let body = body(request).await?;
             ok(&agent.apply(&body).await?)
         }
+        (&Method::GET, ["v1", "history"]) => ok(&agent.deployments().await),
+        (&Method::POST, ["v1", "rollback"]) => {
+            let to = number(request.uri().query().unwrap_or(""), "to", "the version of a deployment")?;
+            ok(&agent.roll_back(to).await?)
+        }
         _ => {
             Err(Failure::new(StatusCode::NOT_FOUND, "not-found", format!("no such call: {} {path}", request.method())))
         }
@@ -368,6 +373,7 @@ impl From<ApplyError> for Failure {
         let (status, code) = match &error {
             ApplyError::Bad(_) => (StatusCode::BAD_REQUEST, "bad-manifest"),
             ApplyError::Store(_) | ApplyError::Twin { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "store"),
+            ApplyError::Refused(_) => (StatusCode::CONFLICT, "refused"),
             ApplyError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
         };
         let mut failure = Self::new(status, code, error.to_string());

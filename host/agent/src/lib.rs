@@ -26,7 +26,7 @@ mod supervisor;
 mod twins;
 mod upstream;
 
-pub use agent::{Agent, Applied, ApplyError, Config, ModuleError, ReadError, StartError, TwinView};
+pub use agent::{Agent, Applied, ApplyError, Config, Deployments, ModuleError, ReadError, StartError, TwinView};
 pub use cache::{CacheStatus, Caches, Collector, PruneRequest, Pruned};
 pub use clock::{Time, clocks};
 pub use control::{SocketError, serve};

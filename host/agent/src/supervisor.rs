@@ -7,9 +7,10 @@ mod shown;
 mod shutdown;
 mod steps;
 pub(crate) mod tally;
+mod trial;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -19,11 +20,13 @@ use marram_core::{
     name::ModuleName,
     planner::{Explained, Observed, plan},
     ports::{Artifact, Component, Engine, Exit, Images, Room},
+    rollout::Trial,
     time::{Uptime, UtcMillis},
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use self::record::Record;
+pub(crate) use self::trial::{Judged, Judgement};
+use self::{record::Record, trial::Watched};
 use crate::{
     clock::Clock, logs::LogBuffer, methods::Methods, metrics::Numbers, router::Router, state::StateCells,
     status::Status, twins::Twins,
@@ -47,6 +50,8 @@ pub(crate) struct Worlds {
     /// Told when all modules have come to rest after a change.
     pub(crate) settled: Arc<Notify>,
     pub(crate) upstream_closing: watch::Sender<bool>,
+    /// Told what becomes of deployments.
+    pub(crate) judgements: watch::Sender<Option<Judged>>,
     /// The number before the first sequence of each module in this run.
     pub(crate) first_sequence: u64,
 }
@@ -56,7 +61,7 @@ pub(crate) enum Event {
     /// Another deployment is in force.
     Deployed(Deployed),
     /// A component is ready, or not to be had.
-    Prepared { name: ModuleName, run: u64, result: Result<(Artifact, Arc<dyn Component>), String> },
+    Prepared { name: ModuleName, run: u64, result: Result<(Artifact, Arc<dyn Component>), Unprepared> },
     /// An instance is ready for work.
     Up { name: ModuleName, run: u64 },
     /// An instance has ended.
@@ -71,6 +76,8 @@ pub(crate) enum Event {
     Numbers { reply: oneshot::Sender<Numbers> },
     /// Somebody wants to know whether there is such a module. Asked before most questions, so it does not cost a status.
     IsDeployed { name: ModuleName, reply: oneshot::Sender<bool> },
+    /// Somebody wants to know which modules do not do what they should.
+    Unwell { reply: oneshot::Sender<BTreeSet<ModuleName>> },
     /// Somebody wants to know which components the modules run or are about to.
     Components { reply: oneshot::Sender<Vec<(ModuleName, String)>> },
     /// Somebody wants to read a module's log.
@@ -79,12 +86,22 @@ pub(crate) enum Event {
     Shutdown { grace: Duration, reply: oneshot::Sender<()> },
 }
 
+/// Why a component is not ready.
+#[derive(Debug)]
+pub(crate) struct Unprepared {
+    pub(crate) reason: String,
+    /// The network, or who is behind it; not the image.
+    pub(crate) unreachable: bool,
+}
+
 /// A deployment to be carried out.
 pub(crate) struct Deployed {
     pub(crate) deployment: Arc<Deployment>,
     pub(crate) version: u64,
     /// From the stored document at boot: what is on the device is good enough.
     pub(crate) prefer_cached: bool,
+    /// None: it is known to be good.
+    pub(crate) trial: Option<Trial>,
 }
 
 /// Events under way: each module has at most three (prepared, up, ended), and the control API waits for its answers.
@@ -100,6 +117,7 @@ pub(crate) struct Supervisor {
     desired: Arc<Deployment>,
     version: u64,
     prefer_cached: bool,
+    trial: Option<Watched>,
     observed: Observed,
     records: BTreeMap<ModuleName, Record>,
     /// Something has changed since the modules were at rest last.
@@ -118,6 +136,7 @@ impl Supervisor {
             desired: Arc::default(),
             version: 0,
             prefer_cached: false,
+            trial: None,
             observed: Observed::default(),
             records: BTreeMap::new(),
             unsettled: false,
@@ -130,6 +149,7 @@ impl Supervisor {
     pub(crate) async fn run(mut self) {
         loop {
             let wake_at = self.carry_out_plan();
+            let wake_at = [wake_at, self.watch_trial()].into_iter().flatten().min();
             if self.unsettled && self.observed.is_settled() {
                 self.unsettled = false;
                 self.worlds.settled.notify_one();
@@ -187,6 +207,7 @@ impl Supervisor {
                 self.desired = deployed.deployment;
                 self.version = deployed.version;
                 self.prefer_cached = deployed.prefer_cached;
+                self.trial = deployed.trial.map(Watched::new);
                 self.forget_updates_taken_back();
                 self.expect_running();
                 // Of modules that were forgotten before they were removed.
@@ -215,6 +236,9 @@ impl Supervisor {
             Event::IsDeployed { name, reply } => {
                 let known = self.desired.modules.contains_key(&name) || self.observed.modules.contains_key(&name);
                 let _ = reply.send(known);
+            }
+            Event::Unwell { reply } => {
+                let _ = reply.send(self.unwell());
             }
             Event::Components { reply } => {
                 let components = self.records.iter().flat_map(|(name, record)| {

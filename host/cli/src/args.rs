@@ -33,6 +33,10 @@ pub(crate) enum Command {
     Apply(Apply),
     /// Tell what would be done for a deployment, and why, without doing it
     Plan(Plan),
+    /// List the deployments of the device, how each came and what became of it
+    History(Ask),
+    /// Put an earlier deployment in force again: the last good one
+    Rollback(Rollback),
     /// List the modules of the running host
     List(Ask),
     /// List the queues: what waits, how old it is, what was given up and why
@@ -203,6 +207,15 @@ pub(crate) struct Plan {
     /// Plan as if it were this time, RFC 3339 [default: now]
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(crate) now: Option<UtcMillis>,
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    /// The deployment of this version, as `marram history` shows it, whatever became of it [default: the last good one]
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) to: Option<u64>,
     #[command(flatten)]
     pub(crate) ask: Ask,
 }
@@ -617,7 +630,9 @@ impl Command {
             ) => ask.format,
             Self::List(ask) | Self::Cache(Cache::List(ask) | Cache::Prune(Prune { ask, .. })) => ask.format,
             Self::State(State::List(ask) | State::Remove(RemoveState { ask, .. })) => ask.format,
-            Self::Plan(Plan { ask, .. })
+            Self::History(ask)
+            | Self::Rollback(Rollback { ask, .. })
+            | Self::Plan(Plan { ask, .. })
             | Self::Apply(Apply { ask, .. })
             | Self::Logs(Logs { ask, .. })
             | Self::Restart(Restart { ask, .. }) => ask.format,

@@ -82,6 +82,25 @@ const MORE: &[More] = &[
         ],
     },
     More {
+        command: "history",
+        text: "The newest first, `*` is in force; the last twenty are kept. A deployment is good once all its modules have been up \
+               for the probation that it asks for, a minute unless it says otherwise. docs/manifest.md says when one is rolled \
+               back.",
+        examples: &[
+            ("marram history", "what was deployed when, and how that went"),
+            ("marram history --format json", "the same for a script, with the digest of each manifest"),
+        ],
+    },
+    More {
+        command: "rollback",
+        text: "The manifest of the earlier deployment becomes a new deployment, with a version of its own. The one in force counts as \
+               rolled back: its manifest is not applied again until it changes, or until `--to` names it.",
+        examples: &[
+            ("marram rollback", "back to the last deployment that was good"),
+            ("marram rollback --to 4", "to this one, whatever became of it"),
+        ],
+    },
+    More {
         command: "list",
         text: "",
         examples: &[("marram list --format json", "modules, queues and counters, for a script")],

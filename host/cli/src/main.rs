@@ -19,6 +19,7 @@ mod config;
 mod dead_letters;
 mod failure;
 mod help;
+mod history;
 #[cfg(feature = "author")]
 mod init;
 mod input;
@@ -85,6 +86,8 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Check(args) => check::check(args),
         Command::Apply(args) => ask::apply(args),
         Command::Plan(args) => plan::plan(&args),
+        Command::History(args) => history::history(&args),
+        Command::Rollback(args) => history::rollback(&args),
         Command::List(args) => ask::list(args),
         Command::Queues(args) => queues::queues(&args),
         Command::Metrics(args) => metrics::metrics(&args),

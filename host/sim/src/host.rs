@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use marram_agent::{Agent, ApplyError, Config, ModuleError, ModuleStatus, TwinError};
-use marram_core::ports::DirectMethods;
+use marram_core::{ports::DirectMethods, rollout::Outcome};
 use marram_store::log;
 use tokio::runtime::Runtime;
 
@@ -27,8 +27,7 @@ const LONG: Duration = Duration::from_secs(3600);
 pub(crate) struct Host {
     world: World,
     life: Option<Life>,
-    /// What was answered: the version of the deployment in force, and the desired property `k` of each module.
-    version: u64,
+    /// What was answered: the desired property `k` of each module.
     twins: BTreeMap<String, u64>,
     broken: Vec<String>,
 }
@@ -45,8 +44,7 @@ impl Host {
     /// A host on an empty disk.
     pub(crate) fn new(fates: Fates) -> Self {
         time::reset();
-        let mut host =
-            Self { world: World::new(fates), life: None, version: 0, twins: BTreeMap::new(), broken: Vec::new() };
+        let mut host = Self { world: World::new(fates), life: None, twins: BTreeMap::new(), broken: Vec::new() };
         host.world.lock().watch.deployments.push(Deployment::new());
         host.boot(0);
         host
@@ -79,8 +77,11 @@ impl Host {
                 inner.note("> calm");
             }
             Op::Status => self.show(),
+            Op::Rollback => self.roll_back(),
+            Op::History => self.show_history(),
         }
-        self.invariant_the_accepted_deployment_is_in_force();
+        self.only_the_newest_counts();
+        self.invariant_the_stored_deployment_is_in_force();
         self.invariant_twins_hold_what_was_answered();
     }
 
@@ -90,6 +91,7 @@ impl Host {
         self.happens(LONG, &Op::Pass);
         self.invariant_all_is_as_it_is_desired();
         self.world.lock().calls.all_have_ended();
+        self.invariant_the_deployment_is_decided();
     }
 
     /// The trace, and the names of the invariants that did not hold.
@@ -98,6 +100,13 @@ impl Host {
         self.die();
         let inner = self.world.lock();
         (trace, self.broken.iter().chain(&inner.watch.broken).chain(&inner.calls.broken).cloned().collect())
+    }
+
+    /// The host has been told by now.
+    fn only_the_newest_counts(&self) {
+        let watch = &mut self.world.lock().watch;
+        watch.deployments.drain(..watch.deployments.len() - 1);
+        watch.is_in_force();
     }
 
     fn note(&self, line: impl Into<String>) {
@@ -190,25 +199,39 @@ impl Host {
     fn apply(&mut self, deployment: &Deployment) {
         let names: Vec<String> = deployment.iter().map(|(name, wanted)| format!("{name}={}", wanted.image)).collect();
         self.note(format!("> apply {}", names.join(" ")));
-        self.world.lock().watch.deployments.push(deployment.clone());
+        self.world.lock().rollouts.applying = Some(deployment.clone());
         let result = self.block(async |agent| agent.apply(&manifest(deployment)).await);
         let mut inner = self.world.lock();
-        match result {
-            Ok(applied) => {
-                inner.watch.deployments.remove(0);
-                inner.watch.is_in_force();
-                if applied.changed {
-                    inner.watch.forget_failures();
-                }
-                self.version = applied.version;
-            }
+        if let Err(error) = result {
+            let (full, bad) = (inner.full, inner.rollouts.is_bad(deployment));
+            inner.note(format!("refused: {error}"));
+            drop(inner);
+            let expected = match error {
+                ApplyError::Store(_) => full,
+                ApplyError::Refused(_) => bad,
+                _ => false,
+            };
+            self.check(expected, "a good deployment is only refused by a full disk, or because it was rolled back");
+        }
+    }
+
+    fn roll_back(&mut self) {
+        self.note("> rollback");
+        match self.block(async |agent| agent.roll_back(None).await) {
+            Ok(_) => {}
+            Err(error @ ApplyError::Refused(_)) => self.note(format!("refused: {error}")),
             Err(error) => {
-                inner.watch.deployments.pop();
-                let expected = inner.full && matches!(error, ApplyError::Store(_));
-                inner.note(format!("refused: {error}"));
-                drop(inner);
-                self.check(expected, "a good deployment is only refused by a full disk");
+                let full = self.world.lock().full && matches!(error, ApplyError::Store(_));
+                self.check(full, "a rollback is only refused for want of a good one, or by a full disk");
             }
+        }
+    }
+
+    fn show_history(&self) {
+        let deployments = self.block(async |agent| agent.deployments().await);
+        for entry in &deployments.deployments {
+            let reason = entry.reason.as_ref().map(|reason| format!(", {reason}")).unwrap_or_default();
+            self.note(format!("= deployment {}: {:?}{reason}", entry.accepted.version, entry.outcome));
         }
     }
 
@@ -270,9 +293,19 @@ impl Host {
     }
 
     /// Also after a kill, and after one that could not be stored.
-    fn invariant_the_accepted_deployment_is_in_force(&mut self) {
-        let version = self.block(async |agent| agent.status().await.map(|status| status.deployment_version));
-        self.check(version.ok() == Some(self.version), "the accepted deployment is in force");
+    fn invariant_the_stored_deployment_is_in_force(&mut self) {
+        let (version, stored) = loop {
+            let stored = self.world.lock().rollouts.version;
+            let version = self.block(async |agent| {
+                // Not before the host has been told of what it stores now.
+                let _ = agent.deployments().await;
+                agent.status().await.map(|status| status.deployment_version)
+            });
+            if stored == self.world.lock().rollouts.version {
+                break (version, stored);
+            }
+        };
+        self.check(version.ok() == Some(stored), "the stored deployment is in force");
     }
 
     fn invariant_twins_hold_what_was_answered(&mut self) {
@@ -280,6 +313,18 @@ impl Host {
             // It is kept for a module that is not deployed, and not shown.
             let Ok(twin) = self.block(async |agent| agent.twin(&module).await) else { continue };
             self.check(twin.desired["k"] == value, "twins hold what was answered");
+        }
+    }
+
+    /// When nothing fails any more, and has not failed for good before, it is good.
+    fn invariant_the_deployment_is_decided(&mut self) {
+        let deployments = self.block(async |agent| agent.deployments().await);
+        let newest = deployments.deployments.iter().find(|entry| entry.accepted.version == deployments.in_force);
+        let has_failed = self.modules().iter().any(|module| module.status == "failed");
+        let decided =
+            newest.is_none_or(|entry| entry.outcome == Outcome::Good || (has_failed && entry.outcome == Outcome::Bad));
+        if !decided {
+            self.broken.push(format!("each deployment is decided in the end: {newest:?}"));
         }
     }
 

@@ -84,9 +84,9 @@ impl Watch {
         self.invariant_an_update_has_one_instance_beside_the_old_one(module);
     }
 
-    /// The first deployment is in force, and no other.
+    /// The newest deployment is in force, or about to be.
     pub(crate) fn is_in_force(&mut self) {
-        let Some(deployment) = self.deployments.first() else { return };
+        let Some(deployment) = self.deployments.last() else { return };
         let unwanted = |name: &str| deployment.get(name).is_none_or(|wanted| !wanted.runs);
         let ending = self.instances.iter_mut().filter(|(name, _)| unwanted(name));
         ending.flat_map(|(_, instances)| instances).for_each(|alive| alive.asked_to_end = true);

@@ -9,6 +9,7 @@ mod fate;
 mod host;
 mod invariants;
 mod op;
+mod rollouts;
 mod scenario;
 mod seed;
 mod time;

@@ -31,6 +31,10 @@ pub(crate) enum Op {
     Calm,
     /// The modules are shown.
     Status,
+    /// An operator wants the last good deployment.
+    Rollback,
+    /// The deployments are shown.
+    History,
 }
 
 const POLICIES: [&str; 4] = ["never", "on-failure", "on-unhealthy", "always"];
@@ -68,6 +72,8 @@ impl Op {
             }
             ["calm"] => Self::Calm,
             ["status"] => Self::Status,
+            ["rollback"] => Self::Rollback,
+            ["history"] => Self::History,
             _ => return Err(bad(text)),
         })
     }

@@ -28,7 +28,7 @@ pub fn attack(seed: u64) -> Result<String, String> {
 }
 
 fn op(dice: &mut Dice) -> Op {
-    match dice.below(20) {
+    match dice.below(21) {
         0..6 => Op::Apply(deployment(dice)),
         6 => Op::ApplyBad,
         7..9 => Op::Restart(name(dice.below(3))),
@@ -38,6 +38,7 @@ fn op(dice: &mut Dice) -> Op {
         13 => Op::Kill,
         14 => Op::Stop,
         15..19 => Op::Call(name(dice.below(3)), [0, 0, 4_000, 60_000][index(dice, 4)], 5_000 + dice.below(20_000)),
+        19 => Op::Rollback,
         _ => Op::Clock(i64::try_from(dice.below(40_000_000)).unwrap_or(0) - 20_000_000),
     }
 }

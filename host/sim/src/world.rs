@@ -23,6 +23,7 @@ use crate::{
     calls::Calls,
     fate::{Fate, Fates},
     invariants::Watch,
+    rollouts::Rollouts,
     time::{now, pass},
 };
 
@@ -39,6 +40,7 @@ pub(crate) struct Inner {
     /// The host was killed: what is left of it neither writes nor counts.
     pub(crate) dead: bool,
     documents: BTreeMap<String, Vec<u8>>,
+    pub(crate) rollouts: Rollouts,
     attempts: BTreeMap<(String, String), u64>,
     instances: u64,
     trace: Vec<(u64, String, String)>,
@@ -54,6 +56,7 @@ impl World {
             full: false,
             dead: false,
             documents: BTreeMap::new(),
+            rollouts: Rollouts::default(),
             attempts: BTreeMap::new(),
             instances: 0,
             trace: Vec::new(),
@@ -100,6 +103,18 @@ impl Inner {
         let mut lines = self.trace.clone();
         lines.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
         lines.iter().map(|(at, _, line)| format!("{:>9}.{:03} {line}\n", at / 1000, at % 1000)).collect()
+    }
+
+    /// A deployment is stored: from now on it counts, and the one before no longer once the host has been told.
+    fn is_stored(&mut self, document: &[u8]) {
+        let told = self.rollouts.stored(document);
+        if let Some(line) = told.line {
+            self.note(line);
+        }
+        self.watch.deployments.push(told.deployment);
+        self.watch.is_in_force();
+        self.watch.forget_failures();
+        self.watch.broken.extend(told.broken.into_iter().map(|name| format!("{name}, at {} ms", now())));
     }
 
     fn fate(&mut self, image: &str, module: &str) -> Fate {
@@ -346,6 +361,9 @@ impl Documents for World {
             return Err(DocumentError("no space left".into()));
         }
         inner.documents.insert(name.into(), bytes.into());
+        if name == "deployment" {
+            inner.is_stored(bytes);
+        }
         Ok(())
     }
 

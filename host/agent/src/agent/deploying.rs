@@ -6,21 +6,16 @@ use marram_core::{
     deployment::Deployment,
     manifest::{self, Faults, Finding},
     name::ModuleName,
-    ports::{DocumentError, Documents},
+    ports::DocumentError,
+    rollout::{History, Way, manifest_digest},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
-use super::{Agent, StartError};
+use super::{Agent, StartError, stored::Stored};
 use crate::{
     supervisor::{Deployed, Event},
-    twins::{TwinError, blocking},
+    twins::TwinError,
 };
-
-/// The name of the stored deployment.
-const DEPLOYMENT: &str = "deployment";
-
-const FORMAT: u32 = 1;
 
 /// What became of a manifest that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +46,9 @@ pub enum ApplyError {
         /// Why.
         source: TwinError,
     },
+    /// It is not put in force as things are; says why and what to do.
+    #[error("{0}")]
+    Refused(String),
     /// The host is ending.
     #[error("the host is stopping")]
     Stopping,
@@ -65,53 +63,16 @@ pub(super) struct InForce {
     pub(super) complete: bool,
     /// The host is ending: nothing new is taken.
     pub(super) stopping: bool,
+    /// This deployment and those before it.
+    pub(super) history: History,
 }
 
 impl InForce {
-    fn set(&mut self, deployment: Arc<Deployment>, version: u64, complete: bool) {
+    pub(super) fn set(&mut self, deployment: Arc<Deployment>, version: u64, complete: bool) {
         self.deployment = Some(deployment);
         self.version = version;
         self.complete = complete;
     }
-}
-
-/// The stored deployment.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Stored {
-    format: u32,
-    version: u64,
-    accepted_ms: u64,
-    /// As it was written: the order of its keys matters, and numbers keep their text.
-    manifest: Box<RawValue>,
-}
-
-impl Stored {
-    fn read(bytes: &[u8]) -> Result<Self, String> {
-        match serde_json::from_slice::<Self>(bytes) {
-            Ok(stored) if stored.format == FORMAT => Ok(stored),
-            Ok(stored) => Err(format!("was written by a newer version of Marram (format {})", stored.format)),
-            Err(error) => Err(format!("cannot be read: {error}")),
-        }
-    }
-}
-
-/// The stored deployment cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[error("the stored deployment {0}")]
-pub struct ReadError(String);
-
-/// The deployment that a host on these documents would begin with; none = none is stored.
-pub(crate) fn read_stored(
-    documents: &dyn Documents,
-    check_image: fn(&str) -> Result<(), String>,
-) -> Result<Option<Deployment>, ReadError> {
-    let document = documents.read(DEPLOYMENT).map_err(|error| ReadError(format!("cannot be read: {error}")))?;
-    let Some(document) = document else { return Ok(None) };
-    let stored = Stored::read(&document.bytes).map_err(ReadError)?;
-    let context = manifest::Context::new(&check_image);
-    let reading = manifest::read(stored.manifest.get(), &context);
-    reading.map(|reading| Some(reading.deployment)).map_err(|faults| ReadError(format!("is not valid here: {faults}")))
 }
 
 impl Agent {
@@ -130,10 +91,10 @@ impl Agent {
         }
         // Later deployments count on from the stored one, whether or not it is put in force.
         if let Some(stored) = stored {
-            self.deployment_version.store(stored.version, SeqCst);
+            self.remember(&mut *self.in_force.lock().await, &stored);
         }
-        let result = self.apply(text).await;
-        let resume = matches!(result, Err(ApplyError::Bad(_) | ApplyError::Store(_)));
+        let result = self.apply_from(Way::File, text).await;
+        let resume = matches!(result, Err(ApplyError::Bad(_) | ApplyError::Store(_) | ApplyError::Refused(_)));
         let _ = self.initial.set(result);
         if resume {
             self.resume().await?;
@@ -147,42 +108,32 @@ impl Agent {
         self.initial.get()
     }
 
-    async fn stored(&self) -> Result<Option<Stored>, StartError> {
-        let documents = self.documents.clone();
-        let Some(document) = blocking(move || documents.read(DEPLOYMENT)).await? else { return Ok(None) };
-        if let Some(reason) = document.recovered {
-            tracing::warn!(reason, "the stored deployment was damaged; going on with the one before");
-        }
-        match Stored::read(&document.bytes) {
-            Ok(stored) => Ok(Some(stored)),
-            Err(why) => {
-                tracing::error!("the stored deployment {why}; apply a manifest to replace it");
-                Ok(None)
-            }
-        }
-    }
-
-    /// Puts the stored deployment in force.
-    pub(super) async fn resume(&self) -> Result<(), StartError> {
+    /// Puts the stored deployment in force; or, if it is known to be bad, the one that takes its place.
+    pub(super) async fn resume(self: &Arc<Self>) -> Result<(), StartError> {
         let mut in_force = self.in_force.lock().await;
         let Some(stored) = self.stored().await? else { return Ok(()) };
-        self.deployment_version.store(stored.version, SeqCst);
         let version = stored.version;
-        match self.read_accepted(stored.manifest.get()) {
-            Ok((deployment, _)) => {
-                if let Err(faults) = self.read(stored.manifest.get()) {
-                    tracing::warn!(%faults, "the stored deployment would not be accepted any more; it goes on");
-                }
-                tracing::info!(version, modules = deployment.modules.len(), "resuming the stored deployment");
-                let deployment = Arc::new(deployment);
-                let complete = self.put_in_force(deployment.clone(), version, true).await;
-                if let Err(error) = &complete {
-                    tracing::error!(%error, "the stored deployment is not wholly in force");
-                }
-                in_force.set(deployment, version, complete.is_ok());
+        self.remember(&mut in_force, &stored);
+        let deployment = match self.read_accepted(stored.manifest.get()) {
+            Ok((deployment, _)) => Arc::new(deployment),
+            Err(faults) => {
+                tracing::error!(%faults, "the stored deployment is not valid for this version of Marram");
+                return Ok(());
             }
-            Err(faults) => tracing::error!(%faults, "the stored deployment is not valid for this version of Marram"),
+        };
+        if let Err(faults) = self.read(stored.manifest.get()) {
+            tracing::warn!(%faults, "the stored deployment would not be accepted any more; it goes on");
         }
+        in_force.set(deployment.clone(), version, false);
+        if self.replace_at_boot(&mut in_force, &deployment.rollout).await {
+            return Ok(());
+        }
+        tracing::info!(version, modules = deployment.modules.len(), "resuming the stored deployment");
+        let complete = self.put_in_force(&in_force, true).await;
+        if let Err(error) = &complete {
+            tracing::error!(%error, "the stored deployment is not wholly in force");
+        }
+        in_force.complete = complete.is_ok();
         Ok(())
     }
 
@@ -193,7 +144,7 @@ impl Agent {
 
     /// What one means that was accepted before. A ceiling that was lowered since counts for the next one: it must not leave a
     /// device without any.
-    fn read_accepted(&self, text: &str) -> Result<(Deployment, Vec<Finding>), Faults> {
+    pub(super) fn read_accepted(&self, text: &str) -> Result<(Deployment, Vec<Finding>), Faults> {
         self.read_within(text, None)
     }
 
@@ -208,21 +159,42 @@ impl Agent {
     /// # Errors
     /// [`ApplyError`]; only [`ApplyError::Twin`] leaves the new deployment in force.
     pub async fn apply(self: &Arc<Self>, text: &str) -> Result<Applied, ApplyError> {
+        self.apply_from(Way::Apply, text).await
+    }
+
+    /// The same for the file that the host follows.
+    ///
+    /// # Errors
+    /// As [`Agent::apply`].
+    pub async fn apply_file(self: &Arc<Self>, text: &str) -> Result<Applied, ApplyError> {
+        self.apply_from(Way::File, text).await
+    }
+
+    async fn apply_from(self: &Arc<Self>, way: Way, text: &str) -> Result<Applied, ApplyError> {
         let mut in_force = self.in_force.clone().lock_owned().await;
         if in_force.stopping {
             return Err(ApplyError::Stopping);
         }
         let (deployment, warnings) = self.read(text).map_err(ApplyError::Bad)?;
         let warnings = warnings.iter().map(ToString::to_string).collect();
-        let (agent, text) = (self.clone(), text.to_owned());
-        // A task: a caller who goes away amid it must not leave what is stored and what is in force different.
-        let applying = tokio::spawn(async move { agent.apply_read(&mut in_force, &text, deployment.into()).await });
-        let (version, changed) = match applying.await.map_err(tokio::task::JoinError::try_into_panic) {
-            Ok(result) => result?,
-            Err(Ok(panic)) => std::panic::resume_unwind(panic),
-            Err(Err(_)) => return Err(ApplyError::Stopping),
-        };
+        let text = text.to_owned();
+        let apply =
+            move |agent: Arc<Self>| async move { agent.apply_read(&mut in_force, &text, deployment.into(), way).await };
+        let (version, changed) = self.see_through(apply).await?;
         Ok(Applied { version, changed, warnings })
+    }
+
+    /// In a task: a caller who goes away amid it must not leave what is stored and what is in force different.
+    pub(super) async fn see_through<T, F>(self: &Arc<Self>, work: impl FnOnce(Arc<Self>) -> F) -> Result<T, ApplyError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ApplyError>> + Send + 'static,
+    {
+        match tokio::spawn(work(self.clone())).await.map_err(tokio::task::JoinError::try_into_panic) {
+            Ok(result) => result,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            Err(Err(_)) => Err(ApplyError::Stopping),
+        }
     }
 
     async fn apply_read(
@@ -230,6 +202,7 @@ impl Agent {
         in_force: &mut InForce,
         text: &str,
         deployment: Arc<Deployment>,
+        way: Way,
     ) -> Result<(u64, bool), ApplyError> {
         if in_force.deployment.as_ref() == Some(&deployment) {
             let (version, changed) = (in_force.version, !in_force.complete);
@@ -239,49 +212,58 @@ impl Agent {
             }
             return Ok((version, changed));
         }
+        if let Some(bad) = in_force.history.rolled_back(&manifest_digest(text)) {
+            let (version, reason) = (bad.accepted.version, bad.reason.as_deref().unwrap_or("it was not good"));
+            return Err(ApplyError::Refused(format!(
+                "this manifest was rolled back as deployment {version} ({reason}) and is not tried again until it changes; \
+                 `marram rollback --to {version}` puts it in force nevertheless"
+            )));
+        }
+        self.accept(in_force, text, deployment, way).await.map(|version| (version, true))
+    }
+
+    /// Stores a deployment and puts it in force. Only [`ApplyError::Twin`] leaves it in force.
+    pub(super) async fn accept(
+        &self,
+        in_force: &mut InForce,
+        text: &str,
+        deployment: Arc<Deployment>,
+        way: Way,
+    ) -> Result<u64, ApplyError> {
+        // What an earlier deployment needs may be had only from the device.
+        let prefer_cached = matches!(way, Way::Rollback { .. } | Way::ByHand { .. });
         let version = self.deployment_version.load(SeqCst) + 1;
-        self.store(text, version).await.map_err(ApplyError::Store)?;
-        self.deployment_version.store(version, SeqCst);
+        let failing_before = self.failing_before(in_force, &deployment, &way).await;
+        let stored = Stored::new(version, self.clock.utc(), way, failing_before, text).map_err(ApplyError::Store)?;
+        self.store(&stored).await.map_err(ApplyError::Store)?;
         tracing::info!(
             version,
             modules = deployment.modules.len(),
             routes = deployment.routes.len(),
             "deployment accepted"
         );
-        let result = self.put_in_force(deployment.clone(), version, false).await;
-        in_force.set(deployment, version, result.is_ok());
-        result.map(|()| (version, true))
-    }
-
-    async fn store(&self, text: &str, version: u64) -> Result<(), DocumentError> {
-        let internal = |error: serde_json::Error| DocumentError(format!("the manifest cannot be kept: {error}"));
-        // As the reader does: some editors put a byte order mark first.
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let manifest = RawValue::from_string(text.to_owned()).map_err(internal)?;
-        let stored = Stored { format: FORMAT, version, accepted_ms: self.clock.utc().0, manifest };
-        let bytes = serde_json::to_vec(&stored).map_err(internal)?;
-        let documents = self.documents.clone();
-        blocking(move || documents.write(DEPLOYMENT, &bytes)).await
+        self.remember(in_force, &stored);
+        self.save_history(in_force).await;
+        in_force.set(deployment, version, false);
+        let result = self.put_in_force(in_force, prefer_cached).await;
+        in_force.complete = result.is_ok();
+        result.map(|()| version)
     }
 
     /// Twins first, so that a module that starts sees its section; then routes, so that its first message finds them.
-    async fn put_in_force(
-        &self,
-        deployment: Arc<Deployment>,
-        version: u64,
-        prefer_cached: bool,
-    ) -> Result<(), ApplyError> {
+    async fn put_in_force(&self, in_force: &InForce, prefer_cached: bool) -> Result<(), ApplyError> {
+        let Some(deployment) = in_force.deployment.clone() else { return Ok(()) };
+        let version = in_force.version;
         let sections = self.apply_sections(&deployment, version).await;
         self.router.apply(deployment.clone()).await;
         self.methods.deploy(deployment.modules.keys());
-        if let Some(collector) = &self.collector {
-            // Before anything of it is asked for.
-            collector.want(deployment.clone()).await;
-        }
+        // Before anything of it is asked for.
+        self.keep_images(in_force).await;
         let (twins, modules) = (self.twins.clone(), deployment.clone());
         // Now that their routes are there. It may wait for room.
         tokio::spawn(async move { twins.tell_what_is_left(modules.modules.keys()).await });
-        let deployed = Deployed { deployment, version, prefer_cached };
+        let trial = in_force.trial();
+        let deployed = Deployed { deployment, version, prefer_cached, trial };
         self.events.send(Event::Deployed(deployed)).await.map_err(|_| ApplyError::Stopping)?;
         sections
     }

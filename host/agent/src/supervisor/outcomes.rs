@@ -10,7 +10,7 @@ use marram_core::{
 };
 
 use super::{
-    Supervisor,
+    Supervisor, Unprepared,
     record::{Prepared, Record},
 };
 
@@ -72,7 +72,7 @@ impl Supervisor {
         &mut self,
         name: &ModuleName,
         run: u64,
-        result: Result<(Artifact, Arc<dyn Component>), String>,
+        result: Result<(Artifact, Arc<dyn Component>), Unprepared>,
     ) {
         let now = self.worlds.clock.uptime();
         // One that came to its end before it was cancelled is not heard.
@@ -89,9 +89,10 @@ impl Supervisor {
                 self.warn_of_dead_end(name, record);
                 planner::Event::Prepared
             }
-            Err(reason) => {
+            Err(Unprepared { reason, unreachable }) => {
                 tracing::error!(module = %name, reason, "cannot be prepared");
                 record.prepare_error = Some(reason);
+                record.unreachable = unreachable;
                 planner::Event::PrepareFailed
             }
         };

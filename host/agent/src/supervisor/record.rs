@@ -33,6 +33,8 @@ pub(super) struct Record {
     /// What is being prepared takes the place of a running version later.
     prepares_next: bool,
     pub(super) prepare_error: Option<String>,
+    /// What failed last while it was prepared was the network.
+    pub(super) unreachable: bool,
     /// Of the preparation begun last.
     pub(super) progress: Arc<Progress>,
     pub(super) running: Option<Running>,
@@ -102,6 +104,7 @@ impl Record {
             preparation: None,
             prepares_next: false,
             prepare_error: None,
+            unreachable: false,
             progress: Arc::default(),
             running: None,
             update: None,
@@ -137,6 +140,7 @@ impl Record {
 
     pub(super) fn prepared(&mut self, prepared: Prepared) {
         self.prepare_error = None;
+        self.unreachable = false;
         if self.prepares_next {
             self.next = Some(prepared);
         } else {
@@ -173,6 +177,12 @@ impl Record {
         self.next = None;
         self.prepare_error = None;
         self.update_error = None;
+    }
+
+    /// What went wrong with it last, for people.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let exit = || self.last_exit.as_ref().map(|(_, exit)| format!("exit {}: {}", exit.code, exit.reason));
+        self.prepare_error.clone().or_else(|| self.update_error.clone()).or_else(exit)
     }
 
     /// Digests of the components that run or are ready to.

@@ -14,7 +14,7 @@ use marram_core::{
 use tokio::sync::oneshot;
 
 use super::{
-    Event, Supervisor,
+    Event, Supervisor, Unprepared,
     instance::StartedModule,
     record::{Preparation, Record, Running, Update},
 };
@@ -69,8 +69,11 @@ impl Supervisor {
         let (images, engine) = (self.worlds.images.clone(), self.worlds.engine.clone());
         let image = spec.image.clone();
         let work = async move {
-            let artifact = images.fetch(request).await.map_err(|error| error.to_string())?;
-            let component = engine.load(&artifact, &image).await.map_err(|error| error.to_string())?;
+            let unprepared = |reason, unreachable| Unprepared { reason, unreachable };
+            let fetched = images.fetch(request).await;
+            let artifact = fetched.map_err(|error| unprepared(error.to_string(), error.transient))?;
+            let loaded = engine.load(&artifact, &image).await;
+            let component = loaded.map_err(|error| unprepared(error.to_string(), false))?;
             Ok((artifact, component))
         };
         self.runs += 1;
@@ -83,7 +86,10 @@ impl Supervisor {
             let result = match work.await {
                 Ok(result) => result,
                 Err(error) if error.is_cancelled() => return,
-                Err(error) => Err(format!("internal error while preparing: {error}")),
+                Err(error) => {
+                    let reason = format!("internal error while preparing: {error}");
+                    Err(Unprepared { reason, unreachable: false })
+                }
             };
             let _ = sender.send(Event::Prepared { name, run, result }).await;
         });

@@ -158,7 +158,7 @@ impl Deployer {
         }
         self.seen = Some(seen.clone());
         match seen {
-            Seen::Text(text) => match agent.apply(&text).await {
+            Seen::Text(text) => match agent.apply_file(&text).await {
                 Ok(applied) => {
                     self.retry = None;
                     Some(Ok(applied))

@@ -1,0 +1,277 @@
+//! What follows from a deployment that is good, or not: `core::rollout` decides, this stores it and puts it in force.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::Duration,
+};
+
+use marram_core::{
+    deployment::{Deployment, RolloutOptions},
+    name::ModuleName,
+    planner::needs_new_instance,
+    ports::DocumentError,
+    rollout::{Entry, Outcome, Trial, Way},
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::{Agent, Applied, ApplyError, deploying::InForce, stored::Stored};
+use crate::supervisor::{Event, Judged, Judgement};
+
+/// A host that begins with a deployment on trial, and has ended out of order so often on it, does not try it once more. A device whose
+/// power fails five times within minutes of a deployment is rarer than a deployment that takes all memory.
+const MAX_ENDS: u32 = 5;
+
+/// First wait before a judgement that could not be stored is tried again; doubled up to [`LAST_RETRY`].
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// A disk that was full is found to have room again within a minute.
+const LAST_RETRY: Duration = Duration::from_secs(60);
+
+/// The deployments that are remembered. `GET /v1/history` of the control API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Deployments {
+    /// Version of the deployment in force; 0 = none.
+    pub in_force: u64,
+    /// The newest first.
+    pub deployments: Vec<Entry>,
+}
+
+impl InForce {
+    /// The entry of the deployment in force.
+    pub(super) fn entry(&self) -> Option<&Entry> {
+        self.history.entry(self.version)
+    }
+
+    /// What is to be found out about it.
+    pub(super) fn trial(&self) -> Option<Trial> {
+        let (entry, deployment) = (self.entry()?, self.deployment.as_ref()?);
+        let open = matches!(entry.outcome, Outcome::OnTrial | Outcome::Bad);
+        open.then(|| Trial::new(deployment.rollout, entry.accepted.failing_before.clone()))
+    }
+}
+
+impl Agent {
+    /// The deployments that are remembered.
+    pub async fn deployments(&self) -> Deployments {
+        let in_force = self.in_force.lock().await;
+        let deployments = in_force.history.entries().iter().rev().cloned().collect();
+        Deployments { in_force: in_force.version, deployments }
+    }
+
+    /// Puts an earlier deployment in force again: the last good one, or that of this version. The one in force counts as rolled back.
+    ///
+    /// # Errors
+    /// There is none, its manifest is not kept or would not be accepted any more, or it cannot be stored.
+    pub async fn roll_back(self: &Arc<Self>, to: Option<u64>) -> Result<Applied, ApplyError> {
+        let mut in_force = self.in_force.clone().lock_owned().await;
+        if in_force.stopping {
+            return Err(ApplyError::Stopping);
+        }
+        let roll_back = move |agent: Arc<Self>| async move {
+            let entry = earlier(&in_force, to).map_err(ApplyError::Refused)?;
+            let version = entry.accepted.version;
+            let text = agent.text_of(&entry.accepted.digest).await;
+            let text = text.map_err(|why| ApplyError::Refused(format!("deployment {version} cannot be had: {why}")))?;
+            let (deployment, warnings) = agent.read(&text).map_err(ApplyError::Bad)?;
+            let warnings = warnings.iter().map(ToString::to_string).collect();
+            let way = Way::ByHand { of: in_force.entry().map(|entry| entry.accepted.version), to: version };
+            tracing::info!(to = version, "an operator rolls the deployment back");
+            let version = agent.accept(&mut in_force, &text, deployment.into(), way).await?;
+            Ok(Applied { version, changed: true, warnings })
+        };
+        self.see_through(roll_back).await
+    }
+
+    /// Reads the history, before anything is put in force.
+    pub(super) async fn recall(&self) {
+        let history = self.stored_history().await;
+        *self.texts.lock().await = history.digests().into_iter().map(str::to_owned).collect();
+        self.in_force.lock().await.history = history;
+    }
+
+    /// Notes in the history that this deployment is in force.
+    pub(super) fn remember(&self, in_force: &mut InForce, stored: &Stored) {
+        in_force.history.accept(stored.accepted());
+        in_force.history.try_again(stored.version);
+        let newest = in_force.history.newest().max(stored.version);
+        self.deployment_version.fetch_max(newest, SeqCst);
+    }
+
+    /// Stores the history. If that fails now the next time does it, and at the worst the next start knows less.
+    pub(super) async fn save_history(&self, in_force: &InForce) {
+        if let Err(error) = self.try_save_history(in_force).await {
+            tracing::error!(%error, "the history of deployments cannot be stored");
+        }
+    }
+
+    async fn try_save_history(&self, in_force: &InForce) -> Result<(), DocumentError> {
+        let kept = in_force.history.digests();
+        let mut texts = self.texts.lock().await;
+        let gone: Vec<String> = texts.iter().filter(|digest| !kept.contains(digest.as_str())).cloned().collect();
+        *texts = kept.into_iter().map(str::to_owned).collect();
+        self.write_history(&in_force.history).await?;
+        self.remove_texts(gone).await;
+        Ok(())
+    }
+
+    /// Keeps in the cache what the deployment in force needs; and what would take its place, as long as it is not known to be good.
+    pub(super) async fn keep_images(&self, in_force: &InForce) {
+        let (Some(collector), Some(deployment)) = (&self.collector, &in_force.deployment) else { return };
+        let mut wanted = vec![deployment.clone()];
+        if in_force.entry().is_some_and(|entry| entry.outcome == Outcome::OnTrial)
+            && let Some((_, _, way_back)) = self.instead(in_force, &deployment.rollout).await
+        {
+            wanted.push(way_back);
+        }
+        collector.want(wanted).await;
+    }
+
+    /// Modules that fail now and that a deployment leaves as they are: nothing is held against it.
+    pub(super) async fn failing_before(&self, in_force: &InForce, new: &Deployment, way: &Way) -> BTreeSet<ModuleName> {
+        let Some(old) = in_force.deployment.as_ref().filter(|_| !matches!(way, Way::Rollback { .. })) else {
+            return BTreeSet::new();
+        };
+        let unwell = self.ask(|reply| Event::Unwell { reply }).await.unwrap_or_default();
+        let is_left = |name: &ModuleName| match (old.modules.get(name), new.modules.get(name)) {
+            (Some(old), Some(new)) => !needs_new_instance(old, new),
+            _ => false,
+        };
+        unwell.into_iter().filter(is_left).collect()
+    }
+
+    /// At a start: a deployment that is known to be bad, or on which the host has ended again and again, is not begun with. True: another
+    /// one is in force.
+    pub(super) async fn replace_at_boot(&self, in_force: &mut InForce, options: &RolloutOptions) -> bool {
+        let version = in_force.version;
+        let because = match in_force.entry().map(|entry| (entry.outcome, entry.reason.clone())) {
+            Some((Outcome::RolledBack, reason)) => reason.unwrap_or_else(|| "it was not good".into()),
+            Some((Outcome::OnTrial, _)) => {
+                let ends = in_force.history.begins(version, true);
+                self.save_history(in_force).await;
+                if ends <= MAX_ENDS {
+                    return false;
+                }
+                format!("the host ended {MAX_ENDS} times while it was on trial")
+            }
+            _ => return false,
+        };
+        match self.replace(in_force, options, because).await {
+            Ok(replaced) => replaced,
+            Err(error) => {
+                tracing::error!(%error, "the deployment is not good, and cannot be rolled back");
+                false
+            }
+        }
+    }
+
+    /// The host stops in order: that is nothing against a deployment.
+    pub(super) async fn note_stop(&self, in_force: &mut InForce) {
+        let on_trial = in_force.entry().is_some_and(|entry| entry.outcome == Outcome::OnTrial && entry.ends > 0);
+        if on_trial {
+            in_force.history.begins(in_force.version, false);
+            self.save_history(in_force).await;
+        }
+    }
+
+    /// Carries out what the supervisor finds of deployments, until it ends.
+    pub(super) async fn judge(self: Arc<Self>, mut judgements: watch::Receiver<Option<Judged>>) {
+        while judgements.changed().await.is_ok() {
+            let mut wait = FIRST_RETRY;
+            loop {
+                let Some(judged) = judgements.borrow_and_update().clone() else { break };
+                let Err(error) = self.carry_out(&judged).await else { break };
+                tracing::error!(%error, "what became of the deployment cannot be stored; tried again");
+                // Another judgement is carried out in its place.
+                let _ = tokio::time::timeout(wait, judgements.changed()).await;
+                wait = (wait * 2).min(LAST_RETRY);
+            }
+        }
+    }
+
+    async fn carry_out(&self, judged: &Judged) -> Result<(), ApplyError> {
+        let mut in_force = self.in_force.clone().lock_owned().await;
+        let Some(deployment) = in_force.deployment.clone() else { return Ok(()) };
+        if in_force.stopping || in_force.version != judged.version {
+            return Ok(());
+        }
+        match &judged.judgement {
+            Judgement::Good => {
+                in_force.history.decide(judged.version, Outcome::Good, None, self.clock.utc());
+                self.try_save_history(&in_force).await.map_err(ApplyError::Store)?;
+                tracing::info!(version = judged.version, "the deployment is good: all its modules are healthy");
+                self.keep_images(&in_force).await;
+            }
+            Judgement::Bad { because } => {
+                if self.replace(&mut in_force, &deployment.rollout, because.clone()).await? {
+                    return Ok(());
+                }
+                in_force.history.decide(judged.version, Outcome::Bad, Some(because.clone()), self.clock.utc());
+                self.try_save_history(&in_force).await.map_err(ApplyError::Store)?;
+                let why =
+                    if deployment.rollout.rollback { "nothing good is known before it" } else { "`rollback` is off" };
+                tracing::error!(
+                    version = judged.version,
+                    because,
+                    "the deployment is not good; it stays in force: {why}"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the last good deployment in the place of the one in force. False: there is none that may.
+    async fn replace(
+        &self,
+        in_force: &mut InForce,
+        options: &RolloutOptions,
+        because: String,
+    ) -> Result<bool, ApplyError> {
+        let Some((to, text, deployment)) = self.instead(in_force, options).await else { return Ok(false) };
+        let of = in_force.version;
+        tracing::error!(version = of, to, because, "the deployment is not good; it is rolled back");
+        match self.accept(in_force, &text, deployment, Way::Rollback { of, to, because }).await {
+            Ok(_) => Ok(true),
+            Err(error @ ApplyError::Twin { .. }) => {
+                tracing::error!(%error, "the deployment is not wholly in force");
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What takes the place of the deployment in force, if it is not good.
+    async fn instead(&self, in_force: &InForce, options: &RolloutOptions) -> Option<(u64, String, Arc<Deployment>)> {
+        for entry in in_force.history.instead_of(in_force.version, options) {
+            let version = entry.accepted.version;
+            let read = match self.text_of(&entry.accepted.digest).await {
+                Ok(text) => self.read_accepted(&text).map(|read| (text, read.0)).map_err(|faults| faults.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            match read {
+                Ok((text, deployment)) => return Some((version, text, deployment.into())),
+                Err(error) => tracing::warn!(version, error, "an earlier good deployment cannot be used"),
+            }
+        }
+        None
+    }
+}
+
+/// The deployment of this version, or the last good one.
+fn earlier(in_force: &InForce, to: Option<u64>) -> Result<Entry, String> {
+    let entry = match to {
+        Some(version) => in_force.history.entry(version).cloned().ok_or_else(|| {
+            format!("the history has no deployment {version}; `marram history` shows those that it has")
+        })?,
+        None => in_force.history.good_before(in_force.version).next().cloned().ok_or(
+            "there is no earlier deployment that was good and not rolled back; `marram history` shows them all, and \
+             `--to VERSION` takes any of them",
+        )?,
+    };
+    if in_force.entry().is_some_and(|now| now.accepted.digest == entry.accepted.digest) {
+        let (version, now) = (entry.accepted.version, in_force.version);
+        return Err(format!("the manifest of deployment {version} is in force already, as deployment {now}"));
+    }
+    Ok(entry)
+}

@@ -1,0 +1,223 @@
+//! What the disk keeps of deployments: the one in force, the history, and the manifests of the history.
+//!
+//! ```text
+//! deployment          the one in force: what counts
+//! deployment-HEX      a manifest of the history; HEX are the first digits of its digest
+//! history             what became of each
+//! ```
+//!
+//! A deployment is accepted once `deployment` is written; its manifest is written before, and the history, which can be told from
+//! `deployment` at the next start, after.
+
+use std::collections::BTreeSet;
+
+use marram_core::{
+    deployment::Deployment,
+    manifest,
+    name::ModuleName,
+    ports::{DocumentError, Documents},
+    rollout::{Accepted, History, Outcome, Way, manifest_digest},
+    time::UtcMillis,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{Agent, StartError};
+use crate::twins::blocking;
+
+/// The name of the stored deployment.
+const DEPLOYMENT: &str = "deployment";
+
+/// The name of the history.
+const HISTORY: &str = "history";
+
+const FORMAT: u32 = 1;
+
+/// The stored deployment.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Stored {
+    format: u32,
+    pub(super) version: u64,
+    accepted_ms: UtcMillis,
+    /// How it came.
+    #[serde(default = "unknown")]
+    came: Way,
+    #[serde(default)]
+    failing_before: BTreeSet<ModuleName>,
+    /// As it was written: the order of its keys matters, and numbers keep their text.
+    pub(super) manifest: Box<RawValue>,
+}
+
+fn unknown() -> Way {
+    Way::Unknown
+}
+
+impl Stored {
+    pub(super) fn new(
+        version: u64,
+        at: UtcMillis,
+        came: Way,
+        failing_before: BTreeSet<ModuleName>,
+        text: &str,
+    ) -> Result<Self, DocumentError> {
+        let manifest = raw(text)?;
+        Ok(Self { format: FORMAT, version, accepted_ms: at, came, failing_before, manifest })
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self, String> {
+        match serde_json::from_slice::<Self>(bytes) {
+            Ok(stored) if stored.format == FORMAT => Ok(stored),
+            Ok(stored) => Err(format!("was written by a newer version of Marram (format {})", stored.format)),
+            Err(error) => Err(format!("cannot be read: {error}")),
+        }
+    }
+
+    /// For the history.
+    pub(super) fn accepted(&self) -> Accepted {
+        Accepted {
+            version: self.version,
+            at: self.accepted_ms,
+            way: self.came.clone(),
+            digest: manifest_digest(self.manifest.get()),
+            bytes: self.manifest.get().len(),
+            failing_before: self.failing_before.clone(),
+        }
+    }
+}
+
+/// The history as it is stored.
+#[derive(Serialize, Deserialize)]
+struct StoredHistory {
+    format: u32,
+    #[serde(flatten)]
+    history: History,
+}
+
+/// The stored deployment cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the stored deployment {0}")]
+pub struct ReadError(String);
+
+/// What a host on these documents would begin with, and what would take its place: what their modules need is worth keeping.
+pub(crate) fn read_stored(
+    documents: &dyn Documents,
+    check_image: fn(&str) -> Result<(), String>,
+) -> Result<Vec<Deployment>, ReadError> {
+    let document = documents.read(DEPLOYMENT).map_err(|error| ReadError(format!("cannot be read: {error}")))?;
+    let Some(document) = document else { return Ok(Vec::new()) };
+    let stored = Stored::read(&document.bytes).map_err(ReadError)?;
+    let context = manifest::Context::new(&check_image);
+    let reading = manifest::read(stored.manifest.get(), &context);
+    let in_force = reading.map_err(|faults| ReadError(format!("is not valid here: {faults}")))?.deployment;
+    let history = read_history(documents).unwrap_or_default();
+    let open = history.entry(stored.version).is_some_and(|entry| entry.outcome == Outcome::OnTrial);
+    let way_back = history.instead_of(stored.version, &in_force.rollout).filter(|_| open).find_map(|entry| {
+        let document = documents.read(&text_name(&entry.accepted.digest)).ok().flatten()?;
+        manifest::read(std::str::from_utf8(&document.bytes).ok()?, &context).ok()
+    });
+    Ok([Some(in_force), way_back.map(|reading| reading.deployment)].into_iter().flatten().collect())
+}
+
+fn read_history(documents: &dyn Documents) -> Result<History, String> {
+    let Some(document) = documents.read(HISTORY).map_err(|error| error.to_string())? else {
+        return Ok(History::default());
+    };
+    if let Some(reason) = document.recovered {
+        tracing::warn!(reason, "the history of deployments was damaged; going on with the one before");
+    }
+    let stored: StoredHistory = serde_json::from_slice(&document.bytes).map_err(|error| error.to_string())?;
+    if stored.format != FORMAT {
+        return Err(format!("it was written by a newer version of Marram (format {})", stored.format));
+    }
+    Ok(stored.history)
+}
+
+/// 64 bits of the digest: a device has twenty manifests, and whoever makes two of one name has only harmed himself.
+fn text_name(digest: &str) -> String {
+    let hex = digest.strip_prefix("sha256:").unwrap_or(digest);
+    format!("deployment-{}", hex.get(..16).unwrap_or(hex))
+}
+
+fn raw(text: &str) -> Result<Box<RawValue>, DocumentError> {
+    // As the reader does: some editors put a byte order mark first.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    RawValue::from_string(text.to_owned())
+        .map_err(|error| DocumentError(format!("the manifest cannot be kept: {error}")))
+}
+
+fn bytes(value: &impl Serialize) -> Result<Vec<u8>, DocumentError> {
+    serde_json::to_vec(value).map_err(|error| DocumentError(format!("cannot be written as JSON: {error}")))
+}
+
+impl Agent {
+    pub(super) async fn stored(&self) -> Result<Option<Stored>, StartError> {
+        let documents = self.documents.clone();
+        let Some(document) = blocking(move || documents.read(DEPLOYMENT)).await? else { return Ok(None) };
+        if let Some(reason) = document.recovered {
+            tracing::warn!(reason, "the stored deployment was damaged; going on with the one before");
+        }
+        match Stored::read(&document.bytes) {
+            Ok(stored) => Ok(Some(stored)),
+            Err(why) => {
+                tracing::error!("the stored deployment {why}; apply a manifest to replace it");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The history; one that cannot be read is begun anew, because a device must start.
+    pub(super) async fn stored_history(&self) -> History {
+        let documents = self.documents.clone();
+        let read = blocking(move || Ok(read_history(&*documents))).await;
+        read.unwrap_or_else(|error| Err(error.to_string())).unwrap_or_else(|error| {
+            tracing::error!(error, "the history of deployments cannot be read; it begins anew");
+            History::default()
+        })
+    }
+
+    /// Writes a deployment: its manifest for the history first, then itself.
+    pub(super) async fn store(&self, stored: &Stored) -> Result<(), DocumentError> {
+        let name = text_name(&manifest_digest(stored.manifest.get()));
+        let (text, deployment) = (stored.manifest.get().to_owned().into_bytes(), bytes(stored)?);
+        let documents = self.documents.clone();
+        blocking(move || {
+            documents.write(&name, &text)?;
+            documents.write(DEPLOYMENT, &deployment)
+        })
+        .await
+    }
+
+    /// Writes the history.
+    pub(super) async fn write_history(&self, history: &History) -> Result<(), DocumentError> {
+        let bytes = bytes(&StoredHistory { format: FORMAT, history: history.clone() })?;
+        let documents = self.documents.clone();
+        blocking(move || documents.write(HISTORY, &bytes)).await
+    }
+
+    /// The manifest of a deployment of the history.
+    pub(super) async fn text_of(&self, digest: &str) -> Result<String, DocumentError> {
+        let (documents, name) = (self.documents.clone(), text_name(digest));
+        let document = blocking(move || documents.read(&name)).await?;
+        let document = document.ok_or_else(|| DocumentError("its manifest is not kept any more".into()))?;
+        let text = String::from_utf8(document.bytes);
+        let text = text.map_err(|_| DocumentError("its manifest is not UTF-8".into()))?;
+        match manifest_digest(&text) == digest {
+            true => Ok(text),
+            false => Err(DocumentError("its manifest is damaged: it has another digest".into())),
+        }
+    }
+
+    /// Removes the manifests of deployments that are forgotten.
+    pub(super) async fn remove_texts(&self, digests: Vec<String>) {
+        if digests.is_empty() {
+            return;
+        }
+        let documents = self.documents.clone();
+        let removed =
+            blocking(move || digests.iter().try_for_each(|digest| documents.remove(&text_name(digest)))).await;
+        if let Err(error) = removed {
+            tracing::warn!(%error, "the manifest of a forgotten deployment cannot be removed");
+        }
+    }
+}

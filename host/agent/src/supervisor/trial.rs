@@ -1,0 +1,87 @@
+//! Watches whether the deployment in force is good, by what is observed of its modules. Tells it; what follows is not decided here.
+
+use std::collections::BTreeSet;
+
+use marram_core::{
+    name::ModuleName,
+    rollout::{Standing, Trial, Verdict, standing},
+    time::Uptime,
+};
+
+use super::Supervisor;
+
+/// What became of a deployment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Judged {
+    /// Its version.
+    pub(crate) version: u64,
+    pub(crate) judgement: Judgement,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Judgement {
+    Good,
+    Bad { because: String },
+}
+
+/// A trial, and whether it was told that the deployment is bad.
+pub(super) struct Watched {
+    trial: Trial,
+    told: bool,
+}
+
+impl Watched {
+    pub(super) fn new(trial: Trial) -> Self {
+        Self { trial, told: false }
+    }
+}
+
+impl Supervisor {
+    /// Looks at the modules; says when to look again if nothing happens before.
+    pub(super) fn watch_trial(&mut self) -> Option<Uptime> {
+        let mut watched = self.trial.take()?;
+        let standings: Vec<(&ModuleName, Standing)> = self.standings().collect();
+        let look = watched.trial.look(standings, self.worlds.clock.uptime());
+        match look.verdict {
+            Verdict::Open => {}
+            Verdict::Good => {
+                self.tell(Judgement::Good);
+                return None;
+            }
+            Verdict::Bad { module, lasting } => {
+                if !watched.told {
+                    watched.told = true;
+                    self.tell(Judgement::Bad { because: self.why(&module, lasting) });
+                }
+            }
+        }
+        self.trial = Some(watched);
+        look.wake_at
+    }
+
+    /// The modules that do not do what they should.
+    pub(super) fn unwell(&self) -> BTreeSet<ModuleName> {
+        self.standings().filter(|(_, standing)| standing.is_unwell()).map(|(name, _)| name.clone()).collect()
+    }
+
+    fn standings(&self) -> impl Iterator<Item = (&ModuleName, Standing)> {
+        self.desired.modules.iter().map(|(name, spec)| {
+            let unreachable = self.records.get(name).is_some_and(|record| record.unreachable);
+            (name, standing(spec, self.observed.modules.get(name), unreachable))
+        })
+    }
+
+    fn tell(&self, judgement: Judgement) {
+        self.worlds.judgements.send_replace(Some(Judged { version: self.version, judgement }));
+    }
+
+    fn why(&self, module: &ModuleName, lasting: bool) -> String {
+        let trouble = self.records.get(module).and_then(|record| record.trouble());
+        let trouble = trouble.map(|trouble| format!(": {trouble}")).unwrap_or_default();
+        if lasting {
+            return format!("module `{module}` failed, and is not started again{trouble}");
+        }
+        let seconds = self.desired.rollout.timeout().as_secs();
+        format!("module `{module}` was not healthy within {seconds} s{trouble}")
+    }
+}

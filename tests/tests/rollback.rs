@@ -1,0 +1,155 @@
+//! A deployment that does not become healthy makes place for the last good one, whatever happens to the host meanwhile.
+
+#![allow(clippy::unwrap_used)] // helpers of tests
+
+use marram_tests::{
+    device::Device,
+    host::Host,
+    manifest::{Manifest, Module},
+    program::Layout,
+};
+use serde_json::{Value, json};
+
+/// A program that runs for an hour.
+fn good(layout: &Layout, value: &str) -> Module {
+    Module::new(&layout.image("plain_program")).env("RUN_MS", "3600000").env("VALUE", value)
+}
+
+/// A program that ends with code 1 at once.
+fn crashing(layout: &Layout, value: &str) -> Module {
+    Module::new(&layout.image("plain_program")).env("EXIT_CODE", "1").env("VALUE", value)
+}
+
+/// Decided within seconds.
+fn manifest(module: Module, twin: &str) -> Manifest {
+    let rollout = json!({ "probation": "500ms", "healthTimeout": "3s" });
+    Manifest::new().module("m", module).twin("m", json!({ "is": twin })).rollout(rollout)
+}
+
+fn deployments(host: &Host) -> Vec<Value> {
+    host.get("/v1/history").unwrap()["deployments"].as_array().unwrap().clone()
+}
+
+#[track_caller]
+fn wait_for_outcome(host: &Host, version: u64, outcome: &str) -> Value {
+    host.wait(&format!("deployment {version} to be {outcome}"), |host| {
+        deployments(host).into_iter().find(|it| it["version"] == version && it["outcome"] == outcome)
+    })
+}
+
+/// What the running instance was started with.
+#[track_caller]
+fn wait_for_value(host: &Host, value: &str) {
+    let line = format!("plain-program: env VALUE={value}");
+    host.wait(&format!("an instance with {value}"), |host| {
+        let last = host.logs("m").into_iter().rfind(|text| text.contains("env VALUE="));
+        (last.as_ref() == Some(&line) && host.module("m")["status"] == "running").then_some(())
+    });
+}
+
+#[test]
+fn a_version_that_crashes_is_rolled_back_and_not_tried_again_until_it_changes() {
+    let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
+    let bad = manifest(crashing(&layout, "bad"), "bad");
+    let host = device.start(&manifest(good(&layout, "good"), "good"));
+    wait_for_outcome(&host, 1, "good");
+    let _ = device.apply(&bad.to_json()).ok();
+    let rolled_back = wait_for_outcome(&host, 2, "rolled-back");
+    let reason = rolled_back["reason"].as_str().unwrap();
+    assert!(reason.starts_with("module `m` was not healthy within 3 s: exit 1: "), "{reason}");
+    wait_for_value(&host, "good");
+    let twin = host.twin("m");
+    assert_eq!((&twin["desired"], &twin["desiredVersion"]), (&json!({ "is": "good" }), &json!(4)), "{twin}");
+    assert_eq!(twin["desiredOrigin"], "manifest (deployment 3)");
+    let newest = wait_for_outcome(&host, 3, "good");
+    assert_eq!((&newest["way"], &newest["of"], &newest["to"]), (&json!("rollback"), &json!(2), &json!(1)));
+
+    let refused = |what: &str| {
+        let answer = device.apply(&bad.to_json());
+        assert_eq!(answer.code, Some(6), "{what}: {answer:?}");
+        assert!(answer.err.contains("was rolled back as deployment 2 (module `m`"), "{what}: {answer:?}");
+    };
+    refused("in the same life");
+    host.kill();
+    let host = device.start(&bad);
+    wait_for_value(&host, "good");
+    assert!(host.log().contains("is not tried again until it changes"), "{}", host.log());
+    refused("after a kill, with the bad one as file");
+    assert_eq!(host.status()["deploymentVersion"], 3);
+
+    device.write_deployment(&manifest(good(&layout, "mended"), "bad"));
+    wait_for_value(&host, "mended");
+    let newest = wait_for_outcome(&host, 4, "good");
+    assert_eq!(newest["way"], "file");
+    let shown = device.marram(&["history"]).ok().out;
+    let lines: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!((lines[1][0], lines[1][2], lines[1][4]), ("*4", "file", "good"), "{shown}");
+    assert_eq!((lines[3][0], lines[3][2], &lines[3][4..6]), ("2", "apply", &["rolled", "back"][..]), "{shown}");
+    host.stop();
+}
+
+#[test]
+fn a_kill_amid_the_probation_costs_neither_the_verdict_nor_the_way_back() {
+    let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
+    let host = device.start(&manifest(good(&layout, "good"), "good"));
+    wait_for_outcome(&host, 1, "good");
+    let _ = device.apply(&manifest(crashing(&layout, "bad"), "bad").to_json()).ok();
+    host.wait_for_status("m", "backoff");
+    host.kill();
+    let host = device.start_stored(&[]);
+    assert_eq!(host.status()["deploymentVersion"], 2, "the one on trial goes on");
+    wait_for_outcome(&host, 2, "rolled-back");
+    wait_for_value(&host, "good");
+    host.kill();
+    let host = device.start_stored(&[]);
+    wait_for_value(&host, "good");
+    let newest = wait_for_outcome(&host, 3, "good");
+    assert_eq!(newest["to"], 1, "one rollback, not one a start");
+    host.stop();
+}
+
+#[test]
+fn an_operator_goes_back_to_the_last_good_one_and_forth_to_any() {
+    let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
+    let host = device.start(&manifest(good(&layout, "first"), "first"));
+    wait_for_outcome(&host, 1, "good");
+    let none = device.marram(&["rollback"]);
+    assert_eq!((none.code, none.err.contains("no earlier deployment")), (Some(6), true), "{none:?}");
+    let second = manifest(good(&layout, "second"), "second");
+    let _ = device.apply(&second.to_json()).ok();
+    wait_for_outcome(&host, 2, "good");
+
+    assert_eq!(device.marram(&["rollback"]).ok().out, "deployment 3 is in force\n");
+    wait_for_value(&host, "first");
+    assert_eq!(device.apply(&second.to_json()).code, Some(6), "it was rolled back");
+    assert_eq!(device.marram(&["rollback", "--to", "1"]).code, Some(6), "it is in force");
+    assert_eq!(device.marram(&["rollback", "--to", "9"]).code, Some(6), "there is none");
+    let forth = device.marram(&["rollback", "--to", "2", "--format", "json"]).ok().json();
+    assert_eq!((&forth["version"], &forth["changed"]), (&json!(4), &json!(true)));
+    wait_for_value(&host, "second");
+    wait_for_outcome(&host, 4, "good");
+    host.stop();
+}
+
+#[test]
+fn a_registry_out_of_reach_is_not_held_against_a_deployment_unless_it_says_so() {
+    let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
+    let rollout = |wait: bool| json!({ "probation": "500ms", "healthTimeout": "1s", "waitForNetwork": wait });
+    let host = device.start(&manifest(good(&layout, "good"), "good"));
+    wait_for_outcome(&host, 1, "good");
+    // Nobody listens on port 1.
+    let away = |tag: u32| Module::new(&format!("127.0.0.1:1/team/away:{tag}"));
+    let patient = manifest(away(1), "good").rollout(rollout(true));
+    let _ = device.apply(&patient.to_json()).ok();
+    // The second try comes ten seconds after the first, long after the time-out.
+    host.wait("a second try", |host| (host.log().matches("cannot be prepared").count() >= 2).then_some(()));
+    let entry = deployments(&host).into_iter().find(|it| it["version"] == 2).unwrap();
+    assert_eq!(entry["outcome"], "on-trial", "{entry}");
+    assert_eq!(host.module("m")["status"], "running", "the old version goes on");
+    // Another image: the same one would not be held against it, because it could not be had before.
+    let _ = device.apply(&manifest(away(2), "good").rollout(rollout(false)).to_json()).ok();
+    let entry = wait_for_outcome(&host, 3, "rolled-back");
+    assert!(entry["reason"].as_str().unwrap().contains("127.0.0.1:1"), "{entry}");
+    assert_eq!(wait_for_outcome(&host, 2, "replaced")["version"], 2);
+    host.stop();
+}
