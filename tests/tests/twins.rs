@@ -42,3 +42,91 @@ fn what_a_module_reports_goes_upstream_by_a_route_that_takes_changes_of_twins() 
     host.stop();
     assert_eq!(journal.read().iter().filter(|entry| **entry != Value::Null).count(), 3);
 }
+
+/// The changes that `logbook` has entered: patch, version.
+fn changes(entries: &[Value]) -> Vec<(Value, u64)> {
+    let entered = entries.iter().filter(|entry| !entry["body"]["change"].is_null());
+    entered.map(|entry| (entry["body"]["change"].clone(), entry["body"]["version"].as_u64().unwrap())).collect()
+}
+
+#[test]
+fn changes_made_while_a_module_was_stopped_arrive_when_it_starts() {
+    let (layout, device) = (Layout::with(&["logbook"]), Device::new());
+    let manifest =
+        |status| Manifest::new().module("book", Module::new(&layout.image("logbook")).status(status)).upstream("book");
+    let set = |patch: &str| drop(device.marram(&["twin", "set", "book", patch]).ok());
+    let host = device.start(&manifest("running"));
+    let mut journal = device.journal();
+    journal.wait_for("the whole document", |all| (changes(all) == [(json!({}), 1)]).then_some(()));
+    set(r#"{"a":1,"in":{"x":1,"y":2}}"#);
+    set(r#"{"in":{"x":null}}"#);
+    let told =
+        journal.wait_for("both changes", |all| changes(all).last().filter(|last| last.1 == 3).map(|_| changes(all)));
+    let patches = [json!({"a":1,"in":{"x":1,"y":2}}), json!({"in":{"x":null}})];
+    match &told[1..] {
+        [first, second] => assert_eq!([&first.0, &second.0], [&patches[0], &patches[1]]),
+        // It was busy with the first document still: both came as one.
+        [both] => assert_eq!(both.0, json!({"a":1,"in":{"y":2}})),
+        other => panic!("{other:?}"),
+    }
+
+    let _ = device.apply(&manifest("stopped").to_json()).ok();
+    host.wait_for_status("book", "stopped");
+    set(r#"{"a":null}"#);
+    set(r#"{"b":[1,2]}"#);
+    host.stop();
+    let host = device.start(&manifest("stopped"));
+    set(r#"{"b":[3]}"#);
+    let before = changes(journal.read()).len();
+    let _ = device.apply(&manifest("running").to_json()).ok();
+    let arrived = journal.wait_for("what has changed meanwhile", |all| changes(all).get(before).cloned());
+    assert_eq!(arrived, (json!({"in":{"y":2},"b":[3]}), 6));
+    let ack = host.wait_for_reported("book", "desiredAck", |ack| ack["version"] == 6);
+    assert_eq!(ack, json!({ "version": 6, "code": 200, "description": "entered" }));
+    assert_eq!(changes(journal.read()).len(), before + 1, "once");
+    host.stop();
+}
+
+#[test]
+fn a_program_hears_of_each_change_once_in_order_and_of_all_again_after_a_restart() {
+    let (layout, device) = (Layout::with(&["follower"]), Device::new());
+    let module = || Module::new(&layout.image("follower"));
+    let manifest = Manifest::new()
+        .module("waits", module())
+        .module("polls", module().env("POLL_MS", "20"))
+        .twin("waits", json!({ "n": 0 }))
+        .twin("polls", json!({ "n": 0 }))
+        .upstream("waits")
+        .upstream("polls");
+    let host = device.start(&manifest);
+    for module in ["waits", "polls"] {
+        host.wait_for_reported(module, "desiredAck", |ack| ack["version"] == 2);
+    }
+    for n in 1..=3 {
+        for module in ["waits", "polls"] {
+            let before = host.twin(module)["desiredVersion"].as_u64().unwrap();
+            let _ = device.marram(&["twin", "set", module, &json!({ "n": n }).to_string()]).ok();
+            host.wait_for_reported(module, "desiredAck", |ack| ack["version"] == before + 1);
+        }
+    }
+    let _ = device.marram(&["twin", "set", "waits", r#"{"refuse":true}"#]).ok();
+    let refused = host.wait_for_reported("waits", "desiredAck", |ack| ack["version"] == 6);
+    assert_eq!(refused, json!({ "version": 6, "code": 400, "description": "told to refuse it" }));
+
+    let told = |all: &[Value], module: &str| -> Vec<String> {
+        let source = format!("/messages/modules/{module}/outputs/changes");
+        let of_module = all.iter().filter(|entry| text(entry, "/source") == source);
+        of_module.map(|entry| format!("{} {}", text(entry, "/properties/version"), text(entry, "/bodyText"))).collect()
+    };
+    let mut journal = device.journal();
+    let polls = journal.wait_for("the changes", |all| Some(told(all, "polls")).filter(|told| told.len() >= 4));
+    assert_eq!(polls, [r#"2 {"n":0}"#, r#"3 {"n":1}"#, r#"4 {"n":2}"#, r#"5 {"n":3}"#]);
+    let waits = journal.wait_for("the refusal", |all| Some(told(all, "waits")).filter(|told| told.len() >= 5));
+    assert_eq!(waits[..4], polls[..], "as one that waits hears them");
+    assert_eq!(waits[4], r#"6 {"refuse":true}"#, "what differs, and nothing else");
+
+    let _ = device.marram(&["restart", "waits"]).ok();
+    let again = journal.wait_for("the new instance", |all| told(all, "waits").get(5).cloned());
+    assert_eq!(again, r#"6 {"n":3,"refuse":true}"#);
+    host.stop();
+}

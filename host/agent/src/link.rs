@@ -14,13 +14,13 @@ use marram_core::{
     methods::{InvokeError, MethodRequest, MethodResponse},
     name::check_port_name,
     ports::{
-        BoxFuture, LogStream, ModuleHost, ModuleInfo, ReceiveError, Received, ReportError, SendError, Sent, Settlement,
-        TimerError, TwinDocument,
+        BoxFuture, DurableTimerError, LogStream, ModuleHost, ModuleInfo, ReceiveError, Received, ReportError,
+        SendError, Sent, Settlement, TimerError, TwinAck, TwinChange, TwinDocument, WatchError,
     },
     route::{Origin, module_source},
     state::{StateError, Write},
     time::Uptime,
-    timers::Timers,
+    timers::{DueTimer, DurableTimer, Timers},
 };
 
 use crate::{
@@ -33,7 +33,7 @@ use crate::{
     methods::{Caller, Methods, is_system},
     router::{self, Attempt, Chosen, Refusal, Resolved, Router},
     state::StateCell,
-    twins::TwinCell,
+    twins::{TwinCell, Watch},
 };
 
 /// Outputs whose receivers are remembered. A module has a handful; one that makes up names only pays for look-ups.
@@ -53,6 +53,7 @@ struct Inner {
     outputs: Mutex<Outputs>,
     closed: AtomicBool,
     twin: Arc<TwinCell>,
+    watch: Arc<Watch>,
     state: Arc<StateCell>,
     timers: Mutex<Timers>,
     hears_timers: bool,
@@ -92,6 +93,7 @@ impl ModuleLink {
             parts;
         let bell = router.doorbell(info.module_id.as_str());
         let module = info.module_id.shared();
+        let watch = Arc::new(Watch::new(twin.clone(), stop.clone()));
         let inbox = Arc::new(ProgramInbox::new(clock, router.clone(), bell.clone(), module, stop, received));
         let caller = methods.caller(&info.module_id);
         let inner = Inner {
@@ -102,6 +104,7 @@ impl ModuleLink {
             outputs: Mutex::default(),
             closed: AtomicBool::new(false),
             twin,
+            watch,
             state,
             timers: Mutex::default(),
             hears_timers,
@@ -121,16 +124,51 @@ impl ModuleLink {
         self.inner.inbox.close();
     }
 
-    /// The timer that is due, if any.
-    pub(crate) fn pop_timer(&self) -> Option<(Box<str>, u64)> {
+    /// The timer that is due, if any. Durable ones are rare, so that they keep no other away.
+    pub(crate) fn due_timer(&self) -> Option<Due> {
+        if let Some(due) = self.inner.state.due_timer() {
+            return Some(Due::Durable(due));
+        }
         let mut timers = self.inner.timers();
         // Without timers the clock is not read.
         timers.next_due()?;
-        timers.pop_due(self.inner.clock.uptime())
+        timers.pop_due(self.inner.clock.uptime()).map(|(name, missed)| Due::Volatile(name, missed))
+    }
+
+    /// The module has heard it.
+    pub(crate) async fn timer_fired(&self, due: Due) {
+        if let Due::Durable(due) = due {
+            self.inner.state.timer_fired(&due).await;
+        }
     }
 
     pub(crate) fn next_timer(&self) -> Option<Uptime> {
-        self.inner.timers().next_due()
+        let next = self.inner.timers().next_due();
+        next.into_iter().chain(self.inner.state.next_timer()).min()
+    }
+}
+
+/// A timer on its way into the guest.
+pub(crate) enum Due {
+    /// It is set anew, or gone.
+    Volatile(Box<str>, u64),
+    /// It stays due until it has fired.
+    Durable(DueTimer),
+}
+
+impl Due {
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Volatile(name, _) => name,
+            Self::Durable(due) => &due.name,
+        }
+    }
+
+    pub(crate) fn missed(&self) -> u64 {
+        match self {
+            Self::Volatile(_, missed) => *missed,
+            Self::Durable(due) => due.missed,
+        }
     }
 }
 
@@ -246,6 +284,16 @@ impl ModuleHost for ModuleLink {
         Box::pin(async move { twin.report(merge_patch_json).await })
     }
 
+    fn next_change(&self, patience: Duration) -> BoxFuture<'static, Result<Option<TwinChange>, WatchError>> {
+        let watch = self.inner.watch.clone();
+        Box::pin(async move { watch.next(patience).await })
+    }
+
+    fn acknowledge(&self, version: u64, ack: TwinAck) -> BoxFuture<'static, Result<u64, ReportError>> {
+        let twin = self.inner.twin.clone();
+        Box::pin(async move { Ok(twin.acknowledge(&ack, version).await?) })
+    }
+
     fn receive(&self, patience: Duration) -> BoxFuture<'static, Result<Option<Received>, ReceiveError>> {
         let inbox = self.inner.inbox.clone();
         Box::pin(async move { inbox.receive(patience).await })
@@ -304,6 +352,31 @@ impl ModuleHost for ModuleLink {
             }
             inner.methods.invoke(Some(&inner.caller), &target, request).await
         })
+    }
+
+    fn set_durable_timer(
+        &self,
+        name: String,
+        interval: Duration,
+        periodic: bool,
+    ) -> BoxFuture<'static, Result<(), DurableTimerError>> {
+        let inner = self.inner.clone();
+        Box::pin(async move {
+            if !inner.hears_timers {
+                return Err(TimerError::NoHandler.into());
+            }
+            let result = inner.state.clone().set_timer(name, interval, periodic).await;
+            inner.bell.ring();
+            result
+        })
+    }
+
+    fn cancel_durable_timer(&self, name: String) -> BoxFuture<'static, Result<bool, DurableTimerError>> {
+        Box::pin(self.inner.state.clone().cancel_timer(name))
+    }
+
+    fn durable_timers(&self) -> Vec<DurableTimer> {
+        self.inner.state.timers()
     }
 
     fn info(&self) -> ModuleInfo {

@@ -1,6 +1,8 @@
 //! The durable state of modules on its way between guests and disk: opened at the first use, shared by the instances of a module,
 //! on blocking threads, and slowed down where a guest would wear the flash out. What is kept and how is the store's.
 
+mod timers;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, Weak},
@@ -54,6 +56,8 @@ impl StateCells {
             disk: self.disk.clone(),
             open: Arc::default(),
             paid_until: tokio::sync::Mutex::new(None),
+            durable: Mutex::default(),
+            timer_writer: tokio::sync::Mutex::default(),
         });
         cells.insert(module.clone(), Arc::downgrade(&cell));
         cell
@@ -68,6 +72,9 @@ pub(crate) struct StateCell {
     open: Arc<tokio::sync::Mutex<Option<Box<dyn State>>>>,
     /// Until when the writes so far use up what is allowed; who writes waits here for its turn.
     paid_until: tokio::sync::Mutex<Option<Instant>>,
+    durable: Mutex<timers::Durable>,
+    /// One change of the timers at a time, from the change to the disk.
+    timer_writer: tokio::sync::Mutex<()>,
 }
 
 impl StateCell {

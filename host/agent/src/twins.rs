@@ -3,6 +3,7 @@
 //! What a change means is `core::twin`'s.
 
 mod notices;
+mod told;
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +26,10 @@ use tokio::{
     time::Instant,
 };
 
-pub(crate) use self::notices::Notices;
+pub(crate) use self::{
+    notices::Notices,
+    told::{Told, Watch},
+};
 use crate::{clock::Clock, doorbell::Doorbell};
 
 /// All twins by module name.
@@ -96,6 +100,15 @@ pub enum TwinError {
     /// Could not be stored; nothing has changed.
     #[error("cannot store the twin: {0}")]
     Store(#[from] DocumentError),
+}
+
+impl From<TwinError> for ReportError {
+    fn from(error: TwinError) -> Self {
+        match error {
+            TwinError::Store(error) => Self::Other(error.to_string()),
+            error => Self::Invalid(error.to_string()),
+        }
+    }
 }
 
 impl Twins {
@@ -235,20 +248,17 @@ impl TwinCell {
 
     async fn report_json(&self, merge_patch_json: &str) -> Result<u64, ReportError> {
         let patch = parse_object(merge_patch_json).map_err(|error| ReportError::Invalid(error.to_string()))?;
-        self.report_patch(patch).await.map_err(|error| match error {
-            TwinError::Store(error) => ReportError::Other(error.to_string()),
-            error => ReportError::Invalid(error.to_string()),
-        })
+        Ok(self.report_patch(patch).await?)
     }
 
     /// The guest's answer to its desired properties.
-    pub(crate) async fn acknowledge(self: &Arc<Self>, ack: &TwinAck, version: u64) -> Result<(), TwinError> {
+    pub(crate) async fn acknowledge(self: &Arc<Self>, ack: &TwinAck, version: u64) -> Result<u64, TwinError> {
         let patch = desired_ack(ack, version);
         let cell = self.clone();
         // A task: as above.
         let reporting = tokio::spawn(async move {
             let _one_report = cell.reports.lock().await;
-            cell.report_patch(patch).await.map(drop)
+            cell.report_patch(patch).await
         });
         reporting.await.unwrap_or_else(|error| Err(DocumentError(format!("the report failed: {error}")).into()))
     }

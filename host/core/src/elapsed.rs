@@ -10,14 +10,16 @@
 //!
 //! What this boot has lasted is known in any case.
 
+use serde::{Deserialize, Serialize};
+
 use crate::time::UtcMillis;
 
 /// Milliseconds of elapsed time since a log was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Elapsed(pub u64);
 
 /// What the clocks of a device show at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Clocks {
     /// The kernel's random number of this boot.
     pub boot: [u8; 16],
@@ -30,7 +32,7 @@ pub struct Clocks {
 }
 
 /// What the clocks showed at a moment of elapsed time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Stamp {
     /// The moment.
     pub elapsed: Elapsed,

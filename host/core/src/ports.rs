@@ -25,6 +25,7 @@ use crate::{
     name::ModuleName,
     state::{StateError, Write},
     time::UtcMillis,
+    timers::DurableTimer,
 };
 
 /// A future that a port returns; boxed once a batch or once a step, never once a message.
@@ -253,6 +254,9 @@ pub trait Component: Send + Sync {
     /// Whether it imports `marram:edge/inbox`: a program that takes messages.
     fn imports_inbox(&self) -> bool;
 
+    /// Whether it imports `marram:edge/durable-timers`: only then they are read, and fire.
+    fn imports_durable_timers(&self) -> bool;
+
     /// Makes an isolated instance. Runs initialisers; an error of theirs is an [`Exit`].
     fn instantiate(
         &self,
@@ -394,6 +398,12 @@ pub trait ModuleHost: Send + Sync {
     /// Merges a patch into the reported properties; returns the new version once it is stored.
     fn report(&self, merge_patch_json: String) -> BoxFuture<'static, Result<u64, ReportError>>;
 
+    /// What of the desired properties is news to this instance, once there is some: all of them the first time; none when
+    /// `patience` has passed.
+    fn next_change(&self, patience: Duration) -> BoxFuture<'static, Result<Option<TwinChange>, WatchError>>;
+    /// The module's answer to a version of its desired properties; returns the version of the reported ones once it is stored.
+    fn acknowledge(&self, version: u64, ack: TwinAck) -> BoxFuture<'static, Result<u64, ReportError>>;
+
     /// The next message for a program, once there is one; none when `patience` has passed. A program may hold
     /// [`MAX_UNSETTLED`] of them, each until it is settled. Dropping the future takes nothing.
     fn receive(&self, patience: Duration) -> BoxFuture<'static, Result<Option<Received>, ReceiveError>>;
@@ -425,6 +435,18 @@ pub trait ModuleHost: Send + Sync {
     /// Calls a method of another module and waits for the answer.
     fn invoke(&self, target: String, request: MethodRequest)
     -> BoxFuture<'static, Result<MethodResponse, InvokeError>>;
+
+    /// As [`crate::timers::DurableTimers::set`]; stored when it returns.
+    fn set_durable_timer(
+        &self,
+        name: String,
+        interval: Duration,
+        periodic: bool,
+    ) -> BoxFuture<'static, Result<(), DurableTimerError>>;
+    /// Removes a durable timer; false when there was none.
+    fn cancel_durable_timer(&self, name: String) -> BoxFuture<'static, Result<bool, DurableTimerError>>;
+    /// Those that are set.
+    fn durable_timers(&self) -> Vec<DurableTimer>;
 
     /// Who and where the module is.
     fn info(&self) -> ModuleInfo;
@@ -506,17 +528,48 @@ pub enum ReportError {
     Other(String),
 }
 
-/// Why a timer was refused.
+/// A change of the desired properties.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TwinChange {
+    /// What differs from what the instance was told last.
+    pub merge_patch_json: String,
+    /// The version that it leads to.
+    pub version: u64,
+}
+
+/// Why a program hears of no change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatchError {
+    /// The module is being stopped.
+    Stopping,
+}
+
+/// Why a timer was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TimerError {
     /// Empty or longer than 64 bytes.
+    #[error("a timer's name has 1 to 64 bytes")]
     BadName,
-    /// Zero or above 31 days.
+    /// Too short or above 31 days.
+    #[error("the delay or period is too short, or above 31 days")]
     BadInterval,
     /// 64 timers stand already.
+    #[error("there are 64 timers already")]
     TooMany,
     /// The module does not export `timer-handler`.
+    #[error("the module does not export `timer-handler`")]
     NoHandler,
+}
+
+/// Why a durable timer was refused. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DurableTimerError {
+    /// A limit.
+    #[error(transparent)]
+    Timer(#[from] TimerError),
+    /// It could not be stored.
+    #[error(transparent)]
+    Store(#[from] StateError),
 }
 
 /// Who and where a module is.

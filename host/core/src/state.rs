@@ -7,6 +7,8 @@ use bytes::Bytes;
 
 /// Longest name of a bucket.
 pub const MAX_BUCKET_BYTES: usize = 64;
+/// The bucket of the host's own entries in a module's state. No guest can name it: [`check_bucket`] takes no control characters.
+pub const HOST_BUCKET: &str = "\u{1}host";
 /// Longest key.
 pub const MAX_KEY_BYTES: usize = 256;
 /// Longest value: as long as a message may be.
@@ -133,7 +135,9 @@ impl<P> Index<P> {
     pub fn check(&self, writes: &[Write]) -> Result<(), StateError> {
         let mut sizes: BTreeMap<(&str, &str), usize> = BTreeMap::new();
         for write in writes {
-            check_bucket(&write.bucket)?;
+            if *write.bucket != *HOST_BUCKET {
+                check_bucket(&write.bucket)?;
+            }
             check_key(&write.key)?;
             let len = write.value.as_ref().map_or(0, Bytes::len);
             if len > MAX_VALUE_BYTES {
@@ -237,6 +241,16 @@ mod tests {
         assert_eq!(index.keys("x", "a/", Some("a/2"), 2), ["a/3".into()] as [Box<str>; 1]);
         assert_eq!(index.keys("x", "", None, 9).len(), 5);
         assert!(index.keys("x", "a/", Some("a/3"), 2).is_empty() && index.keys("y", "", None, 9).is_empty());
+    }
+
+    #[test]
+    fn the_hosts_own_entries_count_too_and_guests_cannot_name_their_bucket() {
+        let mut index = Index::default();
+        let own = [write(HOST_BUCKET, "timers", Some(100))];
+        index.check(&own).unwrap();
+        apply(&mut index, &own);
+        assert_eq!(index.bytes(), cost(HOST_BUCKET, "timers", 100));
+        assert_eq!(check_bucket(HOST_BUCKET), Err(StateError::BadBucket));
     }
 
     proptest! {

@@ -1,7 +1,11 @@
-//! The named timers of one module: when each is due, free of drift, late ones once.
+//! The named timers of one module: when each is due, free of drift, late ones once. Here: those that live as long as an instance;
+//! [`durable`]: those that outlive it.
+
+mod durable;
 
 use std::{collections::BTreeMap, time::Duration};
 
+pub use self::durable::{DueTimer, DurableTimer, DurableTimers, MIN_DURABLE_INTERVAL};
 use crate::{ports::TimerError, time::Uptime};
 
 /// Most timers of a module. A driver polls a few devices; more is a leak.
@@ -28,9 +32,7 @@ impl Timers {
     /// # Errors
     /// A limit is exceeded; nothing changes.
     pub fn set(&mut self, name: &str, interval: Duration, periodic: bool, now: Uptime) -> Result<(), TimerError> {
-        if name.is_empty() || name.len() > MAX_TIMER_NAME {
-            return Err(TimerError::BadName);
-        }
+        check_name(name)?;
         let millis = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
         if millis == 0 || interval > MAX_INTERVAL {
             return Err(TimerError::BadInterval);
@@ -67,6 +69,10 @@ impl Timers {
         timer.due = Uptime(timer.due.0 + period * (missed + 1));
         Some((name, missed))
     }
+}
+
+fn check_name(name: &str) -> Result<(), TimerError> {
+    if name.is_empty() || name.len() > MAX_TIMER_NAME { Err(TimerError::BadName) } else { Ok(()) }
 }
 
 #[cfg(test)]

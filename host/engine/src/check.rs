@@ -132,13 +132,16 @@ const WASI: &[&str] = &[
 
 /// Interfaces of `wit/` that a guest may import.
 const MARRAM: &[&str] = &[
+    "marram:edge/durable-timers",
     "marram:edge/inbox",
     "marram:edge/messaging",
     "marram:edge/method-types",
     "marram:edge/methods",
     "marram:edge/module-info",
+    "marram:edge/state",
     "marram:edge/timers",
     "marram:edge/twin",
+    "marram:edge/twin-watch",
     "marram:edge/types",
 ];
 
@@ -249,6 +252,11 @@ impl Surface {
         self.imports.iter().any(|name| is_version_of(name, INBOX, MARRAM_SERIES))
     }
 
+    /// Whether it sets timers that outlive it.
+    pub(crate) fn imports_durable_timers(&self) -> bool {
+        self.imports.iter().any(|name| is_version_of(name, DURABLE_TIMERS, MARRAM_SERIES))
+    }
+
     /// Program or handlers.
     ///
     /// # Errors
@@ -290,6 +298,7 @@ pub(crate) const TIMER: Interface = Interface("marram:edge/timer-handler", MARRA
 pub(crate) const METHOD: Interface = Interface("marram:edge/method-handler", MARRAM_SERIES);
 
 const INBOX: &str = "marram:edge/inbox";
+const DURABLE_TIMERS: &str = "marram:edge/durable-timers";
 const WASI_SERIES: &str = "0.2.";
 const MARRAM_SERIES: &str = "0.1.";
 const WASI_MESSAGING_DRAFT: &str = "0.2.0-draft";

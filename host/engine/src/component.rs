@@ -29,6 +29,7 @@ pub(crate) struct WasmComponent {
     linked: InstancePre<GuestState>,
     entries: Entries,
     imports_inbox: bool,
+    imports_durable_timers: bool,
     /// Of one instance; see [`crate::cost`].
     cost: u64,
     ticker: Arc<Ticker>,
@@ -75,7 +76,8 @@ impl WasmComponent {
             timer: entry::<FireParams, ()>(&linked, &surface, TIMER, "fire")?,
             method: entry::<InvokeParams, InvokeResults>(&linked, &surface, METHOD, "invoke")?,
         };
-        Ok(Self { linked, entries, imports_inbox: surface.imports_inbox(), cost, ticker, walls })
+        let (imports_inbox, imports_durable_timers) = (surface.imports_inbox(), surface.imports_durable_timers());
+        Ok(Self { linked, entries, imports_inbox, imports_durable_timers, cost, ticker, walls })
     }
 
     async fn instance(
@@ -119,6 +121,10 @@ impl ports::Component for WasmComponent {
 
     fn imports_inbox(&self) -> bool {
         self.imports_inbox
+    }
+
+    fn imports_durable_timers(&self) -> bool {
+        self.imports_durable_timers
     }
 
     fn instantiate(

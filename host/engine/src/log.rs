@@ -158,7 +158,6 @@ impl AsyncWrite for LogPipe {
 mod tests {
     use std::time::Duration;
 
-    use marram_core::state::{StateError, Write};
     use marram_core::{
         message::Message,
         methods::{InvokeError, MethodRequest, MethodResponse},
@@ -166,6 +165,11 @@ mod tests {
             BoxFuture, ModuleInfo, ReceiveError, Received, ReportError, SendError, Sent, Settlement, TimerError,
             TwinDocument,
         },
+    };
+    use marram_core::{
+        ports::{DurableTimerError, TwinAck, TwinChange, WatchError},
+        state::{StateError, Write},
+        timers::DurableTimer,
     };
     use proptest::prelude::*;
 
@@ -221,6 +225,31 @@ mod tests {
         fn invoke(&self, _: String, _: MethodRequest) -> BoxFuture<'static, Result<MethodResponse, InvokeError>> {
             Box::pin(async { Err(InvokeError::Stopping) })
         }
+        fn next_change(&self, _: Duration) -> BoxFuture<'static, Result<Option<TwinChange>, WatchError>> {
+            Box::pin(async { Ok(None) })
+        }
+
+        fn acknowledge(&self, _: u64, _: TwinAck) -> BoxFuture<'static, Result<u64, ReportError>> {
+            Box::pin(async { Ok(2) })
+        }
+
+        fn set_durable_timer(
+            &self,
+            _: String,
+            _: Duration,
+            _: bool,
+        ) -> BoxFuture<'static, Result<(), DurableTimerError>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn cancel_durable_timer(&self, _: String) -> BoxFuture<'static, Result<bool, DurableTimerError>> {
+            Box::pin(async { Ok(false) })
+        }
+
+        fn durable_timers(&self) -> Vec<DurableTimer> {
+            Vec::new()
+        }
+
         fn info(&self) -> ModuleInfo {
             unreachable!("output asks nobody who it is")
         }

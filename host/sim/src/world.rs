@@ -192,6 +192,10 @@ impl Component for Made {
         false
     }
 
+    fn imports_durable_timers(&self) -> bool {
+        false
+    }
+
     fn instantiate(
         &self,
         spec: &ModuleSpec,

@@ -45,6 +45,11 @@ impl StartedModule {
             Ok(twin) => twin,
             Err(error) => return Exit::new(1, format!("its twin cannot be read: {error}")),
         };
+        if self.component.imports_durable_timers()
+            && let Err(error) = self.state.load_timers(self.clock).await
+        {
+            return Exit::new(1, format!("its durable timers cannot be read: {error}"));
+        }
         let bell = self.router.doorbell(name.as_str());
         twin.ring_at_change(bell.clone());
         let exports = self.component.exports();

@@ -277,6 +277,10 @@ impl Component for MadeUp {
         self.guest.inbox
     }
 
+    fn imports_durable_timers(&self) -> bool {
+        false
+    }
+
     fn instantiate(
         &self,
         spec: &ModuleSpec,

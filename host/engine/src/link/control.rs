@@ -1,14 +1,14 @@
-//! `marram:edge/twin`, `timers` and `module-info`: rare calls, bound by code that is generated from `wit/`.
+//! `marram:edge/twin`, `twin-watch`, `timers` and `module-info`: rare calls, bound by code that is generated from `wit/`.
 
 use std::time::Duration;
 
-use marram_core::ports::{ReportError, TimerError, TwinDocument};
+use marram_core::ports::{ReportError, TimerError, TwinAck, TwinDocument, WatchError};
 use wasmtime::{
     Result,
     component::{HasSelf, Linker},
 };
 
-use self::bindings::marram::edge::{module_info, timers, twin};
+use self::bindings::marram::edge::{module_info, timers, twin, twin_watch};
 use super::messaging::within;
 use crate::state::GuestState;
 
@@ -20,6 +20,7 @@ mod bindings {
             package marram:engine;
             world control {
                 import marram:edge/twin@0.1.0;
+                import marram:edge/twin-watch@0.1.0;
                 import marram:edge/timers@0.1.0;
                 import marram:edge/module-info@0.1.0;
             }
@@ -27,6 +28,7 @@ mod bindings {
         world: "marram:engine/control",
         imports: {
             "marram:edge/twin@0.1.0.report": async | trappable,
+            "marram:edge/twin-watch@0.1.0": async | trappable,
         },
     });
 }
@@ -36,6 +38,7 @@ const MAX_PATCH_BYTES: usize = 128 << 10;
 
 pub(super) fn add_to_linker(linker: &mut Linker<GuestState>) -> Result<()> {
     twin::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
+    twin_watch::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
     timers::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
     module_info::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)
 }
@@ -56,10 +59,44 @@ impl twin::Host for GuestState {
         }
         let until = self.deadline.wait_until();
         let answer = within(until, self.host.report(merge_patch_json)).await?;
-        Ok(answer.map_err(|error| match error {
-            ReportError::Invalid(why) => twin::TwinError::Invalid(why),
-            ReportError::Other(why) => twin::TwinError::Other(why),
-        }))
+        Ok(answer.map_err(twin::TwinError::from))
+    }
+}
+
+impl From<ReportError> for twin::TwinError {
+    fn from(error: ReportError) -> Self {
+        match error {
+            ReportError::Invalid(why) => Self::Invalid(why),
+            ReportError::Other(why) => Self::Other(why),
+        }
+    }
+}
+
+impl twin_watch::Host for GuestState {
+    async fn next_change(
+        &mut self,
+        timeout_ms: u64,
+    ) -> Result<Result<Option<twin_watch::Change>, twin_watch::WatchError>> {
+        let until = self.deadline.wait_until();
+        let answer = within(until, self.host.next_change(Duration::from_millis(timeout_ms))).await?;
+        Ok(match answer {
+            Ok(change) => Ok(change.map(|change| twin_watch::Change {
+                merge_patch_json: change.merge_patch_json,
+                version: change.version,
+            })),
+            Err(WatchError::Stopping) => Err(twin_watch::WatchError::Stopping),
+        })
+    }
+
+    async fn acknowledge(
+        &mut self,
+        version: u64,
+        code: u16,
+        description: String,
+    ) -> Result<Result<u64, twin::TwinError>> {
+        let until = self.deadline.wait_until();
+        let answer = within(until, self.host.acknowledge(version, TwinAck { code, description })).await?;
+        Ok(answer.map_err(twin::TwinError::from))
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod config;
 mod control;
+mod durable;
 mod files;
 mod inbox;
 mod keyvalue;
@@ -37,6 +38,7 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<GuestState>> {
     inbox::add_to_linker(&mut linker)?;
     control::add_to_linker(&mut linker)?;
     methods::add_to_linker(&mut linker)?;
+    durable::add_to_linker(&mut linker)?;
     config::add_to_linker(&mut linker)?;
     keyvalue::add_to_linker(&mut linker)?;
     wasi_messaging::add_to_linker(&mut linker)?;

@@ -19,6 +19,7 @@ use marram_core::{
     ports::*,
     state::{StateError, Write},
     time::UtcMillis,
+    timers::DurableTimer,
 };
 use marram_engine::{CompileLimits, HelperCommand, Profile, Settings, WasmEngine};
 use sha2::{Digest as _, Sha256};
@@ -246,6 +247,26 @@ impl ModuleHost for Recorder {
             }),
             None => Box::pin(std::future::pending()),
         }
+    }
+
+    fn next_change(&self, _: Duration) -> BoxFuture<'static, Result<Option<TwinChange>, WatchError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn acknowledge(&self, _: u64, _: TwinAck) -> BoxFuture<'static, Result<u64, ReportError>> {
+        Box::pin(async { Ok(2) })
+    }
+
+    fn set_durable_timer(&self, _: String, _: Duration, _: bool) -> BoxFuture<'static, Result<(), DurableTimerError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn cancel_durable_timer(&self, _: String) -> BoxFuture<'static, Result<bool, DurableTimerError>> {
+        Box::pin(async { Ok(false) })
+    }
+
+    fn durable_timers(&self) -> Vec<DurableTimer> {
+        Vec::new()
     }
 
     fn info(&self) -> ModuleInfo {
