@@ -41,7 +41,7 @@ mod types;
 mod wire;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -95,6 +95,10 @@ pub struct Log {
     has_empty: bool,
     /// Segments without messages that go when the next one has begun: until then only they say what is settled, and the names.
     obsolete: Vec<(u64, u64)>,
+    /// Copies of which the disk does not know yet that they replace what they were made of.
+    unsaid_copies: BTreeSet<u64>,
+    /// Names of files that must be gone before anything is written.
+    strays: Vec<String>,
     files: Files,
     /// For records on their way to the disk; kept to spare allocations.
     buffer: Vec<u8>,

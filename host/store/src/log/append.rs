@@ -35,13 +35,27 @@ impl Log {
         let mut done = self.next_sequence..self.next_sequence;
         let stored = self.append_all(entries, None, &mut done);
         let safe = stored.and_then(|()| match safety {
-            Safety::Synced => self.sync().map_err(|error| self.append_error(error)),
+            Safety::Synced => self.make_safe(done.start).map_err(|error| self.append_error(error)),
             Safety::Written => Ok(()),
         });
         if safe.is_err() {
             self.void(entries, &done);
         }
         safe.map(|()| done)
+    }
+
+    /// What was stored from this sequence on survives a loss of power when this returns.
+    fn make_safe(&mut self, from: u64) -> io::Result<()> {
+        self.sync_active()?;
+        if self.is_any_unsafe(from) {
+            self.copy_suspects();
+        }
+        if self.is_any_unsafe(from) {
+            return Err(io::Error::other(
+                "the disk does not keep a segment of the message log, and it cannot be copied",
+            ));
+        }
+        Ok(())
     }
 
     /// Sees whether a message of so many bytes would be stored now: makes the room that it would take, and writes a stamp.
@@ -109,12 +123,14 @@ impl Log {
     pub fn has_room_at_hand(&self, bytes: usize) -> bool {
         let needed = bytes + self.pending.bound_bytes() + self.new_name_bytes();
         !self.pending.incomplete
+            && self.strays.is_empty()
             && !self.spares.is_empty()
             && self.active.as_ref().is_some_and(|it| it.room() >= needed)
     }
 
     /// Sees to it that so many bytes can be written, and a spare is left for settlements.
     fn make_room(&mut self, bytes: usize) -> Result<(), AppendError> {
+        self.clear_strays().map_err(|error| self.append_error(error))?;
         let needed = bytes + self.pending.bound_bytes() + self.new_name_bytes();
         if self.active.as_ref().is_some_and(|active| active.room() >= needed) && !self.pending.incomplete {
             return self.ensure_spares(1);
@@ -242,6 +258,7 @@ impl Log {
     }
 
     fn try_flush(&mut self) -> io::Result<()> {
+        self.clear_strays()?;
         let needed = self.pending.bound_bytes() + self.new_name_bytes();
         if self.pending.incomplete || self.active.as_ref().is_none_or(|active| active.room() < needed) {
             if self.spares.is_empty() && self.disk_bytes() + self.options.segment_bytes <= self.options.max_bytes {

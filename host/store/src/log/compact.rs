@@ -38,6 +38,7 @@ impl Log {
     /// Copies the live messages of these segments together and removes them. False: it was of no use. `always`: also
     /// then.
     pub(super) fn copy_together(&mut self, run: Range<usize>, always: bool) -> io::Result<bool> {
+        self.clear_strays()?;
         if self.active.is_none() {
             // The last checkpoint is in one that may go.
             if self.spares.is_empty() {
@@ -131,19 +132,26 @@ impl Log {
         let file = self.files.file(&*self.folder, header.generation)?;
         let mut scanner = Scanner::new(&*file, header.generation, header.frame(), end);
         let (mut buffer, mut staged) = (Vec::new(), Vec::new());
-        let (mut damaged, mut missing) = (Vec::new(), self.segments[place].live);
+        let (mut damaged, mut missing) = (Damaged::default(), self.segments[place].live);
         let base = copy.base();
         loop {
             let (at, payload) = match scanner.next()? {
                 Found::Record { kind: Kind::Message, at, payload, .. } => (at, payload),
                 Found::Record { .. } => continue,
                 Found::Damaged { at, bytes, kind } => {
-                    if matches!(kind, None | Some(Kind::Message)) {
-                        damaged.push((at, bytes));
+                    match kind {
+                        None => damaged.gaps.push((at, bytes)),
+                        Some(Kind::Message) => damaged.messages.push((at, bytes)),
+                        Some(_) => {}
                     }
                     continue;
                 }
-                Found::End { .. } | Found::Torn { .. } => break,
+                Found::End { at } | Found::Torn { at } => {
+                    if at < end {
+                        damaged.gaps.push((at, end - at));
+                    }
+                    break;
+                }
             };
             let Some(head) = take_head(payload, header.base) else { continue };
             let sequence = head.sequence;
@@ -153,7 +161,7 @@ impl Log {
                 continue;
             }
             let Some((message, death)) = head.message(|number| name_of(&names, number)) else {
-                damaged.push((at, payload.len() as u64));
+                damaged.messages.push((at, payload.len() as u64));
                 continue;
             };
             missing = missing.saturating_sub(references.len() as u64);
@@ -169,16 +177,22 @@ impl Log {
         }
         // Otherwise it was known before, or nobody waits for it.
         if missing > 0 {
-            for (at, bytes) in damaged {
-                self.report_lost(header.generation, at, bytes);
-            }
+            self.report_lost(header.generation, damaged, missing);
         }
         write_copies(copy, &mut buffer, &mut staged)
     }
 
-    fn report_lost(&mut self, generation: u64, at: u64, bytes: u64) {
+    /// Tells of so many lost references: in gaps they are counted together.
+    fn report_lost(&mut self, generation: u64, Damaged { messages, gaps }: Damaged, missing: u64) {
         let path = self.path.join(file_name(generation));
-        self.report(Damage { path, at, bytes, loss: Loss::Messages(1) });
+        let mut in_gaps = missing.saturating_sub(messages.len() as u64).max(1);
+        for (at, bytes) in gaps {
+            let loss = Loss::Messages(std::mem::take(&mut in_gaps));
+            self.report(Damage { path: path.clone(), at, bytes, loss });
+        }
+        for (at, bytes) in messages {
+            self.report(Damage { path: path.clone(), at, bytes, loss: Loss::Messages(1) });
+        }
     }
 
     fn live_of(&mut self, place: usize) -> io::Result<Live> {
@@ -212,6 +226,7 @@ impl Log {
         let old: Vec<u64> = self.segments[run.clone()].iter().map(Segment::generation).collect();
         self.pending.freed(&old);
         self.pending.copied(segment.generation(), segment.live);
+        self.unsaid_copies.insert(segment.generation());
         self.remove_segments(&old);
         if segment.live > 0 {
             self.keep(segment);
@@ -221,6 +236,13 @@ impl Log {
             self.remove_file(&file_name(segment.generation()));
         }
     }
+}
+
+/// Places that could not be read: of one message each, and of nobody knows how many.
+#[derive(Default)]
+struct Damaged {
+    messages: Vec<(u64, u64)>,
+    gaps: Vec<(u64, u64)>,
 }
 
 /// What is not settled in a segment.

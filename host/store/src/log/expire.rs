@@ -74,7 +74,9 @@ impl Log {
             let is_over = is_over(queue, now);
             let is_whole = after.is_none_or(|after| first > after);
             let after = if is_whole { first.checked_sub(1) } else { after };
-            let messages = if is_whole { all } else { self.walk_behind(place, key, after, false) };
+            let (counted, is_all) = if is_whole { (all, true) } else { self.walk_behind(place, key, after, false) };
+            // What cannot be counted is left alone, and not forgotten.
+            let (messages, is_over) = if is_all { (counted, is_over) } else { (all, false) };
             let bytes = bytes * messages.min(all) / all;
             parts.push(Part { place, is_whole, after, last, messages, bytes, is_over });
         }
@@ -85,11 +87,11 @@ impl Log {
         if part.is_whole {
             return self.settle_queue(part.place, key, How::Expired);
         }
-        self.walk_behind(part.place, key, part.after, true)
+        self.walk_behind(part.place, key, part.after, true).0
     }
 
-    /// Counts what of a queue in one segment is behind a message, and settles it.
-    fn walk_behind(&mut self, place: usize, key: Key, after: Option<u64>, settles: bool) -> u64 {
+    /// Counts what of a queue in one segment is behind a message, and settles it. False: not all of it could be read.
+    fn walk_behind(&mut self, place: usize, key: Key, after: Option<u64>, settles: bool) -> (u64, bool) {
         let (mut at, mut count) = (after, 0);
         loop {
             match self.next_live_in(place, key, at) {
@@ -100,10 +102,10 @@ impl Log {
                         self.settle_at(key, spot.sequence, Some(How::Expired));
                     }
                 }
-                Ok(_) => return count,
+                Ok(_) => return (count, true),
                 Err(error) => {
                     tracing::debug!(%error, "what has expired in the message log cannot be counted");
-                    return count;
+                    return (count, false);
                 }
             }
         }

@@ -22,6 +22,9 @@ use super::{
     wire::Take,
 };
 
+/// Numbers of segments and messages are below: a log that is written without pause does not come near.
+const MAX_NUMBER: u64 = 1 << 63;
+
 /// A segment's file.
 pub(super) struct Candidate {
     pub(super) header: Header,
@@ -65,7 +68,12 @@ impl<'p> Opening<'p> {
         for (name, len) in files {
             let Some((digits, kind)) = name.split_once('.').filter(|(digits, _)| digits.len() == 16) else { continue };
             let Ok(generation) = u64::from_str_radix(digits, 16) else { continue };
-            opening.next_generation = opening.next_generation.max(generation.saturating_add(1));
+            // Others are nobody's, and numbers go on from those that are ours.
+            if generation >= MAX_NUMBER || !["log", "spare", "damaged"].contains(&kind) {
+                tracing::warn!(name, "a file in the folder of the message log is not of it; it is left alone");
+                continue;
+            }
+            opening.next_generation = opening.next_generation.max(generation + 1);
             match kind {
                 "log" => opening.look_at(generation, &name, len)?,
                 "spare" => opening.spares.push((generation, len)),
@@ -87,7 +95,7 @@ impl<'p> Opening<'p> {
                 Err(error) => return Err(io(error)),
             };
             match header {
-                Ok(header) if header.generation == generation => {
+                Ok(header) if header.generation == generation && header.base.sequence < MAX_NUMBER => {
                     if at > 0 {
                         self.report(generation, 0, HEADER_BYTES as u64, Loss::Nothing);
                     }

@@ -36,7 +36,7 @@ impl Log {
             return;
         }
         self.pending.freed(&empty);
-        if let Err(error) = self.sync() {
+        if let Err(error) = self.sync_active() {
             tracing::debug!(%error, "settlements are not on the disk; their messages may come again after a restart");
         }
         if self.active.is_none() {
@@ -67,15 +67,28 @@ impl Log {
     /// without it, it is done when room is needed. True: there may be more to do.
     pub fn tidy(&mut self) -> bool {
         self.copy_suspects();
-        match self.find_run(WORTHWHILE) {
-            Some(run) => self.copy_run(run),
-            None => false,
-        }
+        self.copy_best(WORTHWHILE)
     }
 
     /// Makes room at any price but messages. False: there is nothing to gain.
     pub(super) fn reclaim_for_room(&mut self) -> bool {
-        match self.find_run(IN_NEED) {
+        self.copy_best(IN_NEED)
+    }
+
+    fn copy_best(&mut self, percent: u64) -> bool {
+        let is_unsaid = |log: &Self, run: &Range<usize>| {
+            log.segments[run.clone()].iter().any(|segment| log.unsaid_copies.contains(&segment.generation()))
+        };
+        let Some(run) = self.find_run(percent) else { return false };
+        if !is_unsaid(self, &run) {
+            return self.copy_run(run);
+        }
+        // A copy of a copy names only that one: what that one was made of must be known to be gone before.
+        if let Err(error) = self.sync_active() {
+            tracing::debug!(%error, "what was copied in the message log waits for the disk");
+            return false;
+        }
+        match self.find_run(percent).filter(|run| !is_unsaid(self, run)) {
             Some(run) => self.copy_run(run),
             None => false,
         }

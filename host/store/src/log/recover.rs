@@ -68,6 +68,8 @@ impl Log {
             pending: Pending::default(),
             has_empty: false,
             obsolete: Vec::new(),
+            unsaid_copies: BTreeSet::new(),
+            strays: Vec::new(),
             files: Files::default(),
             buffer: Vec::new(),
             stamp: Stamp::default(),
@@ -190,6 +192,7 @@ impl Log {
         for (generation, live) in copies {
             if listed.iter().all(|(number, _)| *number != generation) {
                 self.pending.copied(generation, live);
+                self.unsaid_copies.insert(generation);
             }
         }
         if !unsaid.is_empty() {
@@ -255,11 +258,8 @@ impl Log {
         for (generation, _) in barren {
             self.remove_file(&file_name(generation));
         }
-        let empty: Vec<u64> =
-            self.segments.iter().filter(|segment| segment.live == 0).map(Segment::generation).collect();
-        // What is settled was read from the disk: it may go.
-        self.pending.freed(&empty);
-        self.remove_segments(&empty);
+        self.has_empty = true;
+        self.give_room_back();
     }
 }
 

@@ -145,6 +145,7 @@ impl Log {
             let _ = self.folder.remove(&spare.name);
         })?;
         self.pending = super::Pending::default();
+        self.unsaid_copies.clear();
         self.endpoints.new.clear();
         if let Some(old) = self.active.replace(next) {
             self.seal(old);
@@ -178,13 +179,31 @@ impl Log {
         Header { salt: self.salt, generation, origin, base }
     }
 
-    /// A spare becomes a segment: from here on an opening sees it.
+    /// A spare becomes a segment: from here on an opening sees it. After an error it may do so as well, until [`Log::clear_strays`]
+    /// has succeeded.
     pub(super) fn name(&mut self, spare: &Spare, generation: u64) -> io::Result<()> {
-        self.folder.rename(&spare.name, &file_name(generation))?;
-        self.folder.sync_names().inspect_err(|_| {
-            // Best effort: what stays is a segment without messages.
-            let _ = self.folder.remove(&file_name(generation));
+        self.clear_strays()?;
+        let name = file_name(generation);
+        let named = self.folder.rename(&spare.name, &name).and_then(|()| self.folder.sync_names());
+        named.inspect_err(|_| {
+            self.strays.push(name);
+            let _ = self.clear_strays();
         })
+    }
+
+    /// Removes what must never be seen by an opening: a checkpoint that is newer than what is written on, or a copy of what is still in
+    /// use. Before each write, which the next opening might not see otherwise.
+    pub(super) fn clear_strays(&mut self) -> io::Result<()> {
+        if self.strays.is_empty() {
+            return Ok(());
+        }
+        for name in &self.strays {
+            self.folder.remove(name)?;
+        }
+        // A loss of power must not bring one back either.
+        self.folder.sync_names()?;
+        self.strays.clear();
+        Ok(())
     }
 
     pub(super) fn sync_names_if_dirty(&mut self) -> io::Result<()> {
@@ -214,7 +233,7 @@ impl Log {
             Err(error) => {
                 tracing::error!(%error, segment = segment.generation(), "the disk does not keep what was written to a segment of the \
                                 message log; its messages are copied");
-                segment.suspect = true;
+                (segment.suspect, segment.unsafe_on_disk) = (true, true);
             }
         }
         // Walks over it go on in its index on the disk.
@@ -231,13 +250,31 @@ impl Log {
     /// copied, and the next write begins a new one. The same bytes are never synced again: the kernel has dropped them.
     ///
     /// # Errors
-    /// What the disk said.
+    /// What the disk said; also if messages that it has refused to keep earlier cannot be copied yet.
     pub fn sync(&mut self) -> io::Result<()> {
+        self.sync_active()?;
+        if self.is_any_unsafe(0) {
+            self.copy_suspects();
+        }
+        if self.is_any_unsafe(0) {
+            return Err(io::Error::other("messages that the disk did not keep cannot be copied yet"));
+        }
+        Ok(())
+    }
+
+    /// Whether the disk does not keep a message of a full segment, from this sequence on.
+    pub(super) fn is_any_unsafe(&self, from: u64) -> bool {
+        self.segments.iter().any(|segment| segment.unsafe_on_disk && segment.last >= from)
+    }
+
+    /// The same for the segment that is written alone.
+    pub(super) fn sync_active(&mut self) -> io::Result<()> {
         self.flush()?;
         let Some(active) = self.active.as_mut().filter(|active| active.dirty) else { return Ok(()) };
         match active.file.sync() {
             Ok(()) => {
                 active.dirty = false;
+                self.unsaid_copies.clear();
                 Ok(())
             }
             Err(error) => {
@@ -250,7 +287,7 @@ impl Log {
     fn give_up_active(&mut self) {
         let Some(Active { mut segment, .. }) = self.active.take() else { return };
         if segment.live > 0 {
-            segment.suspect = true;
+            (segment.suspect, segment.unsafe_on_disk) = (true, true);
             self.keep(segment);
             self.copy_suspects();
         } else {

@@ -27,6 +27,8 @@ pub(super) struct Segment {
     pub(super) sources: Sources,
     /// Its file cannot be trusted to keep what was written last: it is to be copied.
     pub(super) suspect: bool,
+    /// The disk has refused to keep what was written to it. Suspect as well.
+    pub(super) unsafe_on_disk: bool,
     /// Copying was of no use while so many were live.
     pub(super) full_at: u64,
 }
@@ -91,6 +93,7 @@ impl Segment {
             live: 0,
             sources: Sources::Memory(Arc::default()),
             suspect: false,
+            unsafe_on_disk: false,
             full_at: u64::MAX,
         }
     }

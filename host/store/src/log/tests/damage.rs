@@ -66,6 +66,59 @@ fn every_flipped_byte_costs_at_most_one_message_and_is_told() {
 }
 
 #[test]
+fn what_a_flipped_byte_costs_is_told_as_well_when_the_segment_is_copied_before_anybody_reads_it() {
+    let (files, waiting, a) = files();
+    let (mut lost_some, mut lost_ends) = (0, 0);
+    for (name, bytes) in files.iter().filter(|(name, _)| name.ends_with(".log")) {
+        for at in 64..bytes.len() {
+            let mut bad = files.clone();
+            bad.get_mut(name).unwrap()[at] ^= 0x10;
+            let (mut log, recovery) = Sim::with(&bad).open(options(), &clocks(1));
+            let generation = u64::from_str_radix(&name[..16], 16).unwrap();
+            let Some(place) = log.segments.iter().position(|segment| segment.generation() == generation) else {
+                continue;
+            };
+            let is_last = |sequence: u64| log.segments[place].last == sequence;
+            let ends = waiting.iter().copied().find(|sequence| is_last(*sequence));
+            log.copy_together(place..place + 1, true).unwrap();
+            let found: BTreeSet<u64> = numbers(&mut log, a, 0).into_iter().collect();
+            let lost: Vec<u64> = waiting.difference(&found).copied().collect();
+            let told: u64 = recovery.damage.into_iter().chain(log.take_damage()).map(|damage| count(&damage)).sum();
+            assert!(told >= lost.len() as u64, "byte {at} of {name}: {lost:?} lost, {told} told");
+            lost_some += usize::from(!lost.is_empty());
+            lost_ends += usize::from(ends.is_some_and(|end| lost == [end]));
+        }
+    }
+    assert!(lost_some > 100 && lost_ends > 10, "{lost_some}, {lost_ends}");
+}
+
+fn count(damage: &Damage) -> u64 {
+    match damage.loss {
+        Loss::Messages(count) | Loss::Segment(Some(count)) => count,
+        _ => 0,
+    }
+}
+
+#[test]
+fn a_file_with_a_foreign_name_changes_nothing() {
+    let (mut files, waiting, a) = files();
+    let foreign = ["ffffffffffffffff.x", "fffffffffffffffe.log", "8000000000000000.spare", "00000000000000ff.x"];
+    files.extend(foreign.map(|name| (name.to_owned(), Vec::new())));
+    let sim = Sim::with(&files);
+    let mut now: Vec<u64> = waiting.into_iter().collect();
+    for life in 0..3 {
+        let (mut log, recovery) = sim.open(options(), &clocks(life));
+        assert_eq!(recovery.damage, []);
+        for number in 100 + 20 * life..120 + 20 * life {
+            append(&mut log, &message("s1", number, 150), &[to(a, 0)]).unwrap();
+            now.push(number);
+        }
+        assert_eq!(numbers(&mut log, a, 0), now);
+    }
+    assert!(foreign.iter().all(|name| sim.contents().contains_key(*name)), "they are not ours to remove");
+}
+
+#[test]
 fn every_cut_costs_only_what_was_behind_it() {
     let (files, waiting, a) = files();
     for (name, bytes) in files.iter().filter(|(name, _)| name.ends_with(".log")) {

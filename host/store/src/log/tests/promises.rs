@@ -165,6 +165,27 @@ fn what_has_expired_behind_a_message_goes_unread_by_queue_and_segment_and_all_el
 }
 
 #[test]
+fn what_cannot_be_counted_while_others_expire_is_not_forgotten() {
+    let sim = Sim::new();
+    let (mut log, _) = sim.open(SMALL, &clocks(0));
+    let a = log.endpoint("a");
+    for number in 0..120 {
+        let deadline = Some(Elapsed(if number < 60 { 1000 } else { 5 }));
+        append(&mut log, &message("s", number, 300), &[Reference { deadline, ..to(a, 0) }]).unwrap();
+    }
+    assert!(log.segments.len() >= 4);
+    log.flush().unwrap();
+    drop(log);
+    let (mut log, _) = sim.open(SMALL, &clocks(1));
+    sim.open_no_more(true);
+    let expired = log.expire(a, 0, Some(3), Elapsed(100), None).unwrap();
+    assert!(expired.messages > 0);
+    sim.open_no_more(false);
+    let left = numbers(&mut log, a, 0).iter().filter(|number| **number > 3).count() as u64;
+    assert!(left > 0 && expired.left_messages >= left, "{expired:?} but {left} wait");
+}
+
+#[test]
 fn of_what_has_expired_the_newest_are_dead_letters_if_they_shall_be() {
     let sim = Sim::new();
     let (mut log, _) = sim.open(SMALL, &clocks(0));

@@ -23,6 +23,14 @@ pub(crate) enum Fault {
         at: usize,
         with: Errno,
     },
+    /// It and the next one fail.
+    Twice {
+        at: usize,
+    },
+    /// It fails, a name having changed all the same, and so does the next one.
+    Done {
+        at: usize,
+    },
     /// This one, done by half, and all later ones fail.
     Dead {
         at: usize,
@@ -168,6 +176,7 @@ impl Sim {
         match *self.fault.lock().unwrap() {
             Fault::Once { at, with } if number == at => Err(with),
             Fault::Dead { at } if number >= at => Err(Errno::IO),
+            Fault::Twice { at } | Fault::Done { at } if number == at || number == at + 1 => Err(Errno::IO),
             _ => Ok(()),
         }
     }
@@ -179,11 +188,16 @@ impl Sim {
 
     fn change(&self, change: Change) -> io::Result<()> {
         let counted = self.count();
-        counted?; // names change whole or not at all
+        // Names change whole or not at all.
+        let is_done = matches!(*self.fault.lock().unwrap(), Fault::Done { at } if self.state().operations == at + 1);
+        if !is_done {
+            counted?;
+        }
         let mut state = self.state();
         apply(&mut state.names, &change);
         state.unsafe_names.push(change);
-        Ok(())
+        drop(state);
+        counted.map_err(io::Error::from)
     }
 }
 
