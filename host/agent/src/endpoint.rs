@@ -226,8 +226,7 @@ impl Endpoint {
     pub(crate) fn take(self: &Arc<Self>, now: Uptime, max: usize) -> Batch {
         let mut inner = self.lock();
         let batch = inner.queue.take(now, max);
-        self.note_drops(&mut inner, now);
-        self.read_on(&mut inner);
+        self.note_taken(&mut inner, now);
         batch
     }
 
@@ -237,9 +236,16 @@ impl Endpoint {
         let mut inner = self.lock();
         inner.queue.release_due(now);
         let batch = inner.queue.take(now, 1);
-        self.note_drops(&mut inner, now);
-        self.read_on(&mut inner);
+        self.note_taken(&mut inner, now);
         batch
+    }
+
+    /// What has expired was given up on the way: its room is free.
+    fn note_taken(self: &Arc<Self>, inner: &mut Inner, now: Uptime) {
+        if self.note_drops(inner, now) {
+            self.room.notify_waiters();
+        }
+        self.read_on(inner);
     }
 
     /// Gives the room of what a batch has done so far to senders that were refused; nothing to do while none was. Called
@@ -337,7 +343,7 @@ impl Endpoint {
     pub(crate) fn is_drained(&self, now: Uptime, until: Uptime) -> bool {
         let inner = self.lock();
         let queue = &inner.queue;
-        if inner.loading || inner.backlog.is_storing() {
+        if !self.storage.has_ended() && Self::has_under_way(&inner) {
             return false;
         }
         let hopeless =

@@ -339,6 +339,11 @@ impl Storage {
         let _ = ended.wait_for(|ended| *ended).await;
     }
 
+    /// Whether nobody works with the log any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        *self.ended.borrow()
+    }
+
     fn push(&self, job: Job) -> Result<(), Job> {
         let mut jobs = self.lock();
         if jobs.closed {

@@ -9,6 +9,7 @@ mod ending;
 mod hooked;
 mod lifetime;
 mod live_first;
+mod log_house;
 mod log_owner;
 mod methods;
 mod metrics;

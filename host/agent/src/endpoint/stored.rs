@@ -278,8 +278,23 @@ impl Endpoint {
 
     /// Whether messages are on their way into memory or into the log: a consumer that finds nothing waits for them.
     pub(crate) fn awaits_log(&self) -> bool {
-        let inner = self.lock();
+        !self.storage.has_ended() && Self::has_under_way(&self.lock())
+    }
+
+    pub(super) fn has_under_way(inner: &Inner) -> bool {
         inner.loading || inner.backlog.is_storing()
+    }
+
+    /// Whether room is set aside for messages that are on their way into the log.
+    #[cfg(test)]
+    pub(crate) fn is_storing(&self) -> bool {
+        self.lock().backlog.is_storing()
+    }
+
+    /// The log has ended: who waits for it hears of that.
+    pub(crate) fn look_again(&self) {
+        self.consumer.ring();
+        self.room.notify_waiters();
     }
 }
 

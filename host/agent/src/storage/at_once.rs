@@ -45,6 +45,16 @@ impl Storage {
         is_idle.then_some(Idle { storage: self, owner })
     }
 
+    /// Has the thread look what is due.
+    fn call_thread(&self) {
+        let mut jobs = self.lock();
+        jobs.look = true;
+        // So that senders leave it to the thread when that comes.
+        self.has_jobs.store(true, Release);
+        drop(jobs);
+        self.came.notify_one();
+    }
+
     /// The log for a message of so many bytes, if it is idle or soon is, and to write that is likely to take no time. Not to be called
     /// under the lock of an endpoint: who has the log may wait for that.
     pub(crate) fn idle_for(&self, size: usize, receivers: usize, now: Uptime) -> Option<Idle<'_>> {
@@ -55,6 +65,15 @@ impl Storage {
         })?;
         let writer = idle.owner.as_ref()?;
         (writer.slow_until <= now && writer.log.has_room_at_hand(size + beside(receivers))).then_some(idle)
+    }
+}
+
+impl Drop for Idle<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Nobody knows what has been done: the thread finds the lock poisoned, and ends.
+            self.storage.call_thread();
+        }
     }
 }
 
@@ -97,11 +116,6 @@ impl Idle<'_> {
             return;
         }
         writer.wakes_at = due;
-        let mut jobs = self.storage.lock();
-        jobs.look = true;
-        // So that senders leave it to the thread when that comes.
-        self.storage.has_jobs.store(true, Release);
-        drop(jobs);
-        self.storage.came.notify_one();
+        self.storage.call_thread();
     }
 }

@@ -71,6 +71,8 @@ pub(super) struct Writer {
     unsynced: Option<Uptime>,
     unsynced_bytes: usize,
     stamped: Uptime,
+    /// When the disk heard last: of the clocks too.
+    written: Uptime,
     pub(super) untidy: bool,
     looked: Uptime,
     /// When the thread looks again by itself.
@@ -116,9 +118,11 @@ impl Writer {
             unread: Vec::new(),
             unread_lines: Lines::default(),
             unflushed: None,
-            unsynced: None,
+            // What a killed process has written may not be on the disk.
+            unsynced: Some(now),
             unsynced_bytes: 0,
             stamped: now,
+            written: now,
             untidy: true,
             looked: now,
             wakes_at: now,
@@ -240,6 +244,7 @@ impl Writer {
                 self.unflushed = None;
                 if safety == Safety::Synced {
                     (self.unsynced, self.unsynced_bytes) = (None, 0);
+                    self.written = self.clock.uptime();
                 } else {
                     self.wrote(group.iter().map(|append| append.size).sum());
                 }
@@ -344,11 +349,11 @@ impl Writer {
             self.flush();
         }
         if is_over(self.stamped, STAMP_EVERY) {
-            let was_idle = is_over(self.stamped, IDLE_STAMP_EVERY);
+            let is_silent = is_over(self.written, IDLE_STAMP_EVERY - STAMP_EVERY);
             self.stamped = now;
             self.log.stamp(&self.clock.clocks());
             self.expire(now);
-            if was_idle && self.log.endpoints().iter().any(|endpoint| !endpoint.queues.is_empty()) {
+            if is_silent && self.log.endpoints().iter().any(|endpoint| !endpoint.queues.is_empty()) {
                 self.flush();
             }
         }
@@ -396,6 +401,7 @@ impl Writer {
         let now = self.clock.uptime();
         self.unsynced.get_or_insert(now);
         self.unsynced_bytes += bytes;
+        self.written = now;
     }
 
     fn stop(&mut self) {
@@ -424,5 +430,9 @@ impl Drop for Writer {
         }
         self.answer_all();
         self.end.send_replace(true);
+        // Whoever waits for the log looks again, and finds that it has ended.
+        for endpoint in self.endpoints.iter().filter_map(Weak::upgrade) {
+            endpoint.look_again();
+        }
     }
 }

@@ -29,6 +29,8 @@ pub(super) enum Call {
     Bury(Place),
     /// Note that this is the n-th delivery of a message.
     Attempt(u32),
+    Flush,
+    Sync,
 }
 
 /// May wait; an error is the call's answer, where the call has one.
@@ -190,10 +192,12 @@ impl MessageLog for Hooked {
     }
 
     fn flush(&mut self) -> Result<(), LogError> {
+        (self.hook)(Call::Flush)?;
         MessageLog::flush(&mut self.log)
     }
 
     fn sync(&mut self) -> Result<(), LogError> {
+        (self.hook)(Call::Sync)?;
         MessageLog::sync(&mut self.log)
     }
 

@@ -96,7 +96,7 @@ async fn what_is_handed_over_beside_the_stop_is_stored_or_refused_and_takes_no_r
             sender.join().unwrap();
         }
         let input = &agent.router().inputs_of("b")[0];
-        assert!(!input.awaits_log(), "room is still set aside");
+        assert!(!input.is_storing(), "room is still set aside");
         assert_eq!(input.stats().len as u64, accepted.load(SeqCst), "what was handed over before the stop is stored");
         let error = agent.publish("/messages", &message("x")).await.unwrap_err();
         assert!(matches!(error, SendError::ShuttingDown | SendError::Full), "{error:?}");

@@ -88,7 +88,11 @@ impl Writer {
     fn try_bury(&mut self, letter: &Letter) -> bool {
         let Letter { place, reason } = letter;
         match self.log.bury(*place, reason, self.clock.utc()) {
-            Ok(_) => self.wrote(ITEM_OVERHEAD),
+            Ok(_) => {
+                self.wrote(ITEM_OVERHEAD);
+                // Its settlement waits, and a kill before would leave both.
+                self.unflushed.get_or_insert(self.clock.uptime());
+            }
             Err(LogError::Unknown(_)) => {} // settled meanwhile, or damaged
             Err(LogError::Full(_) | LogError::Disk(_)) => return false,
             Err(error @ LogError::Refused(_)) => {
