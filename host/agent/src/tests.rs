@@ -4,6 +4,7 @@
 mod at_once;
 mod attempts;
 mod caches;
+mod committing;
 mod delivery;
 mod ending;
 mod hooked;

@@ -58,8 +58,13 @@ impl Seen {
 
     /// The writes since the last call.
     pub(super) fn take_appends(&self) -> Vec<Call> {
+        self.take(|call| matches!(call, Call::Append(..)))
+    }
+
+    /// Of all calls since the last one of this those that are meant.
+    pub(super) fn take(&self, is_meant: fn(&Call) -> bool) -> Vec<Call> {
         let mut seen = std::mem::take(&mut *self.0.lock().unwrap());
-        seen.retain(|call| matches!(call, Call::Append(..)));
+        seen.retain(is_meant);
         seen
     }
 

@@ -100,7 +100,7 @@ fn make_room(router: &Router) {
 }
 
 /// Goes on with a future once.
-async fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+pub(super) async fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     poll_fn(|context| Poll::Ready(Pin::new(&mut *future).poll(context))).await
 }
 

@@ -61,6 +61,17 @@ pub(super) struct World {
     pub(super) hook: Option<Hook>,
     /// With a hook: senders may write themselves.
     pub(super) at_hand: bool,
+    pub(super) sync_after: SyncAfter,
+}
+
+/// How long the owner lets what was written be unsynced; none: for ever.
+#[derive(Clone)]
+pub(super) struct SyncAfter(pub(super) Option<Duration>);
+
+impl Default for SyncAfter {
+    fn default() -> Self {
+        Self(Some(Duration::from_secs(5)))
+    }
 }
 
 /// A folder that goes with the last of its users.
@@ -208,7 +219,7 @@ impl World {
             },
             damage: recovery.damage,
             clocks: self.clocks.unwrap_or(crate::clocks),
-            sync_after: Some(Duration::from_secs(5)),
+            sync_after: self.sync_after.0,
             states: self.disk.clone(),
             check_image: |_| Ok(()),
             max_memory: None,
