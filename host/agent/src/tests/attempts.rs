@@ -1,13 +1,17 @@
-//! Deliveries that are noted in the log before they begin, and do not begin.
+//! Deliveries again: what a receiver sees of them, when they come, and those that are noted in the log before they begin, and do not begin.
 
 use std::{sync::Arc, time::Duration};
 
-use marram_core::ports::{Exit, Exports, ModuleHost, Settlement};
+use marram_core::{
+    message::Message,
+    ports::{Exit, Exports, ModuleHost, Settlement},
+};
 
 use super::{
     hooked::{Call, Gate},
     worlds::{DEADLINE, Guest, Program, World, manifest_with, message, text},
 };
+use crate::delivery::jitter;
 
 const ONCE: &str =
     r#"{"route":"FROM /messages INTO BrokeredEndpoint('/modules/b/inputs/in')","marram":{"maxAttempts":1}}"#;
@@ -85,4 +89,41 @@ async fn a_program_that_does_not_wait_for_the_note_costs_no_attempt() {
     gate.open();
     agent.shut_down(Duration::from_secs(5)).await;
     is_delivered_next(&world).await;
+}
+
+#[tokio::test]
+async fn what_comes_again_has_the_same_source_number_and_id_and_one_attempt_more() {
+    for durability in ["memory", "crash"] {
+        let world = World::default();
+        let log = world.log.clone();
+        world.handler("b", move |_, delivery| {
+            let accepted = &delivery.accepted;
+            let id = accepted.message.system().and_then(|system| system.message_id.clone());
+            log.push(format!("{} {} {id:?} {}", accepted.source, accepted.sequence, delivery.attempt));
+            let again = Settlement::Retry(Some(Duration::from_millis(10)));
+            Ok(if delivery.attempt < 3 { again } else { Settlement::Done })
+        });
+        let agent = world.agent().await;
+        let route = "FROM /messages/x INTO BrokeredEndpoint('/modules/b/inputs/in')";
+        agent.apply(&manifest_with(durability, &[("b", "{}")], &[route])).await.unwrap();
+        let mut sent = Message::clone(&message("x"));
+        sent.system_mut().message_id = Some("seven".into());
+        agent.publish("/messages/x", &Arc::new(sent)).await.unwrap();
+        let lines =
+            world.log.until("3 deliveries", |lines| lines.iter().filter(|line| line.ends_with('3')).count() == 1).await;
+        let seen: Vec<_> = lines.iter().filter_map(|line| line.strip_prefix("/messages/x ")).collect();
+        let number = seen[0].split(' ').next().unwrap();
+        let expected: Vec<String> = (1..=3).map(|attempt| format!("{number} Some(\"seven\") {attempt}")).collect();
+        assert_eq!(seen, expected);
+    }
+}
+
+#[test]
+fn back_offs_are_spread_by_chance() {
+    let drawn: Vec<f64> = (0..1000).map(|_| jitter()).collect();
+    assert!(drawn.iter().all(|drawn| (0.0..1.0).contains(drawn)));
+    for tenth in 0..10 {
+        let within = drawn.iter().filter(|drawn| (*drawn * 10.0) as usize == tenth).count();
+        assert!((30..300).contains(&within), "{within} of 1000 in tenth {tenth}");
+    }
 }

@@ -8,11 +8,7 @@ use std::{
     time::Duration,
 };
 
-use marram_core::{
-    elapsed::Clocks,
-    ports::{Exports, SendError, Settlement},
-    time::UtcMillis,
-};
+use marram_core::ports::{Exports, SendError, Settlement};
 
 use super::worlds::{DEADLINE, Guest, Handler, World, manifest_with, message, open_log, text};
 use crate::{Agent, DeadLetterError, QueueStatus};
@@ -21,24 +17,24 @@ const TO_B: &str = r#""FROM /messages INTO BrokeredEndpoint(\"/modules/b/inputs/
 const TO_C: &str = r#""FROM /messages INTO BrokeredEndpoint(\"/modules/c/inputs/in\")""#;
 const STOPPED: &str = r#"{"status":"stopped"}"#;
 
-fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
+pub(super) fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
     range.map(|n| n.to_string()).collect()
 }
 
-async fn publish(agent: &Agent, texts: &[String]) {
+pub(super) async fn publish(agent: &Agent, texts: &[String]) {
     for text in texts {
         agent.publish("/messages", &message(text)).await.unwrap();
     }
 }
 
 /// A world whose `b` handles what comes and notes it.
-fn noting() -> World {
+pub(super) fn noting() -> World {
     let world = World::default();
     note_in(&world);
     world
 }
 
-fn note_in(world: &World) {
+pub(super) fn note_in(world: &World) {
     let log = world.log.clone();
     world.handler("b", move |_, delivery| {
         log.push(text(&delivery.accepted.message));
@@ -46,7 +42,7 @@ fn note_in(world: &World) {
     });
 }
 
-async fn noted(world: &World, count: usize) -> Vec<String> {
+pub(super) async fn noted(world: &World, count: usize) -> Vec<String> {
     let lines = world
         .log
         .until(&format!("{count} messages"), |lines| {
@@ -360,49 +356,6 @@ async fn queues_in_the_log_are_bounded_by_shares_that_fit_into_it_together() {
     assert_eq!(queues.iter().map(|queue| queue.max_bytes).collect::<Vec<_>>(), [seventh, seventh], "a seventh at most");
 }
 
-static STEP: AtomicU64 = AtomicU64::new(0);
-
-/// A clock that is set by hand, and says that it was set by an authority.
-fn stepping() -> Clocks {
-    let clocks = crate::clocks();
-    Clocks { utc: UtcMillis(clocks.utc.0.wrapping_add(STEP.load(SeqCst))), synchronised: true, ..clocks }
-}
-
-#[tokio::test]
-async fn steps_of_the_wall_clock_expire_nothing_and_time_that_passes_does() {
-    const DAY: u64 = 86_400_000;
-    let mut world = noting();
-    world.clocks = Some(stepping);
-    let route = |ttl: u32| {
-        format!(r#"{{"route":"FROM /messages INTO BrokeredEndpoint('/modules/b/inputs/in')","timeToLiveSecs":{ttl}}}"#)
-    };
-    let agent = world.agent().await;
-    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &[&route(3600)])).await.unwrap();
-    let padding = "x".repeat(1000);
-    let texts: Vec<String> = numbers(0..600).into_iter().map(|n| format!("{n} {padding}")).collect();
-    publish(&agent, &texts).await;
-    for step in [56 * 365 * DAY, 0_u64.wrapping_sub(DAY)] {
-        STEP.store(step, SeqCst);
-        world = world.after_kill();
-        world.clocks = Some(stepping);
-        let agent = world.agent().await;
-        assert_eq!(agent.status().await.unwrap().queues[0].length, 600);
-    }
-    note_in(&world);
-    let agent = world.agent().await;
-    agent.apply(&manifest_with("crash", &[("b", "{}")], &[&route(3600)])).await.unwrap();
-    assert!(noted(&world, 600).await == texts);
-
-    // The same with a time to live that is over: on the disk, too, nothing of it is delivered.
-    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &[&route(1)])).await.unwrap();
-    queue_with(&agent, |queue| queue.length == 0).await;
-    publish(&agent, &texts).await;
-    tokio::time::sleep(Duration::from_millis(1100)).await; // what is tested is that time passes
-    agent.apply(&manifest_with("crash", &[("b", "{}")], &[&route(1)])).await.unwrap();
-    let queue = queue_with(&agent, |queue| queue.length == 0).await;
-    assert_eq!(queue.dropped, [("ttl_expiry".into(), 600)].into());
-}
-
 #[tokio::test]
 async fn a_change_of_the_time_to_live_does_not_touch_what_waits() {
     let world = noting();
@@ -524,34 +477,6 @@ async fn a_message_that_is_sent_again_finds_its_way_behind_a_backlog_on_the_disk
     texts.insert(0, "letter".into());
     texts.push("letter".into());
     assert!(noted(&world, 502).await == texts);
-}
-
-#[tokio::test]
-async fn a_full_queue_that_may_gives_up_its_oldest_in_the_log_too() {
-    let world = noting();
-    let agent = world.agent().await;
-    let route = r#"{"route":"FROM /messages INTO BrokeredEndpoint('/modules/b/inputs/in')","marram":{"overflow":"drop-oldest"}}"#;
-    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &[route])).await.unwrap();
-    let most = agent.status().await.unwrap().queues[0].max_bytes / 100_128;
-    let sent = most as u32 + 10;
-    let padding = "x".repeat(100_000 - 5);
-    let texts: Vec<String> = numbers(0..sent).into_iter().map(|n| format!("{n:>5}{padding}")).collect();
-    for text in &texts {
-        // What is behind the window must be read before it can be given up: the sender may have to ask again.
-        while let Err(error) = agent.publish("/messages", &message(text)).await {
-            assert_eq!(error, SendError::Full);
-            tokio::task::yield_now().await;
-        }
-    }
-    let queue = queue_with(&agent, |queue| queue.length == most).await;
-    assert_eq!(queue.dropped, [("overflow".into(), 10)].into());
-    // A kill brings none of them back.
-    let next = world.after_kill();
-    note_in(&next);
-    let agent = next.agent().await;
-    agent.apply(&manifest_with("crash", &[("b", "{}")], &[route])).await.unwrap();
-    assert!(noted(&next, most).await == texts[10..]);
-    assert_eq!(queue_with(&agent, |queue| queue.length == 0).await.delivered, most as u64);
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ use marram_store::log;
 use tokio::sync::{Semaphore, watch};
 
 use super::hooked::{Gate, Hook, Hooked};
-use crate::{Agent, Caches, Config};
+use crate::{Agent, Caches, Config, Time};
 
 /// Longest wait for something that must happen.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
@@ -57,6 +57,8 @@ pub(super) struct World {
     /// The folder of the message log, which is the real one.
     pub(super) messages: Messages,
     pub(super) clocks: Option<fn() -> Clocks>,
+    /// Of the agent; none: the device's.
+    pub(super) time: Option<Time>,
     /// Called before calls of the log.
     pub(super) hook: Option<Hook>,
     /// With a hook: senders may write themselves.
@@ -226,7 +228,10 @@ impl World {
             caches: self.caches.clone(),
             initial,
         };
-        Agent::start(config).await.unwrap()
+        match self.time {
+            Some(time) => Agent::start_simulated(config, time).await.unwrap(),
+            None => Agent::start(config).await.unwrap(),
+        }
     }
 }
 

@@ -273,6 +273,18 @@ fn the_back_off_doubles_to_a_minute() {
 }
 
 #[test]
+fn the_back_off_is_spread_by_a_fifth_and_never_above_a_minute() {
+    for (attempts, least, most) in [(1, 800, 1200), (2, 1600, 2400), (6, 25_600, 38_400), (7, 51_200, 60_000)] {
+        let millis = |jitter| retry_delay(attempts, jitter).as_millis();
+        assert_eq!((millis(0.0), millis(1.0)), (least, most));
+        assert!((0..=100).all(|percent| (least..=most).contains(&millis(f64::from(percent) / 100.0))));
+        assert_eq!((millis(-1.0), millis(2.0)), (least, most), "whatever is drawn");
+    }
+    assert_eq!(retry_delay(u32::MAX, 1.0), MAX_RETRY);
+    assert_eq!(retry_delay(0, 0.0), retry_delay(1, 0.0));
+}
+
+#[test]
 fn without_an_order_a_message_in_back_off_holds_up_no_other() {
     let mut queue = queue([item("a", 10, 1), item("a", 10, 2), item("a", 10, 3)]);
     queue.set_unordered(true);
