@@ -4,50 +4,81 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{sim::Sim, *};
 
-/// A log over several segments, one of them a copy, with settlements in it. Returns the files and the numbers that wait.
+/// What a log is made of before it is damaged.
+struct Kind {
+    options: Options,
+    /// The messages, but for four.
+    count: u64,
+    bytes: usize,
+}
+
+/// Small enough to try all its bytes.
+const TINY: Kind =
+    Kind { options: Options { segment_bytes: 4 << 10, max_bytes: 40 << 12, ..SMALL }, count: 72, bytes: 150 };
+/// With segments of the largest size.
+const LARGE: Kind =
+    Kind { options: Options { segment_bytes: 1 << 20, max_bytes: 40 << 20, ..SMALL }, count: 2880, bytes: 1500 };
+
+impl Kind {
+    /// A log over several segments, one of them a copy, with settlements in it. Returns the files and the numbers that wait.
+    fn files(&self) -> (BTreeMap<String, Vec<u8>>, BTreeSet<u64>, EndpointId) {
+        let sim = Sim::new();
+        let (mut log, _) = sim.open(self.options, &clocks(0));
+        let a = log.endpoint("a");
+        for number in 0..self.count {
+            append(&mut log, &message(["s1", "s2"][number as usize % 2], number, self.bytes), &[to(a, 0)]).unwrap();
+        }
+        let early = all(&mut log, a, 0).into_iter().take(self.count as usize * 50 / 72);
+        for stored in early.filter(|stored| stored.accepted.sequence % 6 != 1) {
+            log.settle(stored.place, How::Delivered);
+        }
+        while log.tidy() {}
+        for number in self.count..self.count + 4 {
+            append(&mut log, &message("s1", number, self.bytes), &[to(a, 0)]).unwrap();
+        }
+        log.flush().unwrap();
+        let waiting: BTreeSet<u64> = numbers(&mut log, a, 0).into_iter().collect();
+        let files = sim.contents();
+        assert!(files.keys().filter(|name| name.ends_with(".log")).count() >= 3, "{:?}", files.keys());
+        (files, waiting, a)
+    }
+
+    /// Opens damaged files and reads them. Checks that nothing is wrong; returns the lost numbers, and whether anything was told.
+    fn lost(
+        &self,
+        files: &BTreeMap<String, Vec<u8>>,
+        waiting: &BTreeSet<u64>,
+        a: EndpointId,
+        case: &str,
+    ) -> (Vec<u64>, bool) {
+        let (mut log, recovery) = Sim::with(files).open(self.options, &clocks(1));
+        let mut read = Vec::new();
+        for endpoint in log.endpoints() {
+            read.extend(numbers(&mut log, endpoint.id, 0));
+        }
+        assert!(log.endpoint("a") == a || !recovery.damage.is_empty(), "{case}: the name is lost");
+        let found: BTreeSet<u64> = read.iter().copied().collect();
+        assert_eq!(found.len(), read.len(), "{case}: read twice");
+        assert!(found.iter().all(|number| *number < self.count + 4), "{case}");
+        let told = !recovery.damage.is_empty() || !recovery.torn.is_empty() || !log.take_damage().is_empty();
+        // It goes on.
+        let a = log.endpoint("a");
+        append(&mut log, &message("s1", self.count + 5, 10), &[to(a, 0)]).unwrap();
+        assert_eq!(numbers(&mut log, a, 0).last(), Some(&(self.count + 5)), "{case}");
+        (waiting.difference(&found).copied().collect(), told)
+    }
+}
+
 fn files() -> (BTreeMap<String, Vec<u8>>, BTreeSet<u64>, EndpointId) {
-    let options = Options { segment_bytes: 4 << 10, max_bytes: 40 << 12, ..SMALL };
-    let sim = Sim::new();
-    let (mut log, _) = sim.open(options, &clocks(0));
-    let a = log.endpoint("a");
-    for number in 0..72 {
-        append(&mut log, &message(["s1", "s2"][number as usize % 2], number, 150), &[to(a, 0)]).unwrap();
-    }
-    for stored in all(&mut log, a, 0).iter().take(50).filter(|stored| stored.accepted.sequence % 6 != 1) {
-        log.settle(stored.place, How::Delivered);
-    }
-    while log.tidy() {}
-    for number in 72..76 {
-        append(&mut log, &message("s1", number, 150), &[to(a, 0)]).unwrap();
-    }
-    log.flush().unwrap();
-    let waiting: BTreeSet<u64> = numbers(&mut log, a, 0).into_iter().collect();
-    let files = sim.contents();
-    assert!(files.keys().filter(|name| name.ends_with(".log")).count() >= 3, "{:?}", files.keys());
-    (files, waiting, a)
+    TINY.files()
 }
 
 fn options() -> Options {
-    Options { segment_bytes: 4 << 10, max_bytes: 40 << 12, ..SMALL }
+    TINY.options
 }
 
-/// Opens damaged files and reads them. Checks that nothing is wrong; returns the lost numbers, and whether anything was told.
 fn lost(files: &BTreeMap<String, Vec<u8>>, waiting: &BTreeSet<u64>, a: EndpointId, case: &str) -> (Vec<u64>, bool) {
-    let (mut log, recovery) = Sim::with(files).open(options(), &clocks(1));
-    let mut read = Vec::new();
-    for endpoint in log.endpoints() {
-        read.extend(numbers(&mut log, endpoint.id, 0));
-    }
-    assert!(log.endpoint("a") == a || !recovery.damage.is_empty(), "{case}: the name is lost");
-    let found: BTreeSet<u64> = read.iter().copied().collect();
-    assert_eq!(found.len(), read.len(), "{case}: read twice");
-    assert!(found.iter().all(|number| *number < 76), "{case}");
-    let told = !recovery.damage.is_empty() || !recovery.torn.is_empty() || !log.take_damage().is_empty();
-    // It goes on.
-    let a = log.endpoint("a");
-    append(&mut log, &message("s1", 77, 10), &[to(a, 0)]).unwrap();
-    assert_eq!(numbers(&mut log, a, 0).last(), Some(&77), "{case}");
-    (waiting.difference(&found).copied().collect(), told)
+    TINY.lost(files, waiting, a, case)
 }
 
 #[test]
@@ -116,6 +147,33 @@ fn a_file_with_a_foreign_name_changes_nothing() {
         assert_eq!(numbers(&mut log, a, 0), now);
     }
     assert!(foreign.iter().all(|name| sim.contents().contains_key(*name)), "they are not ours to remove");
+}
+
+#[test]
+#[ignore = "minutes: for `cargo xtask soak flipped`"]
+fn flipped_bytes_in_segments_of_the_largest_size_cost_at_most_one_message_for_long() {
+    let rounds =
+        std::env::var("MARRAM_SOAK_ROUNDS").map_or(1000, |text| text.parse().expect("MARRAM_SOAK_ROUNDS is a number"));
+    let (files, waiting, a) = LARGE.files();
+    let places: Vec<(&String, usize)> = files.iter().map(|(name, bytes)| (name, bytes.len())).collect();
+    for seed in 1..=rounds {
+        let mut chance = Chance(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15) | 1);
+        // Each byte is as likely, whichever file it is in.
+        let mut at = chance.below(places.iter().map(|(_, len)| len).sum());
+        let within = |(_, len): &&(&String, usize)| {
+            let is_here = at < *len;
+            at -= if is_here { 0 } else { *len };
+            is_here
+        };
+        let (name, _) = places.iter().find(within).unwrap();
+        let mask = 1 + chance.below(255) as u8;
+        let mut bad = files.clone();
+        bad.get_mut(*name).unwrap()[at] ^= mask;
+        let case = format!("byte {at} of {name}, mask {mask:#04x}");
+        let (lost, told) = LARGE.lost(&bad, &waiting, a, &case);
+        assert!(lost.len() <= 1, "{case}: {lost:?}");
+        assert!(lost.is_empty() || told, "{case}: {lost:?} lost silently");
+    }
 }
 
 #[test]
