@@ -181,6 +181,12 @@ fn read_text(field: &Field<'_>, deployed: &Deployed<'_>, found: &mut Findings) -
     if let Some(rest) = rest {
         found.warn(&field.at, format!("what stands after the sink is ignored: `{}`", shown(rest)));
     }
+    if !route.source.may_match() {
+        let hint = "sources are `/messages/modules/MODULE/outputs/OUTPUT`, `/twinChangeNotifications` and what these begin with, such \
+                    as `/messages/*` and `/*`";
+        let message = format!("nothing has the source `{}`", shown(&route.source.to_string()));
+        found.warn_hint(&field.at, message, Some(hint.into()));
+    }
     if route.condition.as_ref().is_some_and(Condition::is_never_true) {
         found.warn(&field.at, "no message makes this condition true: its result is not true or false");
     }

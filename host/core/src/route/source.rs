@@ -61,6 +61,20 @@ impl SourcePattern {
         self.key.strip_prefix("/messages/modules/").is_some_and(|rest| !rest.is_empty())
     }
 
+    /// Whether anything produces messages that it takes: modules, on an output, or changes of twins (IoT Edge semantics, 3.2).
+    #[must_use]
+    pub fn may_match(&self) -> bool {
+        let parts: Vec<&str> = self.key.split_terminator('/').skip(1).collect();
+        let is_name = |name: &&str| !name.contains('*');
+        match parts[..] {
+            [] | ["messages"] | ["messages", "modules"] => true,
+            ["messages", "modules", module] | ["messages", "modules", module, "outputs"] => is_name(&module),
+            ["messages", "modules", module, "outputs", output] => is_name(&module) && is_name(&output),
+            [changes] => changes.eq_ignore_ascii_case(TWIN_CHANGES.trim_start_matches('/')),
+            _ => false,
+        }
+    }
+
     /// The prefix that it looks for, in lower case, with one `/` at its end.
     pub(super) fn key(&self) -> &str {
         &self.key

@@ -339,6 +339,10 @@ fn doubtful_routes_are_warnings() {
     check_warning(&rest, "hub/routes/up", "what stands after the sink is ignored: `WHERE x`", None);
     let never = reading("hub/routes/up", json!("FROM /* WHERE 'text' INTO $upstream"));
     check_warning(&never, "hub/routes/up", "no message makes this condition true", None);
+    let nothing = reading("hub/routes/up", json!("FROM /messages/devices/* INTO $upstream"));
+    let hint = "sources are `/messages/modules/MODULE/outputs/OUTPUT`, `/twinChangeNotifications` and what these begin with, such as \
+                `/messages/*` and `/*`";
+    check_warning(&nothing, "hub/routes/up", "nothing has the source `/messages/devices/*`", Some(hint));
     let name = reading("hub/routes/a b", json!("FROM /* INTO $upstream"));
     check_warning(&name, "hub/routes/a b", "IoT Hub takes no route whose name", None);
 }
