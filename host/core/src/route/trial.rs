@@ -1,15 +1,13 @@
 //! Tries routes on messages that are written down as JSON: what `marram route eval` answers and `marram route explain` is
 //! given. Reads no file.
 
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{Body, BodyPlan, Condition, Facts, Field, Found, Json, Origin, Route, RouteError, Sink, SourcePattern};
 
 /// A message as JSON: `{"properties": {}, "systemProperties": {}, "body": any JSON}`, or `"bodyText": "…"` in place of
 /// `body`. A property is a string, or null, which no real message has.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sample {
     properties: Map<String, Value>,
     system_properties: Map<String, Value>,
@@ -27,10 +25,8 @@ pub struct SampleFacts<'s> {
 }
 
 /// One line of `marram route eval`.
-#[derive(Deserialize)]
 struct Line {
     condition: Option<String>,
-    #[serde(default)]
     message: Sample,
     route: Option<String>,
     pattern: Option<String>,
@@ -40,30 +36,71 @@ struct Line {
 /// Answers one line (`docs/routes.md` has the forms). Never fails: what is wrong with the line is an answer.
 #[must_use]
 pub fn answer(line: &str) -> Value {
-    let line: Line = match serde_json::from_str(line) {
+    let line: Value = match serde_json::from_str(line) {
         Ok(line) => line,
         Err(error) => return fault(error.column(), &format!("the line cannot be read: {error}")),
     };
-    match line {
-        Line { condition: Some(condition), message, route: None, pattern: None, source: None } => {
-            evaluate(&condition, message)
-        }
-        Line { route: Some(route), condition: None, pattern: None, source: None, .. } => read(&route),
-        Line { pattern: Some(pattern), source: Some(source), condition: None, route: None, .. } => {
-            json!({ "match": SourcePattern::new(&pattern).matches(&source) })
-        }
-        _ => {
-            let forms = "a line holds `condition` and `message`, or `route`, or `pattern` and `source`";
-            fault(1, forms)
+    match Line::of(line) {
+        Err(why) => fault(1, &why),
+        Ok(line) => line.answer(),
+    }
+}
+
+impl Line {
+    fn of(line: Value) -> Result<Self, String> {
+        let mut line = object("a line", line)?;
+        Ok(Self {
+            message: line.remove("message").map_or_else(|| Ok(Sample::default()), Sample::of)?,
+            condition: text("condition", &mut line)?,
+            route: text("route", &mut line)?,
+            pattern: text("pattern", &mut line)?,
+            source: text("source", &mut line)?,
+        })
+    }
+
+    fn answer(self) -> Value {
+        match self {
+            Self { condition: Some(condition), message, route: None, pattern: None, source: None } => {
+                evaluate(&condition, &message)
+            }
+            Self { route: Some(route), condition: None, pattern: None, source: None, .. } => read(&route),
+            Self { pattern: Some(pattern), source: Some(source), condition: None, route: None, .. } => {
+                json!({ "match": SourcePattern::new(&pattern).matches(&source) })
+            }
+            _ => fault(1, "a line holds `condition` and `message`, or `route`, or `pattern` and `source`"),
         }
     }
 }
 
-fn evaluate(condition: &str, message: Sample) -> Value {
-    let sample = match message.checked() {
-        Ok(sample) => sample,
-        Err(why) => return fault(1, &why),
-    };
+/// The object that `what` must be.
+fn object(what: &str, value: Value) -> Result<Map<String, Value>, String> {
+    match value {
+        Value::Object(object) => Ok(object),
+        other => Err(format!("{what} must be an object, not {}", kind(&other))),
+    }
+}
+
+/// The text under a key, if any; null is none.
+fn text(key: &str, object: &mut Map<String, Value>) -> Result<Option<String>, String> {
+    match object.remove(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(other) => Err(format!("`{key}` must be a string, not {}", kind(&other))),
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+fn evaluate(condition: &str, sample: &Sample) -> Value {
     match Condition::parse(condition) {
         Ok(condition) => {
             let (plan, slots) = BodyPlan::sole(&condition);
@@ -107,7 +144,22 @@ impl Sample {
     /// # Errors
     /// What is wrong with it, for its author.
     pub fn parse(text: &str) -> Result<Self, String> {
-        serde_json::from_str::<Self>(text).map_err(|error| format!("the message cannot be read: {error}"))?.checked()
+        Self::of(serde_json::from_str(text).map_err(|error| format!("the message cannot be read: {error}"))?)
+    }
+
+    /// Null is a message without anything.
+    fn of(message: Value) -> Result<Self, String> {
+        if message.is_null() {
+            return Ok(Self::default());
+        }
+        let mut message = object("a message", message)?;
+        let mut properties = |key: &str| match message.remove(key) {
+            None | Some(Value::Null) => Ok(Map::new()),
+            Some(value) => object(&format!("`{key}`"), value),
+        };
+        let (properties, system_properties) = (properties("properties")?, properties("systemProperties")?);
+        let body = message.remove("body").filter(|body| !body.is_null());
+        Self { properties, system_properties, body, body_text: text("bodyText", &mut message)? }.checked()
     }
 
     /// With the system properties that the host sets on a message from `origin`, where the sample does not set them itself.
