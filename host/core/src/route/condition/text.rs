@@ -32,12 +32,18 @@ pub(super) fn index_of(text: &str, part: &str) -> Option<usize> {
 }
 
 /// Each character by its own upper case, if that is one character: `ß` stays. Dotless i and long s stay as well, as in
-/// .NET's invariant culture.
+/// .NET's invariant culture. Greek letters with an iota below have one there too, beside the two characters that std knows.
 pub(super) fn upper(text: &str) -> Cow<'_, str> {
     if text.is_ascii() && !text.bytes().any(|byte| byte.is_ascii_lowercase()) {
         return text.into();
     }
-    text.chars().map(|c| if matches!(c, 'ı' | 'ſ') { c } else { single(c, c.to_uppercase()) }).collect()
+    let upper = |c: char| match c {
+        'ı' | 'ſ' => c,
+        'ᾀ'..='ᾇ' | 'ᾐ'..='ᾗ' | 'ᾠ'..='ᾧ' => later(c, 8),
+        'ᾳ' | 'ῃ' | 'ῳ' => later(c, 9),
+        _ => single(c, c.to_uppercase()),
+    };
+    text.chars().map(upper).collect()
 }
 
 /// Each character by its own lower case, if that is one character: dotted `İ` stays.
@@ -46,6 +52,10 @@ pub(super) fn lower(text: &str) -> Cow<'_, str> {
         return text.into();
     }
     text.chars().map(|c| single(c, c.to_lowercase())).collect()
+}
+
+fn later(c: char, by: u32) -> char {
+    char::from_u32(u32::from(c) + by).unwrap_or(c)
 }
 
 fn single(c: char, mut mapped: impl Iterator<Item = char>) -> char {
