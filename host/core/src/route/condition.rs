@@ -182,4 +182,4 @@ impl fmt::Display for Truth {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

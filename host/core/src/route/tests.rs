@@ -97,6 +97,36 @@ fn errors_name_the_column_and_what_was_expected() {
 }
 
 #[test]
+fn what_takes_nothing_that_is_ever_sent_is_known() {
+    for source in [
+        "/*",
+        "/",
+        "/messages",
+        "/Messages/*",
+        "/messages/modules/",
+        "/messages/modules/*",
+        "/messages/modules/m",
+        "/messages/modules/m/outputs/*",
+        "/messages/modules/m/OUTPUTS/o",
+        "/twinchangenotifications/*",
+    ] {
+        assert!(SourcePattern::new(source).may_match(), "{source}");
+    }
+    for source in [
+        "/message/*",
+        "/messages/devices/*",
+        "/messages/*/outputs/o",
+        "/messages/modules/*/outputs/o",
+        "/messages/modules/m/inputs/i",
+        "/messages/modules/m/outputs/o/p",
+        "/twinChangeNotifications/x",
+        "/deviceConnectionStateEvents",
+    ] {
+        assert!(!SourcePattern::new(source).may_match(), "{source}");
+    }
+}
+
+#[test]
 fn sources_match_as_iot_edge_says() {
     let cases = [
         ("/*", "/messages/modules/m/outputs/o", true),
@@ -259,6 +289,11 @@ fn lines_of_the_trial_are_answered_in_their_form() {
             r#"{"route":"FROM /messages INTO $Upstream"}"#,
             r#"{"condition":"true","endpoint":"iothub","sink":"$upstream","source":"/messages"}"#,
         ),
+        (r#"{"condition":"a = 'x'","message":null}"#, r#"{"result":"undefined"}"#),
+        (
+            r#"{"condition":"true","route":null,"message":{"properties":null,"body":null,"bodyText":null}}"#,
+            r#"{"result":"true"}"#,
+        ),
         (r#"{"pattern":"/messages/*","source":"/messages/modules/m"}"#, r#"{"match":true}"#),
         (r#"{"pattern":"/messages/x/*","source":"/messages"}"#, r#"{"match":false}"#),
     ] {
@@ -269,6 +304,11 @@ fn lines_of_the_trial_are_answered_in_their_form() {
         (r#"{"route":"FROM /messages"}"#, 15, "expected `WHERE` or `INTO`"),
         ("nonsense", 2, "the line cannot be read"),
         ("{}", 1, "a line holds"),
+        ("[1,2,3,4,5]", 1, "a line must be an object, not an array"),
+        (r#"{"condition":1}"#, 1, "`condition` must be a string, not a number"),
+        (r#"{"condition":"true","message":"x"}"#, 1, "a message must be an object, not a string"),
+        (r#"{"condition":"true","message":{"properties":[]}}"#, 1, "`properties` must be an object, not an array"),
+        (r#"{"condition":"true","message":{"bodyText":true}}"#, 1, "`bodyText` must be a string, not true or false"),
         (r#"{"condition":"true","message":{"properties":{"a":1}}}"#, 1, "properties.a: a property is a string"),
         (r#"{"condition":"true","message":{"body":1,"bodyText":"1"}}"#, 1, "stand for the same"),
     ] {
@@ -287,6 +327,18 @@ fn paths() -> impl Strategy<Value = String> {
     prop_oneof![usual.prop_map(str::to_owned), any]
 }
 
+/// Conditions that read, with values of the body among them.
+fn conditions() -> impl Strategy<Value = String> {
+    let body = prop::sample::select(vec![
+        "$body.a[0].b > 5",
+        "$body.x ?? 'INTO' = \"it's\"",
+        "upper(kind) || '/*' != 'A\\u0041'",
+        "- as_number(n) * 2 < 1e3 % 7",
+        "is_defined({$messageId})",
+    ]);
+    prop_oneof![condition::tests::laws::logical(), body.prop_map(str::to_owned)]
+}
+
 proptest! {
     #[test]
     fn reading_never_panics(text in "\\PC{0,80}") {
@@ -294,11 +346,18 @@ proptest! {
     }
 
     #[test]
-    fn what_is_printed_reads_back(module in "[a-z][a-z0-9-]{0,8}", input_name in "[a-z][a-z0-9 ]{0,8}", item in "[a-z*][a-z0-9*-]{0,8}") {
-        let text = format!("FROM /messages/{item} INTO BrokeredEndpoint(\"/modules/{module}/inputs/{input_name}\")");
+    fn what_is_printed_reads_back(
+        module in "[a-z][a-z0-9-]{0,8}", input_name in "[a-z][a-z0-9 ]{0,8}", item in "[a-z*][a-z0-9*-]{0,8}",
+        condition in proptest::option::of(conditions()),
+    ) {
+        let condition = condition.map_or_else(String::new, |condition| format!("WHERE {condition} "));
+        let text = format!("FROM /messages/{item} {condition}INTO BrokeredEndpoint(\"/modules/{module}/inputs/{input_name}\")");
         // A first item may read as a keyword; those are refused, all others come back.
         if let Ok(route) = Route::parse(&text) {
-            proptest::prop_assert_eq!(Route::parse(&route.to_string()), Ok(route));
+            prop_assert_eq!(route.condition.is_some(), !condition.is_empty());
+            let again = parse(&route.to_string());
+            prop_assert_eq!((&again.source, &again.sink), (&route.source, &route.sink));
+            prop_assert_eq!(again.to_string(), route.to_string());
         }
     }
     #[test]

@@ -1,4 +1,4 @@
-mod laws;
+pub(in crate::route) mod laws;
 
 use super::*;
 use crate::route::{Sample, SampleFacts};
@@ -10,7 +10,7 @@ const ERRORS: &str = include_str!("testdata/errors.txt");
 fn sample() -> Sample {
     let body = r#"{"n":50,"neg":-1.5,"tenth":0.1,"big":18446744073709551616,"s":"text","esc":"a\"b","digits":"42",
         "t":true,"f":false,"null":null,"date":"2017-03-09T00:00:00.000Z","day":"2017-03-09","a-b":1,"1a":1,"taken":1,
-        "list":[20,"two",{"x":3}],"o":{"s":"text","o":{"deep":1}},"twice":{"x":1},"twice":2}"#;
+        "zero":0,"msDate":"/Date(1)/","list":[20,"two",{"x":3}],"o":{"s":"text","o":{"deep":1}},"twice":{"x":1},"twice":2}"#;
     let message = serde_json::json!({
         "properties": {
             "word": "hello", "number": "3", "nothing": null, "$both": "own", "$body.taken": "property",
@@ -144,6 +144,18 @@ fn a_body_needs_its_content_type_and_encoding_and_an_object() {
         ("application/json", "utf-8", r#"{"a":1,"b":nonsense}"#),
     ] {
         assert_eq!(check(content_type, encoding, body), Truth::Undefined, "{content_type} {encoding} {body}");
+    }
+}
+
+#[test]
+fn a_body_is_looked_into_up_to_127_levels() {
+    for (levels, expected) in [(127, Truth::True), (128, Truth::Undefined)] {
+        let text = format!("{}1{}", r#"{"a":"#.repeat(levels), "}".repeat(levels));
+        let system = serde_json::json!({ "contentType": "application/json", "contentEncoding": "utf-8" });
+        let message = serde_json::json!({ "systemProperties": system, "bodyText": text });
+        let path = vec!["a"; levels].join(".");
+        let sample = Sample::parse(&message.to_string()).unwrap();
+        assert_eq!(evaluate(&sample, &format!("$body.{path} = 1")), expected, "{levels} levels");
     }
 }
 

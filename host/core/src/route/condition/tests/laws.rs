@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// Conditions that are true, false or undefined, without body values.
-fn logical() -> impl Strategy<Value = String> {
+pub(in crate::route) fn logical() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         Just("true".to_owned()),
         Just("false".to_owned()),
@@ -73,6 +73,41 @@ fn tokens() -> impl Strategy<Value = String> {
     proptest::collection::vec(token, 0..24).prop_map(|tokens| tokens.join(" "))
 }
 
+/// What stands between operators, as written and with its parentheses. Body values fit nearly everywhere.
+const OPERANDS: [(&str, &str); 12] = [
+    ("$body.n", "$body.n"),
+    ("$body.zero", "$body.zero"),
+    ("$body.tenth", "$body.tenth"),
+    ("$body.t", "$body.t"),
+    ("$body.f", "$body.f"),
+    ("$body.s", "$body.s"),
+    ("$body.o", "$body.o"),
+    ("NOT $body.t", "(NOT $body.t)"),
+    ("NOT $body.f", "(NOT $body.f)"),
+    ("- 3", "(- 3)"),
+    ("3", "3"),
+    ("true", "true"),
+];
+
+/// The loosest first, as docs/routes.md has them.
+const OPERATORS: [&[&str]; 7] =
+    [&["??"], &["OR"], &["AND"], &["=", "!=", "<>"], &["<", "<=", ">", ">="], &["+", "-", "||"], &["*", "/", "%"]];
+
+/// All parentheses of an expression, given as operators (tightness, which) and the operands around them.
+fn parenthesised(operands: &[usize], operators: &[(usize, usize)]) -> String {
+    // The loosest stands alone; of equals the last, because they are taken from left to right.
+    let loosest = (0..operators.len()).rev().min_by_key(|at| operators[*at].0);
+    let Some(at) = loosest else { return OPERANDS[operands[0]].1.into() };
+    let left = parenthesised(&operands[..=at], &operators[..at]);
+    let right = parenthesised(&operands[at + 1..], &operators[at + 1..]);
+    let (tightness, which) = operators[at];
+    format!("({left} {} {right})", OPERATORS[tightness][which])
+}
+
+fn operator() -> impl Strategy<Value = (usize, usize)> {
+    (0..OPERATORS.len(), any::<usize>()).prop_map(|(tightness, which)| (tightness, which % OPERATORS[tightness].len()))
+}
+
 fn kleene_and(left: Truth, right: Truth) -> Truth {
     match (left, right) {
         (Truth::False, _) | (_, Truth::False) => Truth::False,
@@ -114,6 +149,27 @@ proptest! {
     }
 
     #[test]
+    fn without_parentheses_operators_are_taken_as_the_table_says(
+        first in 0..OPERANDS.len(), rest in proptest::collection::vec((operator(), 0..OPERANDS.len()), 1..7),
+    ) {
+        let (operators, mut operands): (Vec<_>, Vec<_>) = rest.into_iter().unzip();
+        operands.insert(0, first);
+        let mut flat = OPERANDS[first].0.to_owned();
+        for ((tightness, which), operand) in operators.iter().zip(&operands[1..]) {
+            flat += &format!(" {} {}", OPERATORS[*tightness][*which], OPERANDS[*operand].0);
+        }
+        let full = parenthesised(&operands, &operators);
+        match (Condition::parse(&flat), Condition::parse(&full)) {
+            (Ok(one), Ok(other)) => {
+                prop_assert_eq!(one.to_string(), other.to_string(), "{}", full);
+                prop_assert_eq!(evaluate(&sample(), &flat), evaluate(&sample(), &full), "{}", full);
+            }
+            (Err(_), Err(_)) => {}
+            (one, other) => prop_assert!(false, "{flat}: {one:?}; {full}: {other:?}"),
+        }
+    }
+
+    #[test]
     fn skipping_what_is_settled_changes_nothing(a in logical()) {
         let sample = sample();
         let condition = Condition::parse(&a).unwrap();
@@ -151,7 +207,7 @@ proptest! {
     }
 
     #[test]
-    fn what_reads_prints_and_reads_back_to_the_same(text in tokens()) {
+    fn what_reads_prints_and_reads_back_to_the_same(text in prop_oneof![tokens(), logical()]) {
         if let Ok(condition) = Condition::parse(&text) {
             let printed = condition.to_string();
             let again = Condition::parse(&printed).map_err(|error| TestCaseError::fail(format!("{printed}: {error}")))?;
