@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used)] // what panics here is a finding
 
+mod agent_call;
 pub mod change;
 mod condition;
 mod log;
@@ -34,5 +35,8 @@ pub const MANIFEST: Target = Target { name: "manifest", attack: manifest::attack
 /// Changes of a kept message log, eight bytes each (`log.rs` has their form).
 pub const LOG: Target = Target { name: "log", attack: log::attack, words: &[] };
 
+/// The first line is the payload of a call of `$edgeAgent`, what follows the lines of a log that it may choose from.
+pub const AGENT_CALL: Target = Target { name: "agent-call", attack: agent_call::attack, words: agent_call::WORDS };
+
 /// Every target.
-pub const TARGETS: [Target; 4] = [ROUTE, CONDITION, MANIFEST, LOG];
+pub const TARGETS: [Target; 5] = [ROUTE, CONDITION, MANIFEST, LOG, AGENT_CALL];

@@ -13,7 +13,7 @@ use std::{
 };
 
 use marram_fuzz::{
-    CONDITION, LOG, MANIFEST, ROUTE, TARGETS, Target,
+    AGENT_CALL, CONDITION, LOG, MANIFEST, ROUTE, TARGETS, Target,
     change::{Chance, change},
 };
 use marram_tests::figure::figure;
@@ -68,6 +68,11 @@ fn no_damage_breaks_the_recovery_of_the_log() {
     attacks(&LOG, 1, |tried| tried < 300);
 }
 
+#[test]
+fn no_call_of_the_hosts_methods_breaks_their_reader() {
+    attacks(&AGENT_CALL, 1, |tried| tried < 1500);
+}
+
 /// Each for `MARRAM_SOAK_SECONDS` (60), from a seed of its own, which `MARRAM_SEED` repeats.
 #[test]
 #[ignore = "minutes: for `cargo xtask soak`"]
@@ -95,6 +100,12 @@ fn long_texts_of_every_kind_end() {
         attack(&CONDITION, long.as_bytes());
         attack(&ROUTE, format!("FROM /messages/* WHERE {long} INTO $upstream").as_bytes());
         attack(&ROUTE, format!("FROM {long} INTO $upstream").as_bytes());
+    }
+    // Patterns are of a kind whose search takes time linear in them and in the text.
+    let lines = "a".repeat(8 << 10);
+    for pattern in ["(a*)*b", "(a|aa)+$", "(a?){50}a{50}", "((((((a+)+)+)+)+)+)+b"] {
+        let payload = format!(r#"{{"items":[{{"id":"all","filter":{{"regex":"{pattern}"}}}}]}}"#);
+        attack(&AGENT_CALL, format!("{payload}\n{lines}\n{lines}").as_bytes());
     }
     for part in ["[", "{\"a\":", "{\"a\":1},", "\"a\",", "\\", "\"\\u0041", "{\"a\":{},\"a\":"] {
         attack(&MANIFEST, part.repeat(20_000).as_bytes());
