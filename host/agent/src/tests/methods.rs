@@ -335,6 +335,37 @@ async fn during_an_update_calls_wait_for_the_new_version_and_none_is_refused() {
 }
 
 #[tokio::test]
+async fn an_update_that_answers_is_waited_for_where_the_old_version_does_not() {
+    let world = World::default();
+    let gate = Arc::new(Semaphore::new(0));
+    let (log, entered) = (world.log.clone(), gate.clone());
+    let handler: Arc<super::worlds::Handler> = Arc::new(move |_, _| {
+        let gate = entered.clone();
+        log.push("busy");
+        Box::pin(async move {
+            gate.acquire().await.unwrap().forget();
+            Ok(Settlement::Done)
+        })
+    });
+    world.guest("old", Guest { handler, ..Guest::default() });
+    world.guest("new", listening());
+    let agent = world.agent().await;
+    let route = r#""FROM /messages INTO BrokeredEndpoint(\"/modules/b/inputs/in\")""#;
+    let of = |image: &str| manifest(&[("b", &format!(r#"{{"settings":{{"image":"{image}"}}}}"#))], &[route]);
+    agent.apply(&of("old")).await.unwrap();
+    until(&agent, "b", "running").await;
+    assert_eq!(ok(agent.invoke("b", call("m", LONG, LONG)).await), 501);
+    agent.publish("/messages", &message("x")).await.unwrap();
+    world.log.until("it is busy", |lines| lines.contains(&"busy".into())).await;
+    agent.apply(&of("new")).await.unwrap();
+    until(&agent, "b", "stopping").await;
+    let waiting = calling(&agent, "b", call("m", LONG, 0));
+    waits(&agent, "b", 1).await;
+    gate.add_permits(1);
+    assert_eq!(ok(waiting.await.unwrap()), 200);
+}
+
+#[tokio::test]
 async fn a_call_in_whose_middle_the_module_is_cut_off_is_status_500() {
     let world = World::default();
     world.guest("b", Guest { method: method(|_, _, _| Box::pin(std::future::pending())), ..listening() });
