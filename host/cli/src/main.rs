@@ -39,7 +39,6 @@ mod queues;
 mod route;
 mod run;
 mod state;
-mod status;
 mod twin_watch;
 mod usage;
 mod version;
@@ -90,7 +89,6 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::History(args) => history::history(&args),
         Command::Rollback(args) => history::rollback(&args),
         Command::List(args) => ask::list(args),
-        Command::Status(args) => status::status(&args),
         Command::Queues(args) => queues::queues(&args),
         Command::Metrics(args) => metrics::metrics(&args),
         Command::DeadLetters(args) => dead_letters::dead_letters(args),
