@@ -64,6 +64,12 @@ fn a_version_that_crashes_is_rolled_back_and_not_tried_again_until_it_changes() 
     let newest = wait_for_outcome(&host, 3, "good");
     assert_eq!((&newest["way"], &newest["of"], &newest["to"]), (&json!("rollback"), &json!(2), &json!(1)));
 
+    let reported = host.get("/v1/reported").unwrap()["$edgeAgent"].clone();
+    let (version, status) = (&reported["lastDesiredVersion"], &reported["lastDesiredStatus"]);
+    assert_eq!((version, &status["code"]), (&json!(2), &json!(500)), "{status}");
+    let told = format!("rolled back to deployment 1 (in force as 3): {reason}");
+    assert_eq!(status["description"], told);
+
     let refused = |what: &str| {
         let answer = device.apply(&bad.to_json());
         assert_eq!(answer.code, Some(6), "{what}: {answer:?}");

@@ -5,6 +5,7 @@ mod deploying;
 mod edge_agent;
 mod invoking;
 mod modules;
+mod reported;
 mod rollout;
 mod sequences;
 mod stored;

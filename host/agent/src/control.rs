@@ -204,6 +204,7 @@ async fn route(agent: &Arc<Agent>, waiting: &Semaphore, request: Request<Incomin
             let body = body(request).await?;
             ok(&agent.apply(&body).await?)
         }
+        (&Method::GET, ["v1", "reported"]) => ok(&agent.reported().await?),
         (&Method::GET, ["v1", "history"]) => ok(&agent.deployments().await),
         (&Method::POST, ["v1", "rollback"]) => {
             let to = number(request.uri().query().unwrap_or(""), "to", "the version of a deployment")?;

@@ -79,6 +79,9 @@ pub struct ModuleStatus {
     /// When the last instance ended.
     #[serde(rename = "lastExitMs")]
     pub last_exit: Option<UtcMillis>,
+    /// When an instance that was not the first one of its version started last.
+    #[serde(default, rename = "lastRestartMs")]
+    pub last_restart: Option<UtcMillis>,
     /// Symbolised frames of the last trap, innermost first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backtrace: Vec<String>,

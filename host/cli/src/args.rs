@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Rollback(Rollback),
     /// List the modules of the running host
     List(Ask),
+    /// Show what became of the deployment, and what each module does, in IoT Edge's words
+    Status(Ask),
     /// List the queues: what waits, how old it is, what was given up and why
     Queues(Ask),
     /// Write the numbers of the running host for Prometheus
@@ -631,6 +633,7 @@ impl Command {
             Self::List(ask) | Self::Cache(Cache::List(ask) | Cache::Prune(Prune { ask, .. })) => ask.format,
             Self::State(State::List(ask) | State::Remove(RemoveState { ask, .. })) => ask.format,
             Self::History(ask)
+            | Self::Status(ask)
             | Self::Rollback(Rollback { ask, .. })
             | Self::Plan(Plan { ask, .. })
             | Self::Apply(Apply { ask, .. })

@@ -106,6 +106,15 @@ const MORE: &[More] = &[
         examples: &[("marram list --format json", "modules, queues and counters, for a script")],
     },
     More {
+        command: "status",
+        text: "The reported properties of $edgeAgent and $edgeHub. A manifest that was refused, or rolled back, is told with its \
+               reason. `marram plan --observed` reads the part of $edgeAgent.",
+        examples: &[
+            ("marram status", "did it work, and if not, why"),
+            ("marram status --format json", "both documents, as IoT Edge reports them"),
+        ],
+    },
+    More {
         command: "logs",
         text: "The host keeps the last 256 KiB of each module in memory, over the module's restarts but not over its own.",
         examples: &[

@@ -39,6 +39,7 @@ mod queues;
 mod route;
 mod run;
 mod state;
+mod status;
 mod twin_watch;
 mod usage;
 mod version;
@@ -89,6 +90,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::History(args) => history::history(&args),
         Command::Rollback(args) => history::rollback(&args),
         Command::List(args) => ask::list(args),
+        Command::Status(args) => status::status(&args),
         Command::Queues(args) => queues::queues(&args),
         Command::Metrics(args) => metrics::metrics(&args),
         Command::DeadLetters(args) => dead_letters::dead_letters(args),

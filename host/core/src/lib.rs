@@ -19,6 +19,7 @@ pub mod pace;
 pub mod planner;
 pub mod ports;
 pub mod queue;
+pub mod reported;
 pub mod retry;
 pub mod rollout;
 pub mod route;

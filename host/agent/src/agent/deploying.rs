@@ -7,6 +7,7 @@ use marram_core::{
     manifest::{self, Faults, Finding},
     name::ModuleName,
     ports::DocumentError,
+    reported::{self, Code, Refusal},
     rollout::{History, Way, manifest_digest},
 };
 use serde::{Deserialize, Serialize};
@@ -65,6 +66,8 @@ pub(super) struct InForce {
     pub(super) stopping: bool,
     /// This deployment and those before it.
     pub(super) history: History,
+    /// Why the manifest that came after it was refused.
+    pub(super) refused: Option<Refusal>,
 }
 
 impl InForce {
@@ -175,7 +178,13 @@ impl Agent {
         if in_force.stopping {
             return Err(ApplyError::Stopping);
         }
-        let (deployment, warnings) = self.read(text).map_err(ApplyError::Bad)?;
+        let (deployment, warnings) = match self.read(text) {
+            Ok(read) => read,
+            Err(faults) => {
+                in_force.refused = Some(reported::refusal(text, &faults));
+                return Err(ApplyError::Bad(faults));
+            }
+        };
         let warnings = warnings.iter().map(ToString::to_string).collect();
         let text = text.to_owned();
         let apply =
@@ -204,6 +213,7 @@ impl Agent {
         deployment: Arc<Deployment>,
         way: Way,
     ) -> Result<(u64, bool), ApplyError> {
+        in_force.refused = None;
         if in_force.deployment.as_ref() == Some(&deployment) {
             let (version, changed) = (in_force.version, !in_force.complete);
             if changed {
@@ -214,10 +224,12 @@ impl Agent {
         }
         if let Some(bad) = in_force.history.rolled_back(&manifest_digest(text)) {
             let (version, reason) = (bad.accepted.version, bad.reason.as_deref().unwrap_or("it was not good"));
-            return Err(ApplyError::Refused(format!(
+            let message = format!(
                 "this manifest was rolled back as deployment {version} ({reason}) and is not tried again until it changes; \
                  `marram rollback --to {version}` puts it in force nevertheless"
-            )));
+            );
+            in_force.refused = Some(Refusal { code: Code::Failed, description: message.clone(), hub: None });
+            return Err(ApplyError::Refused(message));
         }
         self.accept(in_force, text, deployment, way).await.map(|version| (version, true))
     }
@@ -244,6 +256,7 @@ impl Agent {
         );
         self.remember(in_force, &stored);
         self.save_history(in_force).await;
+        in_force.refused = None;
         in_force.set(deployment, version, false);
         let result = self.put_in_force(in_force, prefer_cached).await;
         in_force.complete = result.is_ok();

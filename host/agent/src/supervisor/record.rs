@@ -46,6 +46,7 @@ pub(super) struct Record {
     has_started: bool,
     pub(super) restart_count: u32,
     last_start: Option<UtcMillis>,
+    last_restart: Option<UtcMillis>,
     last_exit: Option<(UtcMillis, Exit)>,
 }
 
@@ -113,6 +114,7 @@ impl Record {
             has_started: false,
             restart_count: 0,
             last_start: None,
+            last_restart: None,
             last_exit: None,
         }
     }
@@ -193,6 +195,7 @@ impl Record {
     pub(super) fn started(&mut self, at: UtcMillis) {
         if self.has_started {
             self.restart_count = self.restart_count.saturating_add(1);
+            self.last_restart = Some(at);
         }
         self.has_started = true;
         self.last_start = Some(at);
@@ -258,6 +261,7 @@ pub(super) fn module_status(
         restart_count: record.map_or(0, |record| record.restart_count),
         last_start: record.and_then(|record| record.last_start),
         last_exit: last_exit.map(|(at, _)| *at),
+        last_restart: record.and_then(|record| record.last_restart),
         backtrace: last_exit.map(|(_, exit)| exit.backtrace.clone()).unwrap_or_default(),
         sent,
         received: record.map_or(0, |record| record.received.load(Relaxed)),

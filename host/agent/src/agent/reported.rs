@@ -1,0 +1,89 @@
+//! What the device reports of itself, for who asks at the device: the reported properties of `$edgeAgent` and `$edgeHub`.
+
+use std::collections::BTreeSet;
+
+use marram_core::{
+    name::ModuleName,
+    reported::{self, Code, HostFacts, ModuleFacts, Tried},
+    rollout::Way,
+    time::UtcMillis,
+};
+use serde_json::{Value, json};
+
+use super::{Agent, ModuleError, deploying::InForce};
+use crate::{
+    status::{ModuleStatus, Status},
+    supervisor::Event,
+};
+
+impl Agent {
+    /// `{"$edgeAgent": …, "$edgeHub": …}`, each with its reported properties.
+    ///
+    /// # Errors
+    /// The host is ending.
+    pub async fn reported(&self) -> Result<Value, ModuleError> {
+        let in_force = self.in_force.lock().await;
+        let status = self.status().await?;
+        let unwell = self.ask(|reply| Event::Unwell { reply }).await?;
+        let specs = in_force.deployment.iter().flat_map(|deployment| deployment.modules.values());
+        let find = |name: &ModuleName| status.modules.iter().find(|module| module.name == *name);
+        let modules: Vec<ModuleFacts<'_>> = specs
+            .filter_map(|spec| {
+                let module = find(&spec.name)?;
+                Some(ModuleFacts {
+                    spec,
+                    status: &module.status,
+                    description: &module.description,
+                    digest: module.digest.as_deref(),
+                    exit_code: module.exit_code,
+                    restart_count: module.restart_count,
+                    last_start: module.last_start,
+                    last_exit: module.last_exit,
+                    last_restart: module.last_restart,
+                })
+            })
+            .collect();
+        let host = HostFacts {
+            version: &status.version,
+            device_id: &self.device_id,
+            architecture: std::env::consts::ARCH,
+            started: UtcMillis(self.clock.utc().0.saturating_sub(status.uptime_ms)),
+        };
+        let tried = tried(&in_force, &status, &unwell);
+        let hub_refused = in_force.refused.as_ref().and_then(|refusal| refusal.hub.as_deref());
+        let hub_tried = if hub_refused.is_some() { tried.version } else { in_force.version };
+        Ok(json!({
+            "$edgeAgent": reported::agent(&host, &tried, &modules),
+            "$edgeHub": reported::hub(&host, hub_tried, hub_refused, &modules),
+        }))
+    }
+}
+
+/// What became of the deployment tried last. One that was refused has no version of its own: it would have had the next one.
+fn tried(in_force: &InForce, status: &Status, unwell: &BTreeSet<ModuleName>) -> Tried {
+    let version = in_force.version;
+    let told = |version, code, description: String| Tried { version, code, description };
+    if let Some(refusal) = &in_force.refused {
+        return told(version + 1, refusal.code, refusal.description.clone());
+    }
+    if version == 0 {
+        return told(0, Code::Empty, "there is no deployment yet".into());
+    }
+    if let Some(Way::Rollback { of, to, because }) = in_force.entry().map(|entry| &entry.accepted.way) {
+        return told(*of, Code::Failed, format!("rolled back to deployment {to} (in force as {version}): {because}"));
+    }
+    let troubled = |module: &&ModuleStatus| unwell.contains(&module.name);
+    let troubles: Vec<String> =
+        status.modules.iter().filter(troubled).map(|it| format!("{}: {}", it.name, it.description)).collect();
+    if !troubles.is_empty() {
+        return told(version, Code::Failed, troubles.join("; "));
+    }
+    let moving = |module: &ModuleStatus| matches!(module.status.as_str(), "preparing" | "starting" | "stopping");
+    let leaving = |module: &ModuleStatus| {
+        in_force.deployment.as_ref().is_some_and(|deployment| !deployment.modules.contains_key(&module.name))
+    };
+    match status.modules.iter().find(|module| moving(module) || leaving(module)) {
+        Some(module) => told(version, Code::InProgress, format!("{}: {}", module.name, module.description)),
+        None => told(version, Code::Success, String::new()),
+    }
+}

@@ -1,0 +1,377 @@
+//! The reported properties of `$edgeAgent` and `$edgeHub` (IoT Edge semantics, 1.7), made from plain facts. Sends nothing.
+
+use serde_json::{Map, Value, json};
+
+use crate::{deployment::ModuleSpec, manifest::Faults, time::UtcMillis};
+
+/// The host and its device.
+#[derive(Debug, Clone, Copy)]
+pub struct HostFacts<'a> {
+    /// Version of the host.
+    pub version: &'a str,
+    /// The device's id.
+    pub device_id: &'a str,
+    /// As `x86_64`.
+    pub architecture: &'a str,
+    /// When it started.
+    pub started: UtcMillis,
+}
+
+/// What became of the desired document tried last: a code in the manner of HTTP, and words for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tried {
+    /// Its version.
+    pub version: u64,
+    /// What became of it.
+    pub code: Code,
+    /// Why; empty for [`Code::Success`].
+    pub description: String,
+}
+
+/// `lastDesiredStatus.code`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// All is as it is desired.
+    Success = 200,
+    /// The document has faults.
+    BadFormat = 400,
+    /// It is being carried out.
+    InProgress = 406,
+    /// Its schema is of another version.
+    BadSchema = 412,
+    /// It is empty, or there is none yet.
+    Empty = 417,
+    /// It could not be carried out as a whole, or was rolled back.
+    Failed = 500,
+}
+
+/// Why a document was refused, for both parts of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Of the document as a whole.
+    pub code: Code,
+    /// Its first fault, and how many more there are.
+    pub description: String,
+    /// The same of `$edgeHub` alone, if it has faults.
+    pub hub: Option<String>,
+}
+
+/// A module as it is.
+#[derive(Debug, Clone)]
+pub struct ModuleFacts<'a> {
+    /// As it is desired.
+    pub spec: &'a ModuleSpec,
+    /// What it does, in Marram's words: `preparing`, `starting`, `running`, `stopping`, `stopped`, `backoff`, `failed`.
+    pub status: &'a str,
+    /// The same for people.
+    pub description: &'a str,
+    /// Digest of the image that runs.
+    pub digest: Option<&'a str>,
+    /// Of the last instance that ended.
+    pub exit_code: Option<i32>,
+    /// Restarts in this version.
+    pub restart_count: u32,
+    /// Of the last instance.
+    pub last_start: Option<UtcMillis>,
+    /// Of the last instance.
+    pub last_exit: Option<UtcMillis>,
+    /// Of the last instance that was not the first.
+    pub last_restart: Option<UtcMillis>,
+}
+
+/// Says why a text with these faults is refused. IoT Edge tells an empty document and a schema of another version apart from
+/// all else.
+#[must_use]
+pub fn refusal(text: &str, faults: &Faults) -> Refusal {
+    let told = |only: &str| {
+        let mut faults = faults.0.iter().filter(|fault| fault.at.contains(only));
+        let first = faults.next()?.to_string();
+        Some(match faults.count() {
+            0 => first,
+            more => format!("{first} (and {more} more)"),
+        })
+    };
+    let schema = |fault: &crate::manifest::Finding| fault.at.ends_with("$edgeAgent.properties.desired.schemaVersion");
+    let code = match () {
+        () if is_empty(text) => Code::Empty,
+        () if faults.0.iter().any(schema) => Code::BadSchema,
+        () => Code::BadFormat,
+    };
+    Refusal { code, description: told("").unwrap_or_default(), hub: told("$edgeHub") }
+}
+
+/// Whether nothing is desired of `$edgeAgent`.
+fn is_empty(text: &str) -> bool {
+    if text.trim().is_empty() {
+        return true;
+    }
+    let Ok(document) = serde_json::from_str::<Value>(text.trim_start_matches('\u{feff}')) else { return false };
+    let content = document.get("content").unwrap_or(&document);
+    let desired = &content["modulesContent"]["$edgeAgent"]["properties.desired"];
+    document.is_object() && (desired.is_null() || desired.as_object().is_some_and(Map::is_empty))
+}
+
+/// The reported properties of `$edgeAgent`.
+#[must_use]
+pub fn agent(host: &HostFacts<'_>, tried: &Tried, modules: &[ModuleFacts<'_>]) -> Value {
+    let own = |order: Option<u32>| {
+        let mut own = json!({
+            "type": "wasm", "status": "running", "restartPolicy": "always", "imagePullPolicy": "never", "version": host.version,
+            "settings": { "image": "" }, "env": {}, "exitCode": 0, "statusDescription": "part of the host",
+            "lastStartTimeUtc": time(Some(host.started)), "lastExitTimeUtc": time(None), "restartCount": 0,
+            "lastRestartTimeUtc": time(None), "runtimeStatus": "running",
+        });
+        if let Some(order) = order {
+            own["startupOrder"] = order.into();
+        }
+        own
+    };
+    json!({
+        "schemaVersion": "1.0",
+        "version": version(host),
+        "lastDesiredVersion": tried.version,
+        "lastDesiredStatus": desired_status(tried.code, &tried.description),
+        "runtime": {
+            "type": "wasm",
+            "settings": {},
+            "platform": { "os": "linux", "architecture": host.architecture, "version": host.version },
+        },
+        "systemModules": { "edgeAgent": own(None), "edgeHub": own(Some(0)) },
+        "modules": modules.iter().map(|module| (module.spec.name.to_string(), reported(module))).collect::<Map<_, _>>(),
+    })
+}
+
+/// The reported properties of `$edgeHub`. `refused`: why its part of the document tried last was.
+#[must_use]
+pub fn hub(host: &HostFacts<'_>, tried: u64, refused: Option<&str>, modules: &[ModuleFacts<'_>]) -> Value {
+    let code = if refused.is_some() { Code::BadFormat } else { Code::Success };
+    let client = |module: &ModuleFacts<'_>| {
+        let connected = matches!(module.status, "running" | "stopping");
+        let key = escaped(&format!("{}/{}", host.device_id, module.spec.name));
+        let client = json!({
+            "status": if connected { "Connected" } else { "Disconnected" },
+            "lastConnectedTimeUtc": time(module.last_start),
+            "lastDisconnectedTimeUtc": time(module.last_exit),
+        });
+        (key, client)
+    };
+    json!({
+        "schemaVersion": "1.0",
+        "version": version(host),
+        "lastDesiredVersion": tried,
+        "lastDesiredStatus": desired_status(code, refused.unwrap_or_default()),
+        "clients": modules.iter().map(client).collect::<Map<_, _>>(),
+    })
+}
+
+/// The desired fields, and what is. What a manifest keeps in `env` may be secret: this goes where the manifest came from.
+fn reported(module: &ModuleFacts<'_>) -> Value {
+    let spec = module.spec;
+    let env: Map<String, Value> =
+        spec.env.iter().map(|(name, value)| (name.clone(), json!({ "value": value }))).collect();
+    let mut settings = json!({ "image": spec.image });
+    if let Some(digest) = module.digest {
+        settings["imageHash"] = digest.into();
+    }
+    json!({
+        "type": "wasm",
+        "status": spec.desired_status,
+        "restartPolicy": spec.restart_policy,
+        "imagePullPolicy": spec.pull_policy,
+        "startupOrder": spec.startup_order,
+        "version": spec.version,
+        "settings": settings,
+        "settingsDigest": spec.settings_digest(),
+        "env": env,
+        "exitCode": module.exit_code.unwrap_or(0),
+        "statusDescription": module.description,
+        "lastStartTimeUtc": time(module.last_start),
+        "lastExitTimeUtc": time(module.last_exit),
+        "restartCount": module.restart_count,
+        "lastRestartTimeUtc": time(module.last_restart),
+        "runtimeStatus": runtime_status(module.status),
+    })
+}
+
+/// IoT Edge's word. What has not run yet is `unknown` there, too.
+fn runtime_status(status: &str) -> &'static str {
+    match status {
+        "running" | "stopping" => "running",
+        "stopped" => "stopped",
+        "backoff" => "backoff",
+        "failed" => "failed",
+        _ => "unknown",
+    }
+}
+
+fn desired_status(code: Code, description: &str) -> Value {
+    json!({ "code": code as u16, "description": description })
+}
+
+fn version(host: &HostFacts<'_>) -> Value {
+    json!({ "version": host.version, "build": "", "commit": "" })
+}
+
+/// As .NET writes no time.
+fn time(time: Option<UtcMillis>) -> String {
+    time.map_or_else(|| "0001-01-01T00:00:00Z".into(), |time| time.to_string())
+}
+
+/// Keys of twins hold none of these.
+fn escaped(key: &str) -> String {
+    key.chars().fold(String::new(), |mut text, c| {
+        match c {
+            '%' => text.push_str("%25"),
+            '.' => text.push_str("%2E"),
+            '$' => text.push_str("%24"),
+            '#' => text.push_str("%23"),
+            ' ' => text.push_str("%20"),
+            c => text.push(c),
+        }
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{
+        deployment::{DesiredStatus, PullPolicy, RestartPolicy, Sandbox},
+        manifest::{Context, read, read_runtime},
+        name::ModuleName,
+        planner::{RuntimeStatus, explain, uptime},
+    };
+
+    const HOST: HostFacts<'_> =
+        HostFacts { version: "1.2.3", device_id: "pump 7.a", architecture: "x86_64", started: UtcMillis(1_000) };
+
+    fn spec() -> ModuleSpec {
+        ModuleSpec {
+            name: ModuleName::new("fil.ter").unwrap(),
+            version: "1".into(),
+            image: "r.example/f:1".into(),
+            desired_status: DesiredStatus::Running,
+            restart_policy: RestartPolicy::OnUnhealthy,
+            max_restarts: None,
+            pull_policy: PullPolicy::OnCreate,
+            startup_order: 3,
+            env: BTreeMap::from([("A".into(), "b".into())]),
+            sandbox: Sandbox::default(),
+        }
+    }
+
+    fn facts<'a>(spec: &'a ModuleSpec, status: &'a str) -> ModuleFacts<'a> {
+        ModuleFacts {
+            spec,
+            status,
+            description: "exit 1: why",
+            digest: Some("sha256:0"),
+            exit_code: Some(1),
+            restart_count: 2,
+            last_start: Some(UtcMillis(2_000)),
+            last_exit: Some(UtcMillis(3_000)),
+            last_restart: None,
+        }
+    }
+
+    #[test]
+    fn an_agent_reports_what_is_desired_and_what_is() {
+        let (spec, tried) = (spec(), Tried { version: 4, code: Code::Failed, description: "why".into() });
+        let document = agent(&HOST, &tried, &[facts(&spec, "backoff")]);
+        assert_eq!(document["schemaVersion"], "1.0");
+        assert_eq!(document["version"]["version"], "1.2.3");
+        assert_eq!(document["lastDesiredVersion"], 4);
+        assert_eq!(document["lastDesiredStatus"], json!({ "code": 500, "description": "why" }));
+        assert_eq!(document["runtime"]["platform"]["os"], "linux");
+        assert_eq!(document["systemModules"]["edgeHub"]["runtimeStatus"], "running");
+        assert!(document["systemModules"]["edgeAgent"].get("startupOrder").is_none());
+        let expected = json!({
+            "type": "wasm", "status": "running", "restartPolicy": "on-unhealthy", "imagePullPolicy": "on-create", "startupOrder": 3,
+            "version": "1", "settings": { "image": "r.example/f:1", "imageHash": "sha256:0" },
+            "settingsDigest": spec.settings_digest(), "env": { "A": { "value": "b" } },
+            "exitCode": 1, "statusDescription": "exit 1: why", "lastStartTimeUtc": "1970-01-01T00:00:02Z",
+            "lastExitTimeUtc": "1970-01-01T00:00:03Z", "restartCount": 2, "lastRestartTimeUtc": "0001-01-01T00:00:00Z",
+            "runtimeStatus": "backoff",
+        });
+        assert_eq!(document["modules"]["fil.ter"], expected);
+    }
+
+    #[test]
+    fn what_an_agent_reports_can_be_planned_from() {
+        let spec = spec();
+        for (status, read_as) in [
+            ("running", RuntimeStatus::Running),
+            ("stopping", RuntimeStatus::Running),
+            ("stopped", RuntimeStatus::Stopped),
+            ("backoff", RuntimeStatus::Backoff),
+            ("failed", RuntimeStatus::Failed),
+            ("preparing", RuntimeStatus::Unknown),
+            ("starting", RuntimeStatus::Unknown),
+        ] {
+            let tried = Tried { version: 1, code: Code::Success, description: String::new() };
+            let document = agent(&HOST, &tried, &[facts(&spec, status)]);
+            let runtime = read_runtime(&document.to_string()).unwrap();
+            assert_eq!(runtime.modules[&spec.name].status, read_as, "{status}");
+            let desired = crate::deployment::Deployment {
+                modules: BTreeMap::from([(spec.name.clone(), spec.clone())]),
+                ..Default::default()
+            };
+            let now = UtcMillis(4_000);
+            let plan = explain(&desired, &runtime.observed(&desired, now), uptime(now), now);
+            assert!(
+                plan.steps.iter().all(|step| step.action.as_str() != "update"),
+                "its settings are the same: {plan:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_hub_reports_which_modules_are_connected_under_keys_that_a_twin_can_hold() {
+        let spec = spec();
+        let document = hub(&HOST, 4, None, &[facts(&spec, "running")]);
+        assert_eq!(document["lastDesiredStatus"], json!({ "code": 200, "description": "" }));
+        let client = json!({
+            "status": "Connected", "lastConnectedTimeUtc": "1970-01-01T00:00:02Z", "lastDisconnectedTimeUtc": "1970-01-01T00:00:03Z",
+        });
+        assert_eq!(document["clients"], json!({ "pump%207%2Ea/fil%2Eter": client }));
+        let document = hub(&HOST, 5, Some("no such sink"), &[facts(&spec, "backoff")]);
+        assert_eq!(document["lastDesiredStatus"], json!({ "code": 400, "description": "no such sink" }));
+        assert_eq!(document["clients"]["pump%207%2Ea/fil%2Eter"]["status"], "Disconnected");
+    }
+
+    #[test]
+    fn a_refusal_is_told_by_what_is_wrong() {
+        let refused = |text: &str| {
+            let faults = read(text, &Context::new(&|_| Ok(()))).unwrap_err();
+            refusal(text, &faults)
+        };
+        for empty in [
+            "",
+            " \n",
+            "{}",
+            r#"{"modulesContent":{}}"#,
+            r#"{"modulesContent":{"$edgeAgent":{"properties.desired":{}}}}"#,
+        ] {
+            assert_eq!(refused(empty).code, Code::Empty, "{empty:?}");
+        }
+        let with = |agent: &str, routes: &str| {
+            format!(
+                r#"{{"modulesContent":{{"$edgeAgent":{{"properties.desired":{{{agent}}}}},
+                "$edgeHub":{{"properties.desired":{{"schemaVersion":"1.1","routes":{{{routes}}},"storeAndForwardConfiguration":{{"timeToLiveSecs":1}}}}}}}}}}"#
+            )
+        };
+        assert_eq!(refused("{").code, Code::BadFormat);
+        assert_eq!(refused(&with(r#""schemaVersion":"2.0""#, "")).code, Code::BadSchema);
+        assert_eq!(refused(&with(r#""modules":{}"#, "")).code, Code::BadSchema);
+        let bad = refused(&with(r#""schemaVersion":"1.1","modules":{"a":{}}"#, r#""up":"FROM","down":"INTO""#));
+        assert_eq!(bad.code, Code::BadFormat);
+        assert!(bad.description.contains("modules.a.type: is missing (and "), "{}", bad.description);
+        assert!(
+            bad.hub.as_ref().is_some_and(|hub| hub.contains("routes.up") && hub.ends_with("(and 1 more)")),
+            "{bad:?}"
+        );
+        assert_eq!(refused(&with(r#""schemaVersion":"1.1","modules":{"a":{}}"#, "")).hub, None);
+    }
+}
