@@ -25,6 +25,12 @@ impl Journal {
         Self { folder: data.join("upstream"), at: Default::default(), entries: Vec::new() }
     }
 
+    /// What modules have reported upstream, in the same form.
+    #[must_use]
+    pub fn of_twins(data: &Path) -> Self {
+        Self { folder: data.join("upstream/twins"), at: Default::default(), entries: Vec::new() }
+    }
+
     /// All messages so far, in order.
     ///
     /// # Panics

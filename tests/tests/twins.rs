@@ -1,8 +1,10 @@
 //! Twins of real modules: who hears of their changes, and when.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 use marram_tests::{
     device::Device,
-    journal::text,
+    journal::{Journal, text},
     manifest::{Manifest, Module},
     program::Layout,
 };
@@ -129,4 +131,48 @@ fn a_program_hears_of_each_change_once_in_order_and_of_all_again_after_a_restart
     let again = journal.wait_for("the new instance", |all| told(all, "waits").get(5).cloned());
     assert_eq!(again, r#"6 {"n":3,"refuse":true}"#);
     host.stop();
+}
+
+#[test]
+fn what_modules_report_goes_upstream_as_patches_of_which_none_is_lost_by_a_kill_or_a_stop() {
+    let (layout, device) = (Layout::with(&["threshold_filter"]), Device::new());
+    let manifest = Manifest::new()
+        .module("filter", Module::new(&layout.image("threshold_filter")))
+        .twin("filter", json!({ "field": "t", "threshold": 1 }));
+    let host = device.start(&manifest);
+    let mut journal = Journal::of_twins(&device.data());
+    let first = journal.wait_for("the first report", |all| all.first().cloned());
+    assert_eq!((text(&first, "/source"), &first["sequence"]), ("/twins/filter/reported", &json!(2)));
+    assert_eq!(first["body"]["desiredAck"]["version"], 2);
+
+    // Within five seconds of that: they wait, and are one patch.
+    for threshold in [2, 3, 4] {
+        let before = host.twin("filter")["desiredVersion"].as_u64().unwrap();
+        let _ = device.marram(&["twin", "set", "filter", &json!({ "threshold": threshold }).to_string()]).ok();
+        host.wait_for_reported("filter", "desiredAck", |ack| ack["version"] == before + 1);
+    }
+    let reported = host.twin("filter")["reported"].clone();
+    host.kill();
+    let host = device.start_stored(&[]);
+    let second = journal.wait_for("what was pending", |all| all.get(1).cloned());
+    assert_eq!((&second["sequence"], &second["body"]["desiredAck"]["version"]), (&json!(5), &json!(5)));
+    let shown = device.marram(&["twin", "get", "filter"]).ok().out;
+    assert!(
+        shown.contains("written by local") && shown.contains("changed here since\n{\n  \"threshold\": 4\n}"),
+        "{shown}"
+    );
+
+    let _ = device.marram(&["twin", "set", "filter", r#"{"threshold":5}"#]).ok();
+    let last = host.wait_for_reported("filter", "desiredAck", |ack| ack["version"] == 6);
+    host.stop();
+    let merged = journal.read().iter().fold(Value::Null, |mut merged, entry| {
+        for (key, value) in entry["body"].as_object().unwrap() {
+            for (inner, value) in value.as_object().unwrap() {
+                merged[key][inner] = value.clone();
+            }
+        }
+        merged
+    });
+    assert_eq!(merged["desiredAck"], last, "a stop hands over what waits");
+    assert_ne!(merged, reported);
 }

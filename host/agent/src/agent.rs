@@ -20,7 +20,9 @@ use marram_core::{
     elapsed::Clocks,
     log::{Damage, MessageLog},
     message::{Accepted, Message},
-    ports::{DocumentError, Documents, Engine, Images, Room, SendError, States, Upstream},
+    ports::{
+        DocumentError, Documents, Engine, Images, Room, SendError, States, Upstream, UpstreamEvent, UpstreamTwins,
+    },
     route::{Origin, TWIN_CHANGES, module_output},
     time::UtcMillis,
 };
@@ -42,7 +44,7 @@ use crate::{
     state::StateCells,
     storage::Storage,
     supervisor::{EVENTS, Event, Supervisor, Worlds},
-    twins::{Notices, Twins},
+    twins::{self, Notices, SyncTask, Twins},
     upstream::{DRAIN, UpstreamTask},
 };
 
@@ -59,6 +61,8 @@ pub struct Config {
     pub images: Arc<dyn Images>,
     /// The last hop of `$upstream`.
     pub upstream: Arc<dyn Upstream>,
+    /// The twins' side of it.
+    pub upstream_twins: Arc<dyn UpstreamTwins>,
     /// Keeps deployment and twins.
     pub documents: Arc<dyn Documents>,
     /// Keeps messages; just opened.
@@ -99,6 +103,8 @@ pub struct Agent {
     texts: tokio::sync::Mutex<BTreeSet<String>>,
     deployment_version: AtomicU64,
     upstream_task: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+    sync_task: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+    upstream_events: mpsc::Sender<UpstreamEvent>,
     stopped: watch::Sender<bool>,
     failed: watch::Sender<bool>,
     initial: std::sync::OnceLock<Result<Applied, ApplyError>>,
@@ -152,6 +158,14 @@ impl Agent {
         let (events, receiver) = mpsc::channel(EVENTS);
         let (upstream_closing, closing) = watch::channel(false);
         let (judgements, judged) = watch::channel(None);
+        let (upstream_events, sync_events) = mpsc::channel(twins::EVENTS);
+        let sync = SyncTask {
+            clock,
+            twins: twins.clone(),
+            upstream: config.upstream_twins,
+            events: sync_events,
+            closing: closing.clone(),
+        };
         let upstream = UpstreamTask { clock, router: router.clone(), upstream: config.upstream, closing };
         let collector = config.caches.map(|caches| Arc::new(Collector::new(caches)));
         let settled = Arc::new(Notify::new());
@@ -189,6 +203,8 @@ impl Agent {
             texts: tokio::sync::Mutex::default(),
             deployment_version: AtomicU64::new(0),
             upstream_task: tokio::sync::Mutex::new(Some(tokio::spawn(upstream.run()))),
+            sync_task: tokio::sync::Mutex::new(Some(tokio::spawn(sync.run()))),
+            upstream_events,
             stopped: watch::channel(false).0,
             failed: watch::channel(false).0,
             initial: std::sync::OnceLock::new(),
@@ -242,6 +258,11 @@ impl Agent {
         self.router.publish(source, message).await
     }
 
+    /// Takes what a cloud session has to tell; waits while earlier ones are dealt with.
+    pub async fn upstream_event(&self, event: UpstreamEvent) {
+        let _ = self.upstream_events.send(event).await; // an error: the host ends
+    }
+
     /// Messages that an input of a module has handled since the host started; 0 if no route leads there.
     #[must_use]
     pub fn delivered(&self, module: &str, input: &str) -> u64 {
@@ -268,6 +289,9 @@ impl Agent {
             let _ = done.await;
         }
 
+        if let Some(task) = self.sync_task.lock().await.take() {
+            let _ = task.await; // it bounds its time itself
+        }
         self.twins.flush().await;
         if let Some(mut task) = self.upstream_task.lock().await.take()
             && tokio::time::timeout(DRAIN, &mut task).await.is_err()

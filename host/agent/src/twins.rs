@@ -3,6 +3,7 @@
 //! What a change means is `core::twin`'s.
 
 mod notices;
+mod sync;
 mod told;
 
 use std::{
@@ -18,7 +19,7 @@ use marram_core::{
     name::ModuleName,
     ports::{DocumentError, Documents, ReportError, TwinAck, TwinDocument},
     time::UtcMillis,
-    twin::{Twin, TwinFaults, desired_ack},
+    twin::{CloudPatch, CloudTwin, Merged, Twin, TwinFaults, desired_ack},
 };
 use serde_json::{Map, Value};
 use tokio::{
@@ -28,6 +29,7 @@ use tokio::{
 
 pub(crate) use self::{
     notices::Notices,
+    sync::{EVENTS, SyncTask, Unsent},
     told::{Told, Watch},
 };
 use crate::{clock::Clock, doorbell::Doorbell};
@@ -39,6 +41,8 @@ pub(crate) struct Twins {
     /// None: changes are told to nobody.
     notices: Option<Arc<Notices>>,
     cells: Mutex<BTreeMap<ModuleName, Arc<TwinCell>>>,
+    unsent: Arc<Unsent>,
+    deployed: Mutex<Vec<ModuleName>>,
 }
 
 /// One module's twin.
@@ -47,6 +51,7 @@ pub(crate) struct TwinCell {
     document_name: String,
     clock: Clock,
     notices: Option<Arc<Notices>>,
+    unsent: Arc<Unsent>,
     documents: Arc<dyn Documents>,
     current: Mutex<Arc<Twin>>,
     /// What was noted in it since it was stored: nothing that a kill may not take.
@@ -113,7 +118,14 @@ impl From<TwinError> for ReportError {
 
 impl Twins {
     pub(crate) fn new(documents: Arc<dyn Documents>, clock: Clock, notices: Option<Notices>) -> Self {
-        Self { documents, clock, notices: notices.map(Arc::new), cells: Mutex::default() }
+        Self {
+            documents,
+            clock,
+            notices: notices.map(Arc::new),
+            cells: Mutex::default(),
+            unsent: Arc::default(),
+            deployed: Mutex::default(),
+        }
     }
 
     /// The twin of a module, read from disk the first time; a missing one begins empty.
@@ -147,6 +159,7 @@ impl Twins {
             document_name,
             clock: self.clock,
             notices: self.notices.clone(),
+            unsent: self.unsent.clone(),
             documents: self.documents.clone(),
             desired_version: AtomicU64::new(twin.desired_version()),
             current: Mutex::new(Arc::new(twin)),
@@ -162,11 +175,24 @@ impl Twins {
         Ok(cells.entry(module.clone()).or_insert(cell).clone())
     }
 
-    /// Tells of what the last run of the host did not come to tell of.
-    pub(crate) async fn tell_what_is_left(&self, modules: impl Iterator<Item = &ModuleName>) {
-        for module in modules {
+    /// Those of the deployment in force.
+    pub(crate) fn deployed(&self) -> Vec<ModuleName> {
+        self.deployed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn unsent(&self) -> &Arc<Unsent> {
+        &self.unsent
+    }
+
+    /// Their deployment is in force. Tells of what the last run of the host did not come to tell of.
+    pub(crate) async fn deploy(&self, modules: Vec<ModuleName>) {
+        self.deployed.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&modules);
+        for module in &modules {
             match self.cell(module).await {
                 Ok(cell) => {
+                    if cell.twin().unreported().is_some() {
+                        self.unsent.add(module);
+                    }
                     let _one_report = cell.reports.lock().await;
                     cell.tell().await;
                 }
@@ -331,6 +357,35 @@ impl TwinCell {
         .await
     }
 
+    /// Merges a change that was made in the cloud.
+    pub(crate) async fn merge_cloud_patch(&self, change: CloudPatch) -> Result<Merged, TwinError> {
+        self.change(move |twin, now| {
+            let local = twin.local_changes();
+            let merged = twin.merge_cloud_patch(&change, now)?;
+            self.tell_lost(merged == Merged::InForce, &local);
+            Ok(merged)
+        })
+        .await
+    }
+
+    /// Takes the cloud's whole twin.
+    pub(crate) async fn take_cloud_twin(&self, cloud: CloudTwin) -> Result<(), TwinError> {
+        self.change(move |twin, now| {
+            let local = twin.local_changes();
+            let taken = twin.take_cloud_twin(&cloud, now)?;
+            self.tell_lost(taken, &local);
+            Ok(())
+        })
+        .await
+    }
+
+    fn tell_lost(&self, taken: bool, local: &Map<String, Value>) {
+        if taken && !local.is_empty() {
+            let (module, changes) = (&self.module, text(local));
+            tracing::warn!(%module, changes, "the cloud has changed the desired properties; what was changed here is undone");
+        }
+    }
+
     /// Changes a copy, stores it, then puts it in force: a change that cannot be stored has not happened.
     async fn change<T>(
         &self,
@@ -345,9 +400,13 @@ impl TwinCell {
         }
         self.store(&new).await?;
         let rings = new.desired_version() != old.desired_version();
+        let reports = new.reported_version() != old.reported_version();
         let version = new.desired_version();
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
         self.changed.send_replace(());
+        if reports {
+            self.unsent.add(&self.module);
+        }
         if rings {
             self.desired_version.store(version, SeqCst);
             if let Some(bell) = &*self.bell.lock().unwrap_or_else(PoisonError::into_inner) {

@@ -115,8 +115,14 @@ fn twin_text(twin: &TwinView) -> String {
         Some(time) => format!(", last changed {}", plain(time)),
         None => String::new(),
     };
+    let local = match &twin.local_changes {
+        Value::Object(changes) if !changes.is_empty() => {
+            format!("changed here since\n{}\n", section(&twin.local_changes))
+        }
+        _ => String::new(),
+    };
     format!(
-        "desired, version {}, written by {}{}\n{}\nreported, version {}{}\n{}\n",
+        "desired, version {}, written by {}{}\n{}\n{local}reported, version {}{}\n{}\n",
         twin.desired_version,
         plain(&twin.desired_origin),
         changed("desired"),

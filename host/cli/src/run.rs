@@ -24,7 +24,7 @@ use marram_agent::{Agent, Caches};
 use marram_engine::{CompileLimits, HelperCommand, WasmEngine};
 use marram_registry::Registry;
 use marram_store::{Folder, LockError, StateFolder, lock_data_dir, log};
-use marram_upstream::Journal;
+use marram_upstream::{Journal, TwinJournal};
 
 use crate::{
     args::Run,
@@ -82,6 +82,7 @@ fn open(config: &Config, data: &Path) -> Result<marram_agent::Config, Failure> {
     let (log, recovery) = opened.map_err(|error| failed(&error))?;
     tell_recovery(&recovery);
     let journal = Journal::open(config.upstream.journal(data.join("upstream"))).map_err(|error| failed(&error))?;
+    let twin_journal = TwinJournal::open(data.join("upstream/twins")).map_err(|error| failed(&error))?;
     let registry = Registry::new(config.registry(&data.join("cache"))?)
         .map_err(|error| Failure::new(Code::BadConfig, chain(&error)))?;
     let engine = WasmEngine::new(engine_settings(config, data)?).map_err(|error| failed(&error))?;
@@ -93,6 +94,7 @@ fn open(config: &Config, data: &Path) -> Result<marram_agent::Config, Failure> {
         images: registry,
         caches: Some(caches),
         upstream: Arc::new(journal),
+        upstream_twins: Arc::new(twin_journal),
         documents: Arc::new(documents),
         log: Box::new(log),
         damage: recovery.damage,

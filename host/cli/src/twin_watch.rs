@@ -158,6 +158,7 @@ mod tests {
             desired_version: desired.0,
             desired_origin: "local".into(),
             reported: reported.1,
+            local_changes: Value::Null,
             reported_version: reported.0,
             properties: Value::Null,
         }

@@ -26,6 +26,7 @@ use crate::{
     state::{StateError, Write},
     time::UtcMillis,
     timers::DurableTimer,
+    twin::CloudTwin,
 };
 
 /// A future that a port returns; boxed once a batch or once a step, never once a message.
@@ -605,6 +606,43 @@ pub trait Upstream: Send + Sync {
 
     /// Makes all that was taken safe against loss of power. Called at a clean stop.
     fn flush(&self) -> BoxFuture<'_, Result<(), UpstreamError>>;
+}
+
+/// The twins' side of upstream. It tells the agent of connections and changes by [`UpstreamEvent`]s.
+pub trait UpstreamTwins: Send + Sync {
+    /// Takes a patch of a module's reported properties; it is safe there when it returns. After an error it comes again, with what was
+    /// reported since.
+    fn report<'a>(&'a self, reported: &'a Reported) -> BoxFuture<'a, Result<(), UpstreamError>>;
+
+    /// A module's whole twin as upstream has it; none: this upstream keeps no desired properties, as the journal.
+    fn twin<'a>(&'a self, module: &'a ModuleName) -> BoxFuture<'a, Result<Option<CloudTwin>, UpstreamError>>;
+}
+
+/// What upstream does not have yet of a module's reported properties.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reported {
+    /// Whose.
+    pub module: ModuleName,
+    /// The version that the patch leads to.
+    pub version: u64,
+    /// A merge patch, with null for what is gone.
+    pub patch: serde_json::Map<String, serde_json::Value>,
+    /// Now.
+    pub at: UtcMillis,
+}
+
+/// What a cloud session tells the agent of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamEvent {
+    /// There is a connection again.
+    Connected,
+    /// Desired properties were changed in the cloud: `{…, "$version": n}`.
+    DesiredChanged {
+        /// Whose.
+        module: ModuleName,
+        /// The merge patch.
+        patch_json: String,
+    },
 }
 
 /// A message for upstream.

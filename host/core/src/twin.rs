@@ -1,11 +1,13 @@
 //! Twins: the desired and reported properties of a module, their patches and their limits. Stores nothing: the agent
 //! writes [`Twin`] as a document after each change.
 
+mod cloud;
 mod limits;
 mod metadata;
 mod notice;
 mod patch;
 mod settings;
+mod sync;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +16,7 @@ use serde_json::{Map, Value, json};
 
 use self::metadata::Metadata;
 pub use self::{
+    cloud::{CloudFault, CloudPatch, CloudTwin, Merged, Unreported},
     limits::{
         MAX_DEPTH, MAX_INTEGER, MAX_KEY_BYTES, MAX_SECTION_BYTES, MAX_STRING_BYTES, MIN_INTEGER, TwinFault, TwinFaults,
         TwinRule, twin_faults, validate_desired, validate_patch,
@@ -21,6 +24,7 @@ pub use self::{
     notice::Notice,
     patch::{diff, merge_patch},
     settings::{setting, settings},
+    sync::{BETWEEN_REPORTS, SyncStep, TwinSync},
 };
 use crate::{ports::TwinAck, time::UtcMillis};
 
@@ -43,6 +47,16 @@ pub struct Twin {
     reported_version: u64,
     #[serde(default = "Metadata::new")]
     reported_metadata: Metadata,
+    /// The desired properties as the manifest or the cloud wrote them; none: nobody has changed them here since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    desired_base: Option<Map<String, Value>>,
+    /// Version of the cloud's desired properties, if it wrote last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cloud_version: Option<u64>,
+    /// What upstream has of the reported properties; none: all. Not what was reported since: patches that are merged keep no order,
+    /// and forget that an object was removed before another one took its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    upstream_has: Option<Map<String, Value>>,
     /// The last change of the reported properties, until the message that tells of it is accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     notice: Option<Notice>,
@@ -56,6 +70,11 @@ pub enum Origin {
     Manifest {
         /// Which deployment.
         deployment_version: u64,
+    },
+    /// The cloud.
+    Cloud {
+        /// Its version of them.
+        version: u64,
     },
     /// Somebody at the device (`twin set`); also a twin that nobody has written to.
     Local,
@@ -73,6 +92,9 @@ impl Default for Twin {
             reported: Map::new(),
             reported_version: 1,
             reported_metadata: Metadata::new(),
+            desired_base: None,
+            cloud_version: None,
+            upstream_has: None,
             notice: None,
         }
     }
@@ -156,6 +178,7 @@ impl Twin {
         let mut wanted = Map::new();
         merge_patch(&mut wanted, section); // a null in a section means "not there"
         let patch = self.replace_desired(wanted, Origin::Manifest { deployment_version }, now);
+        (self.desired_base, self.cloud_version) = (None, None);
         (!patch.is_empty()).then_some(patch)
     }
 
@@ -173,7 +196,10 @@ impl Twin {
         let mut wanted = self.desired.clone();
         merge_patch(&mut wanted, patch);
         validate_desired(&wanted)?;
-        Ok(self.replace_desired(wanted, Origin::Local, now))
+        let base = self.desired_base.take().unwrap_or_else(|| self.desired.clone());
+        let patch = self.replace_desired(wanted, Origin::Local, now);
+        self.desired_base = (base != self.desired).then_some(base);
+        Ok(patch)
     }
 
     /// Merges a patch into the reported properties and returns their version.
@@ -187,7 +213,9 @@ impl Twin {
         validate_desired(&reported)?;
         let changes = diff(&self.reported, &reported);
         if !changes.is_empty() {
-            self.reported = reported;
+            let old = std::mem::replace(&mut self.reported, reported);
+            let has = self.upstream_has.take().unwrap_or(old);
+            self.upstream_took(&has);
             self.reported_version = self.reported_version.saturating_add(1);
             self.reported_metadata.note(&changes, now, self.reported_version);
         }

@@ -134,6 +134,7 @@ impl Host {
                 engine: world.clone(),
                 images: world.clone(),
                 upstream: world.clone(),
+                upstream_twins: world.clone(),
                 documents: world.clone(),
                 log: Box::new(log),
                 damage: recovery.damage,

@@ -13,10 +13,11 @@ use marram_core::{
     name::ModuleName,
     ports::{
         Artifact, BoxFuture, Component, DocumentError, Documents, Engine, Exit, Exports, FetchError, FetchRequest,
-        Images, Inbox, Instance, Lease, LoadError, ModuleHost, Outgoing, State, States, StoredDocument, TwinAnswer,
-        Upstream, UpstreamError,
+        Images, Inbox, Instance, Lease, LoadError, ModuleHost, Outgoing, Reported, State, States, StoredDocument,
+        TwinAnswer, Upstream, UpstreamError, UpstreamTwins,
     },
     state::StateError,
+    twin::CloudTwin,
 };
 
 use crate::{
@@ -396,5 +397,15 @@ impl Upstream for World {
 
     fn flush(&self) -> BoxFuture<'_, Result<(), UpstreamError>> {
         Box::pin(async { Ok(()) })
+    }
+}
+
+impl UpstreamTwins for World {
+    fn report<'a>(&'a self, _: &'a Reported) -> BoxFuture<'a, Result<(), UpstreamError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn twin<'a>(&'a self, _: &'a ModuleName) -> BoxFuture<'a, Result<Option<CloudTwin>, UpstreamError>> {
+        Box::pin(async { Ok(None) })
     }
 }

@@ -11,10 +11,11 @@ use marram_core::{
     message::Message,
     name::ModuleName,
     ports::{
-        Artifact, BoxFuture, DocumentError, Documents, FetchError, FetchRequest, Images, Lease, Outgoing, State,
-        States, StoredDocument, Upstream, UpstreamError,
+        Artifact, BoxFuture, DocumentError, Documents, FetchError, FetchRequest, Images, Lease, Outgoing, Reported,
+        State, States, StoredDocument, Upstream, UpstreamError, UpstreamTwins,
     },
     state::StateError,
+    twin::CloudTwin,
 };
 use marram_engine::{CompileLimits, HelperCommand, Profile, Settings, WasmEngine};
 use sha2::{Digest, Sha256};
@@ -97,6 +98,7 @@ impl Hop {
             engine: Arc::new(WasmEngine::new(settings).expect("an engine")),
             images: Arc::new(Guests),
             upstream,
+            upstream_twins: Arc::new(Nowhere),
             documents: Arc::new(Nowhere),
             log: Box::new(log),
             damage: recovery.damage,
@@ -225,5 +227,15 @@ impl Documents for Nowhere {
 
     fn remove(&self, _: &str) -> Result<(), DocumentError> {
         Ok(())
+    }
+}
+
+impl UpstreamTwins for Nowhere {
+    fn report<'a>(&'a self, _: &'a Reported) -> BoxFuture<'a, Result<(), UpstreamError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn twin<'a>(&'a self, _: &'a ModuleName) -> BoxFuture<'a, Result<Option<CloudTwin>, UpstreamError>> {
+        Box::pin(async { Ok(None) })
     }
 }

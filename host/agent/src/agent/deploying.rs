@@ -274,7 +274,7 @@ impl Agent {
         self.keep_images(in_force).await;
         let (twins, modules) = (self.twins.clone(), deployment.clone());
         // Now that their routes are there. It may wait for room.
-        tokio::spawn(async move { twins.tell_what_is_left(modules.modules.keys()).await });
+        tokio::spawn(async move { twins.deploy(modules.modules.keys().cloned().collect()).await });
         let trial = in_force.trial();
         let deployed = Deployed { deployment, version, prefer_cached, trial };
         self.events.send(Event::Deployed(deployed)).await.map_err(|_| ApplyError::Stopping)?;

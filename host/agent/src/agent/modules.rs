@@ -27,8 +27,11 @@ pub struct TwinView {
     pub desired: serde_json::Value,
     /// Their version.
     pub desired_version: u64,
-    /// Who wrote them: `manifest` (with the deployment's version) or `local`.
+    /// Who wrote them: `manifest` (with the deployment's version), `cloud` (with its version) or `local`.
     pub desired_origin: String,
+    /// What was changed here since the manifest or the cloud wrote them, as a patch.
+    #[serde(default)]
+    pub local_changes: serde_json::Value,
     /// The reported properties.
     pub reported: serde_json::Value,
     /// Their version.
@@ -65,8 +68,10 @@ impl TwinView {
             desired_version: twin.desired_version(),
             desired_origin: match twin.desired_origin() {
                 Origin::Manifest { deployment_version } => format!("manifest (deployment {deployment_version})"),
+                Origin::Cloud { version } => format!("cloud (version {version})"),
                 Origin::Local => "local".into(),
             },
+            local_changes: twin.local_changes().into(),
             reported: twin.reported().clone().into(),
             reported_version: twin.reported_version(),
             properties: twin.properties(),

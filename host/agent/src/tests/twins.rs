@@ -2,9 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use marram_core::ports::Exports;
+use marram_core::{
+    name::ModuleName,
+    ports::{Exports, UpstreamEvent},
+    twin::CloudTwin,
+};
+use serde_json::{Value, json};
 
-use super::worlds::{Guest, World, manifest, text};
+use super::worlds::{DEADLINE, Guest, World, manifest, text};
 use crate::Agent;
 
 /// A module that answers each change of its desired properties with code 200.
@@ -82,4 +87,146 @@ async fn without_a_route_that_takes_them_changes_of_twins_are_not_made_into_mess
     stop(&agent).await;
     assert_eq!(agent.router().sources().no_route(), 0);
     assert!(world.upstream.taken.lines().is_empty());
+}
+
+fn name(module: &str) -> ModuleName {
+    ModuleName::new(module).unwrap()
+}
+
+fn map(value: Value) -> serde_json::Map<String, Value> {
+    value.as_object().unwrap().clone()
+}
+
+/// What the cloud wants of module `m`.
+fn wants(world: &World, desired: Value, version: u64) {
+    let mut twins = world.cloud.twins.lock().unwrap();
+    let reported = twins.remove(&name("m")).map(|twin| twin.reported).unwrap_or_default();
+    twins.insert(name("m"), CloudTwin { desired: map(desired), desired_version: version, reported });
+}
+
+async fn patched(agent: &Agent, patch: Value) {
+    let patch_json = patch.to_string();
+    agent.upstream_event(UpstreamEvent::DesiredChanged { module: name("m"), patch_json }).await;
+}
+
+async fn until_desired(agent: &Agent, desired: Value) {
+    let seen = async {
+        let mut known = None;
+        loop {
+            let query = crate::TwinQuery { desired: known, reported: None, wait: DEADLINE };
+            let twin = agent.twin_news("m", &query).await.unwrap();
+            if twin.desired == desired {
+                return;
+            }
+            known = Some(twin.desired_version);
+        }
+    };
+    tokio::time::timeout(DEADLINE, seen).await.unwrap_or_else(|_| panic!("never {desired}"));
+}
+
+fn gets(lines: &[String]) -> usize {
+    lines.iter().filter(|line| *line == "get m").count()
+}
+
+#[tokio::test]
+async fn changes_of_the_cloud_are_merged_in_order_and_after_a_gap_the_whole_is_fetched() {
+    let world = World::default();
+    world.guest("m", follower());
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("m", "{}")], &[])).await.unwrap();
+    world.cloud.asked.until("the first report", |all| !all.is_empty()).await;
+    wants(&world, json!({"a":1}), 4);
+    agent.upstream_event(UpstreamEvent::Connected).await;
+    until_desired(&agent, json!({"a":1})).await;
+    patched(&agent, json!({"b":2,"$version":5})).await;
+    until_desired(&agent, json!({"a":1,"b":2})).await;
+    assert_eq!(gets(&world.cloud.asked.lines()), 1, "it followed on what was known");
+
+    // 6 is lost.
+    wants(&world, json!({"b":2,"c":3,"d":4}), 7);
+    patched(&agent, json!({"d":4,"$version":7})).await;
+    until_desired(&agent, json!({"b":2,"c":3,"d":4})).await;
+    assert_eq!(gets(&world.cloud.asked.lines()), 2);
+    assert_eq!(agent.twin("m").await.unwrap().desired_origin, "cloud (version 7)");
+    let told = world.log.until("the module", |all| all.iter().any(|line| line.contains("\"d\":4"))).await;
+    assert!(told.last().unwrap().ends_with(r#"{"a":null,"c":3,"d":4}"#), "what differs, not the whole: {told:?}");
+
+    // A fetch that fails is made again.
+    world.cloud.down.store(true, std::sync::atomic::Ordering::SeqCst);
+    patched(&agent, json!({"e":5,"$version":9})).await;
+    world.cloud.asked.until("a fetch in vain", |all| all.contains(&"in vain: get m".to_owned())).await;
+    wants(&world, json!({"e":5}), 9);
+    world.cloud.down.store(false, std::sync::atomic::Ordering::SeqCst);
+    until_desired(&agent, json!({"e":5})).await;
+    stop(&agent).await;
+}
+
+#[tokio::test]
+async fn what_was_changed_here_is_marked_and_stays_until_the_cloud_says_something_new() {
+    let world = World::default();
+    world.guest("m", follower());
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("m", "{}")], &[])).await.unwrap();
+    wants(&world, json!({"a":1}), 4);
+    agent.upstream_event(UpstreamEvent::Connected).await;
+    until_desired(&agent, json!({"a":1})).await;
+
+    agent.set_twin("m", r#"{"a":2,"here":true}"#).await.unwrap();
+    let marked = agent.twin("m").await.unwrap();
+    assert_eq!((marked.desired_origin.as_str(), marked.local_changes), ("local", json!({"a":2,"here":true})));
+    let killed = world.after_kill();
+    stop(&agent).await;
+
+    // After a kill, and a connection to a cloud in which nothing was changed meanwhile.
+    wants(&killed, json!({"a":1}), 4);
+    let agent = killed.agent().await;
+    agent.upstream_event(UpstreamEvent::Connected).await;
+    killed.cloud.asked.until("the question", |all| gets(all) == 1).await;
+    patched(&agent, json!({"$version":4})).await;
+    agent.upstream_event(UpstreamEvent::Connected).await;
+    killed.cloud.asked.until("the next question", |all| gets(all) == 2).await;
+    let twin = agent.twin("m").await.unwrap();
+    assert_eq!((twin.desired, twin.local_changes), (json!({"a":2,"here":true}), json!({"a":2,"here":true})));
+
+    wants(&killed, json!({"a":1,"b":1}), 5);
+    agent.upstream_event(UpstreamEvent::Connected).await;
+    until_desired(&agent, json!({"a":1,"b":1})).await;
+    assert_eq!(agent.twin("m").await.unwrap().local_changes, json!({}));
+    stop(&agent).await;
+}
+
+#[tokio::test]
+async fn what_is_reported_goes_up_as_one_patch_is_kept_over_a_kill_and_handed_over_at_a_stop() {
+    let world = World::default();
+    world.guest("m", follower());
+    wants(&world, json!({}), 1);
+    world.cloud.down.store(true, std::sync::atomic::Ordering::SeqCst);
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("m", "{}")], &[])).await.unwrap();
+    let in_vain = format!("in vain: m 2 {}", acknowledged(1));
+    world.cloud.asked.until("a report in vain", |all| all.contains(&in_vain)).await;
+    agent.set_twin("m", r#"{"a":1}"#).await.unwrap();
+    let ack = async {
+        while agent.twin("m").await.unwrap().reported_version < 3 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, ack).await.unwrap();
+    let killed = world.after_kill();
+    stop(&agent).await;
+
+    wants(&killed, json!({}), 1);
+    killed.guest("m", Guest::default()); // which never reports
+    let agent = killed.agent().await;
+    let up = format!("m 3 {}", acknowledged(2));
+    killed.cloud.asked.until("both reports as one", |all| all.contains(&up)).await;
+    agent.shut_down(Duration::from_secs(5)).await;
+    let again = killed.agent().await;
+    stop(&again).await;
+    let reports = killed.cloud.asked.lines().iter().filter(|line| line.starts_with("m ")).count();
+    assert_eq!(reports, 1, "that it was taken is stored");
+    assert_eq!(
+        Value::from(killed.cloud.twins.lock().unwrap()[&name("m")].reported.clone()),
+        serde_json::from_str::<Value>(&acknowledged(2)).unwrap()
+    );
 }

@@ -15,10 +15,11 @@ use marram_core::{
     name::ModuleName,
     ports::{
         Artifact, BoxFuture, Component, Delivery, DocumentError, Documents, Engine, Exit, Exports, FetchError,
-        FetchRequest, Images, Inbox, Instance, Lease, LoadError, ModuleHost, Outgoing, Settlement, State, States,
-        StoredDocument, TwinAnswer, Upstream, UpstreamError,
+        FetchRequest, Images, Inbox, Instance, Lease, LoadError, ModuleHost, Outgoing, Reported, Settlement, State,
+        States, StoredDocument, TwinAnswer, Upstream, UpstreamError, UpstreamTwins,
     },
     state::StateError,
+    twin::CloudTwin,
 };
 use marram_store::log;
 use tokio::sync::{Semaphore, watch};
@@ -52,6 +53,7 @@ pub(super) struct World {
     pub(super) places: Option<Arc<Semaphore>>,
     pub(super) log: Log,
     pub(super) upstream: Arc<MemoryUpstream>,
+    pub(super) cloud: Arc<MemoryCloud>,
     pub(super) disk: Arc<MemoryDisk>,
     pub(super) caches: Option<Caches>,
     /// The folder of the message log, which is the real one.
@@ -214,6 +216,7 @@ impl World {
             engine: world.clone(),
             images: world,
             upstream: self.upstream.clone(),
+            upstream_twins: self.cloud.clone(),
             documents: self.disk.clone(),
             log: match &self.hook {
                 Some(hook) => Box::new(Hooked { log, hook: hook.clone(), at_hand: self.at_hand }),
@@ -385,6 +388,43 @@ impl Upstream for MemoryUpstream {
     fn flush(&self) -> BoxFuture<'_, Result<(), UpstreamError>> {
         self.flushed.store(true, std::sync::atomic::Ordering::SeqCst);
         Box::pin(async { Ok(()) })
+    }
+}
+
+/// A cloud that keeps twins; can be out of reach.
+#[derive(Default)]
+pub(super) struct MemoryCloud {
+    pub(super) twins: Mutex<BTreeMap<ModuleName, CloudTwin>>,
+    pub(super) down: std::sync::atomic::AtomicBool,
+    /// What it was asked: `get MODULE`, or `MODULE VERSION PATCH`.
+    pub(super) asked: Log,
+}
+
+impl MemoryCloud {
+    fn ask(&self, what: String) -> Result<(), UpstreamError> {
+        let down = self.down.load(std::sync::atomic::Ordering::SeqCst);
+        self.asked.push(if down { format!("in vain: {what}") } else { what });
+        if down { Err(UpstreamError("out of reach".into())) } else { Ok(()) }
+    }
+}
+
+impl UpstreamTwins for MemoryCloud {
+    fn report<'a>(&'a self, reported: &'a Reported) -> BoxFuture<'a, Result<(), UpstreamError>> {
+        Box::pin(async move {
+            let patch = serde_json::to_string(&reported.patch).unwrap();
+            self.ask(format!("{} {} {patch}", reported.module, reported.version))?;
+            if let Some(twin) = self.twins.lock().unwrap().get_mut(&reported.module) {
+                marram_core::twin::merge_patch(&mut twin.reported, &reported.patch);
+            }
+            Ok(())
+        })
+    }
+
+    fn twin<'a>(&'a self, module: &'a ModuleName) -> BoxFuture<'a, Result<Option<CloudTwin>, UpstreamError>> {
+        Box::pin(async move {
+            self.ask(format!("get {module}"))?;
+            Ok(self.twins.lock().unwrap().get(module).cloned())
+        })
     }
 }
 

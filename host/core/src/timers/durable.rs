@@ -116,12 +116,12 @@ impl DurableTimers {
     /// Those that are set, by name.
     #[must_use]
     pub fn list(&self, now: Elapsed) -> Vec<DurableTimer> {
-        let shown = |(name, timer): (&Box<str>, &Timer)| DurableTimer {
-            name: name.clone(),
+        let shown = |name: &str, timer: &Timer| DurableTimer {
+            name: name.into(),
             due_in: Duration::from_millis(timer.due.0.saturating_sub(now.0)),
             period: timer.period.map(Duration::from_millis),
         };
-        self.0.iter().map(shown).collect()
+        self.0.iter().map(|(name, timer)| shown(name, timer)).collect()
     }
 
     /// The document to store, at this moment.

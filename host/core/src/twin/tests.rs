@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::*;
 
+mod cloud;
 mod model;
 
 const NOW: UtcMillis = UtcMillis(1_769_860_800_000);
