@@ -11,6 +11,48 @@ use marram_tests::{
 };
 use serde_json::{Value, json};
 
+#[test]
+fn all_are_sent_again_page_by_page_up_to_the_first_that_no_route_leads_to() {
+    let (registry, device) = (DockerRegistry::start(), Device::new());
+    let image = registry.image("misbehaving:1");
+    push("misbehaving", &image);
+    // More than the host tells at once.
+    let flood = json!({ "do": "flood", "count": 6, "bytes": 100_000 });
+    let into = |input: &str| {
+        format!(r#"FROM /messages/modules/sender/* INTO BrokeredEndpoint("/modules/receiver/inputs/{input}")"#)
+    };
+    let modules =
+        Manifest::new().module("sender", Module::new(&image).misbehave(&flood)).module("receiver", Module::new(&image));
+    let host = device.start(&modules.clone().route("in", &into("in")).route("other", &into("other")));
+    let wait = |endpoint: &str, count: u64| {
+        host.wait("messages to be rejected", |host| {
+            (host.queue(endpoint)["dropped"]["rejected"].as_u64()? == count).then_some(())
+        });
+    };
+    wait("receiver/in", 6);
+    wait("receiver/other", 6);
+    let first = host.get("/v1/dead-letters").unwrap()["letters"].as_array().unwrap().len();
+    let letters = list(&device);
+    assert!((1..12).contains(&first) && letters.len() == 12, "{first} at once, {} in all", letters.len());
+
+    // The route of the first letter stays.
+    let kept = letters[0]["endpoint"].as_str().unwrap();
+    let _ = device.apply(&modules.route("kept", &into(kept.trim_start_matches("receiver/"))).to_json()).ok();
+    let gone = letters.iter().position(|letter| letter["endpoint"] != kept).unwrap();
+    let answer = device.marram(&["deadletters", "replay", "--all"]);
+    assert_eq!(answer.code, Some(6), "{answer:?}");
+    let hint = format!("{gone} of 12 were sent again before dead letter {}", letters[gone]["id"]);
+    assert!(answer.err.contains(&hint), "{answer:?}");
+    // Those that were sent again are rejected again.
+    wait(kept, 6 + gone as u64);
+    let others = list(&device).into_iter().filter(|letter| letter["endpoint"] != kept);
+    let ids: Vec<String> = others.map(|letter| letter["id"].to_string()).collect();
+    let purge = ["deadletters".to_owned(), "purge".to_owned()].into_iter().chain(ids).collect::<Vec<_>>();
+    assert_eq!(device.marram(&purge).ok().out, "6 dead letters forgotten\n");
+    assert_eq!(device.marram(&["deadletters", "replay", "--all"]).ok().out, "6 dead letters sent again\n");
+    wait(kept, 12 + gone as u64);
+}
+
 /// A sender of three messages, which the receiver rejects because they are no JSON.
 fn start(registry: &DockerRegistry, device: &Device) -> Host {
     let image = registry.image("misbehaving:1");
