@@ -160,6 +160,10 @@ impl Watch {
         }
     }
 
+    pub(crate) fn invariant_changes_of_a_twin_come_once_and_in_order(&mut self, module: &str, follows: bool) {
+        self.broken(follows, "changes of a twin come once, in order, and lead to what is in force", module);
+    }
+
     fn invariant_nothing_starts_that_is_not_desired_running(&mut self, module: &str, wanted: bool) {
         self.broken(wanted, "nothing starts that is not desired running", module);
     }

@@ -14,11 +14,12 @@ use marram_core::{
     ports::{
         Artifact, BoxFuture, Component, DocumentError, Documents, Engine, Exit, Exports, FetchError, FetchRequest,
         Images, Inbox, Instance, Lease, LoadError, ModuleHost, Outgoing, Reported, State, States, StoredDocument,
-        TwinAnswer, Upstream, UpstreamError, UpstreamTwins,
+        TwinAnswer, TwinDocument, Upstream, UpstreamError, UpstreamTwins,
     },
     state::StateError,
-    twin::CloudTwin,
+    twin::{CloudTwin, merge_patch},
 };
+use serde_json::{Map, Value};
 
 use crate::{
     calls::Calls,
@@ -223,7 +224,8 @@ impl Component for Made {
             let (world, image) = (self.world.clone(), self.image.clone());
             let Fate { life, answers, .. } = fate;
             let (answers, charge, since) = (answers.unwrap_or_default(), None, now());
-            Ok(Box::new(Running { world, module, image, number, life, answers, host, charge, since })
+            let told = Told::default();
+            Ok(Box::new(Running { world, module, image, number, life, answers, host, charge, since, told })
                 as Box<dyn Instance>)
         })
     }
@@ -242,6 +244,25 @@ struct Running {
     /// Of one that handles methods, once it has it.
     charge: Option<Charge>,
     since: u64,
+    told: Told,
+}
+
+/// What it was told of its desired properties.
+#[derive(Default)]
+struct Told {
+    version: u64,
+    desired: Map<String, Value>,
+}
+
+impl Told {
+    /// Whether this change follows, and leads to what is in force if nothing newer is.
+    fn merge(&mut self, patch: &str, version: u64, now: &TwinDocument) -> bool {
+        let Ok(patch) = serde_json::from_str(patch) else { return false };
+        merge_patch(&mut self.desired, &patch);
+        let in_order = version > self.version;
+        self.version = version;
+        in_order && (now.version != version || serde_json::from_str(&now.json).ok().as_ref() == Some(&self.desired))
+    }
 }
 
 impl Drop for Running {
@@ -279,10 +300,12 @@ impl Instance for Running {
         Box::pin(async { Ok(()) })
     }
 
-    fn desired_changed(&mut self, _: &str, _: u64) -> BoxFuture<'_, Result<TwinAnswer, Exit>> {
+    fn desired_changed(&mut self, patch: &str, version: u64) -> BoxFuture<'_, Result<TwinAnswer, Exit>> {
         if self.charge.is_none() {
             self.charge = Some(Charge::take(self));
         }
+        let follows = self.told.merge(patch, version, &self.host.desired());
+        self.world.lock().watch.invariant_changes_of_a_twin_come_once_and_in_order(&self.module, follows);
         Box::pin(async { Ok(Ok(None)) })
     }
 
