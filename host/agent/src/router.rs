@@ -133,23 +133,21 @@ impl Router {
     pub(crate) async fn apply(&self, deployment: Arc<Deployment>) {
         let old = self.table();
         let mut endpoints = BTreeMap::new();
-        for spec in &deployment.routes {
-            let sink = &spec.route.sink;
-            if !endpoints.contains_key(sink) {
-                let endpoint = match old.endpoints.get(sink) {
-                    Some(endpoint) => endpoint.clone(),
-                    None => self.open(sink.clone()).await,
-                };
-                endpoints.insert(sink.clone(), endpoint);
-            }
-        }
-        let inputs = endpoints.keys().filter(|sink| **sink != Sink::Upstream).count();
-        for (sink, endpoint) in &endpoints {
+        let sinks: BTreeSet<&Sink> = deployment.routes.iter().map(|spec| &spec.route.sink).collect();
+        let inputs = sinks.iter().filter(|sink| ***sink != Sink::Upstream).count();
+        for sink in sinks {
+            let known = old.endpoints.get(sink).cloned();
+            let endpoint = known.clone().unwrap_or_else(|| self.new_endpoint(sink.clone()));
             let routes = deployment.routes.iter().filter(|spec| spec.route.sink == *sink).map(|spec| &spec.options);
             // All say the same of the queue.
             let options = routes.clone().next().map(|options| options.queue).unwrap_or_default();
             let strictest = routes.map(|options| options.durability).max().unwrap_or(Durability::Memory);
             endpoint.configure(options, strictest, inputs);
+            if known.is_none() {
+                // What has expired in the log meanwhile is given up at once, as the options say.
+                self.storage.open(endpoint.clone()).await;
+            }
+            endpoints.insert(sink.clone(), endpoint);
         }
         let names: BTreeSet<_> = endpoints.values().map(|endpoint| endpoint.name()).collect();
         let gone: Vec<_> = old.endpoints.iter().filter(|(sink, _)| !endpoints.contains_key(*sink)).collect();
@@ -174,14 +172,12 @@ impl Router {
         }
     }
 
-    async fn open(&self, sink: Sink) -> Arc<Endpoint> {
+    fn new_endpoint(&self, sink: Sink) -> Arc<Endpoint> {
         let bell = match &sink {
             Sink::Upstream => self.doorbell(""),
             Sink::Input { module, .. } => self.doorbell(module),
         };
-        let endpoint = Arc::new(Endpoint::new(sink, bell, self.removed.clone(), self.storage.clone()));
-        self.storage.open(endpoint.clone()).await;
-        endpoint
+        Arc::new(Endpoint::new(sink, bell, self.removed.clone(), self.storage.clone()))
     }
 
     /// The message log.

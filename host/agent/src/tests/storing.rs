@@ -501,3 +501,18 @@ async fn what_expires_is_a_dead_letter_where_its_route_asks_for_that() {
         assert_eq!(found.iter().filter(|letter| letter.reason == "ttl_expiry").count(), letters);
     }
 }
+
+#[tokio::test]
+async fn what_has_expired_while_the_host_did_not_run_is_a_dead_letter_too() {
+    let world = World::default();
+    let agent = world.agent().await;
+    let route = r#"{"route":"FROM /messages INTO BrokeredEndpoint('/modules/b/inputs/in')","timeToLiveSecs":1,"marram":{"expiredToDeadLetter":true}}"#;
+    agent.apply(&manifest_with("crash", &[("b", STOPPED)], &[route])).await.unwrap();
+    publish(&agent, &numbers(0..3)).await;
+    let next = world.after_kill();
+    tokio::time::sleep(Duration::from_millis(1100)).await; // what is tested is that time passes
+    let agent = next.agent().await;
+    let queue = queue_with(&agent, |queue| queue.length == 0).await;
+    assert_eq!(queue.dropped, [("ttl_expiry".into(), 3)].into());
+    assert_eq!(agent.dead_letters(None).await.unwrap().letters.len(), 3);
+}
