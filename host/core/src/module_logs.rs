@@ -7,6 +7,8 @@
 mod line;
 mod moment;
 
+use std::sync::Arc;
+
 use regex_lite::{Regex, RegexBuilder};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,7 +17,10 @@ pub use self::{line::Line, moment::Moment};
 use crate::{name::ModuleName, time::UtcMillis};
 
 /// A pattern takes at most so many bytes of program. Together with the bound of a module's log it bounds the time of a search.
-const MAX_PATTERN_BYTES: usize = 64 << 10;
+const MAX_PATTERN_BYTES: usize = 16 << 10;
+/// Groups of a pattern, the whole among them. A search keeps places of all groups for each state of the program: 600 empty groups
+/// would take 33 MB.
+const MAX_GROUPS: usize = 17;
 /// Items of a request. Each is a pattern that all modules' names are compared with.
 const MAX_ITEMS: usize = 64;
 /// In the place of a pattern: all modules.
@@ -61,7 +66,8 @@ pub enum ContentType {
 struct Item {
     /// None: all modules.
     id: Option<Regex>,
-    filter: Filter,
+    /// Shared, as what a pattern needs for its searches is with it.
+    filter: Arc<Filter>,
 }
 
 /// Which lines of a module are wanted; what is not said lets all pass.
@@ -121,17 +127,17 @@ impl LogRequest {
                 false => Some(pattern(&raw.id, true).map_err(|error| format!("{}: {error}", at("id")))?),
             };
             let filter = Filter::read(raw.filter.unwrap_or_default());
-            Ok(Item { id, filter: filter.map_err(|error| at(&format!("filter.{error}")))? })
+            Ok(Item { id, filter: Arc::new(filter.map_err(|error| at(&format!("filter.{error}")))?) })
         };
         let items = raw.items.into_iter().enumerate().map(item).collect::<Result<_, _>>()?;
         Ok(Self { items, encoding: raw.encoding, content_type: raw.content_type })
     }
 
     /// The modules whose lines are wanted, each with the filter of the first item that names it.
-    pub fn choose(&self, modules: impl Iterator<Item = ModuleName>) -> Vec<(ModuleName, &Filter)> {
+    pub fn choose(&self, modules: impl Iterator<Item = ModuleName>) -> Vec<(ModuleName, Arc<Filter>)> {
         let wanted = |name: &ModuleName| {
             let names = |item: &&Item| item.id.as_ref().is_none_or(|id| id.is_match(name.as_str()));
-            self.items.iter().find(names).map(|item| &item.filter)
+            self.items.iter().find(names).map(|item| item.filter.clone())
         };
         modules.filter_map(|name| wanted(&name).map(|filter| (name, filter))).collect()
     }
@@ -194,7 +200,11 @@ impl Filter {
 
 fn pattern(text: &str, any_case: bool) -> Result<Regex, String> {
     let built = RegexBuilder::new(text).case_insensitive(any_case).size_limit(MAX_PATTERN_BYTES).build();
-    built.map_err(|error| format!("`{text}` is no pattern: {error}"))
+    let pattern = built.map_err(|error| format!("`{text}` is no pattern: {error}"))?;
+    match pattern.captures_len() {
+        0..=MAX_GROUPS => Ok(pattern),
+        groups => Err(format!("a pattern has at most {} groups, this one has {}", MAX_GROUPS - 1, groups - 1)),
+    }
 }
 
 #[cfg(test)]
