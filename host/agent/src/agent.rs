@@ -4,6 +4,7 @@
 mod deploying;
 mod edge_agent;
 mod invoking;
+mod module_logs;
 mod modules;
 mod reported;
 mod rollout;
@@ -26,7 +27,7 @@ use marram_core::{
     route::{Origin, TWIN_CHANGES, module_output},
     time::UtcMillis,
 };
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 use self::{deploying::InForce, sequences::first_sequence};
 pub use self::{
@@ -99,6 +100,8 @@ pub struct Agent {
     collector: Option<Arc<Collector>>,
     /// One deployment at a time, from its text to the supervisor.
     in_force: Arc<tokio::sync::Mutex<InForce>>,
+    /// One call at a time reads logs for `GetModuleLogs`.
+    log_turn: Arc<Semaphore>,
     /// Digests of the manifests that are stored for the history.
     texts: tokio::sync::Mutex<BTreeSet<String>>,
     deployment_version: AtomicU64,
@@ -200,6 +203,7 @@ impl Agent {
             events: events.clone(),
             collector,
             in_force: Arc::default(),
+            log_turn: Arc::new(Semaphore::new(1)),
             texts: tokio::sync::Mutex::default(),
             deployment_version: AtomicU64::new(0),
             upstream_task: tokio::sync::Mutex::new(Some(tokio::spawn(upstream.run()))),

@@ -93,6 +93,11 @@ impl LogBuffer {
         }
     }
 
+    /// All lines, oldest first.
+    pub(crate) fn kept(&self) -> Vec<LogLine> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).select(&LogQuery::default())
+    }
+
     /// The wanted lines, oldest first. Waits for one as long as the query says; none when none has come.
     pub(crate) async fn lines(&self, query: &LogQuery) -> Vec<LogLine> {
         let deadline = Instant::now() + query.wait;

@@ -6,7 +6,10 @@ use marram_core::{
 };
 
 use super::Agent;
-use crate::methods::{EDGE_AGENT, EDGE_HUB};
+use crate::{
+    delivery::sleep_until,
+    methods::{EDGE_AGENT, EDGE_HUB},
+};
 
 impl DirectMethods for Agent {
     fn invoke<'a>(
@@ -17,7 +20,17 @@ impl DirectMethods for Agent {
         Box::pin(async move {
             let answer = async {
                 match target {
-                    EDGE_AGENT => Ok(self.edge_agent(&request).await),
+                    EDGE_AGENT => {
+                        let response = request.response();
+                        let due = self.clock.uptime().after(response);
+                        tokio::select! {
+                            biased;
+                            answer = self.edge_agent(&request) => Ok(answer),
+                            () = sleep_until(self.clock, Some(due)) => {
+                                Err(InvokeError::Timeout { module: EDGE_AGENT.into(), response })
+                            }
+                        }
+                    }
                     EDGE_HUB => {
                         let message =
                             format!("`{EDGE_HUB}` has no method `{}`; `{EDGE_AGENT}` has some", request.name());
@@ -37,6 +50,11 @@ impl DirectMethods for Agent {
 
 #[cfg(test)]
 impl Agent {
+    /// Who has its permit reads logs for `GetModuleLogs`.
+    pub(crate) fn log_turn(&self) -> std::sync::Arc<tokio::sync::Semaphore> {
+        self.log_turn.clone()
+    }
+
     /// Where the calls of a module wait.
     pub(crate) fn method_box(&self, module: &str) -> std::sync::Arc<crate::methods::MethodBox> {
         self.methods.of(&marram_core::name::ModuleName::new(module).expect("a name"))

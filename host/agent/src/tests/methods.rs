@@ -399,3 +399,21 @@ async fn more_calls_than_may_wait_are_refused() {
         assert_eq!(ok(call.await.unwrap()), 200);
     }
 }
+
+#[tokio::test]
+async fn edge_agent_keeps_to_the_response_time_and_reads_logs_for_one_call_at_a_time() {
+    let world = World::default();
+    let agent = world.agent().await;
+    let logs = || MethodRequest::new("GetModuleLogs", r#"{"items":{"id":"all"}}"#, Timeouts {
+        response: Some(Duration::from_secs(5)),
+        connect: None,
+    });
+    let other = agent.log_turn().acquire_owned().await.unwrap();
+    let timeout = InvokeError::Timeout { module: "$edgeAgent".into(), response: Duration::from_secs(5) };
+    assert_eq!(agent.invoke("$edgeAgent", logs().unwrap()).await, Err(timeout));
+    assert_eq!(ok(agent.invoke("$edgeAgent", call("ping", 5, 0)).await), 200, "others do not wait");
+    drop(other);
+    let answer = agent.invoke("$edgeAgent", logs().unwrap()).await.unwrap();
+    assert_eq!((answer.status, &*answer.payload), (200, "[]"));
+    assert_eq!(agent.log_turn().available_permits(), 1);
+}
