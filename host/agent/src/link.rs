@@ -61,6 +61,7 @@ struct Inner {
     inbox: Arc<ProgramInbox>,
     methods: Arc<Methods>,
     caller: Caller,
+    stop: Arc<StopSignal>,
     logs: Arc<LogBuffer>,
 }
 
@@ -94,7 +95,7 @@ impl ModuleLink {
         let bell = router.doorbell(info.module_id.as_str());
         let module = info.module_id.shared();
         let watch = Arc::new(Watch::new(twin.clone(), stop.clone()));
-        let inbox = Arc::new(ProgramInbox::new(clock, router.clone(), bell.clone(), module, stop, received));
+        let inbox = Arc::new(ProgramInbox::new(clock, router.clone(), bell.clone(), module, stop.clone(), received));
         let caller = methods.caller(&info.module_id);
         let inner = Inner {
             info,
@@ -112,6 +113,7 @@ impl ModuleLink {
             inbox,
             methods,
             caller,
+            stop,
             logs,
         };
         Self { inner: Arc::new(inner) }
@@ -343,14 +345,19 @@ impl ModuleHost for ModuleLink {
     ) -> BoxFuture<'static, Result<MethodResponse, InvokeError>> {
         let inner = self.inner.clone();
         Box::pin(async move {
-            if inner.closed.load(SeqCst) {
+            if inner.closed.load(SeqCst) || inner.stop.is_stopping() {
                 return Err(InvokeError::Stopping);
             }
             if is_system(&target) {
                 let what = format!("`{target}` is the host's: the operator and the cloud may call it, modules may not");
                 return Err(InvokeError::Denied(what));
             }
-            inner.methods.invoke(Some(&inner.caller), &target, request).await
+            tokio::select! {
+                biased;
+                answer = inner.methods.invoke(Some(&inner.caller), &target, request) => answer,
+                // A module that is to end waits for nobody.
+                () = inner.stop.stopped() => Err(InvokeError::Stopping),
+            }
         })
     }
 

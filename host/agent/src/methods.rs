@@ -269,6 +269,7 @@ impl MethodBox {
         let module = || self.module.to_string();
         match refused {
             Refused::NotRunning => Err(InvokeError::NotRunning { module: module(), connect }),
+            Refused::Closing => Err(InvokeError::Stopping),
             Refused::Deaf => Ok(MethodResponse::not_implemented(self.module.as_str())),
             Refused::Full => Err(InvokeError::Busy(module())),
         }

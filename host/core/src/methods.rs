@@ -219,8 +219,8 @@ pub enum InvokeError {
     /// So many calls wait for it already.
     #[error("{MAX_WAITING} calls wait for module `{0}` already; try again later")]
     Busy(String),
-    /// The host is ending.
-    #[error("the host is stopping")]
+    /// The host is ending, or the module that calls is to end.
+    #[error("the host or the calling module is stopping")]
     Stopping,
 }
 

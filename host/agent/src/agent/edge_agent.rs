@@ -28,8 +28,8 @@ impl Agent {
             Ok(Some(payload)) if payload.len() <= MAX_PAYLOAD_BYTES => MethodResponse { status: 200, payload },
             Ok(_) => {
                 let message = format!(
-                    "the answer takes more than {MAX_PAYLOAD_BYTES} bytes, which is what can travel; ask for fewer lines \
-                     (`tail`, `since`, `until`), fewer modules, or for gzip"
+                    "the answer takes more than the {MAX_PAYLOAD_BYTES} bytes that can travel; ask for fewer lines (`tail`, \
+                     `since`, `until`), fewer modules, or for gzip"
                 );
                 MethodResponse::error(400, &message)
             }

@@ -379,8 +379,8 @@ async fn a_call_in_whose_middle_the_module_is_cut_off_is_status_500() {
     agent.shut_down(Duration::from_millis(100)).await;
     let answer = stuck.await.unwrap().unwrap();
     assert!(answer.status == 500 && answer.payload.contains("stopped in the middle"), "{answer:?}");
-    assert!(matches!(queued.await.unwrap(), Err(InvokeError::NotRunning { .. })), "nobody will come");
-    assert_eq!(agent.invoke("b", call("m", LONG, LONG)).await.unwrap_err().status(), 404);
+    assert_eq!(queued.await.unwrap(), Err(InvokeError::Stopping), "nobody will come");
+    assert_eq!(agent.invoke("b", call("m", LONG, LONG)).await, Err(InvokeError::Stopping));
 }
 
 #[tokio::test]
@@ -416,4 +416,32 @@ async fn edge_agent_keeps_to_the_response_time_and_reads_logs_for_one_call_at_a_
     let answer = agent.invoke("$edgeAgent", logs().unwrap()).await.unwrap();
     assert_eq!((answer.status, &*answer.payload), (200, "[]"));
     assert_eq!(agent.log_turn().available_permits(), 1);
+}
+
+#[tokio::test]
+async fn a_module_that_is_to_end_waits_for_no_answer() {
+    let world = World::default();
+    let log = world.log.clone();
+    let calls = method(move |host, _, _| {
+        let log = log.clone();
+        Box::pin(async move {
+            log.push(format!("first {:?}", host.invoke("b".into(), call("m", LONG, 300)).await));
+            log.push(format!("then {:?}", host.invoke("b".into(), call("m", LONG, 300)).await));
+            Ok((200, String::new()))
+        })
+    });
+    world.guest("a", Guest { method: calls, ..listening() });
+    world.guest("b", listening());
+    let agent = world.agent().await;
+    let of = |status: &str| {
+        let a = format!(r#"{{"status":"{status}"}}"#);
+        manifest(&[("a", &a), ("b", r#"{"status":"stopped"}"#)], &[])
+    };
+    agent.apply(&of("running")).await.unwrap();
+    let asked = calling(&agent, "a", call("m", LONG, LONG));
+    waits(&agent, "b", 1).await;
+    agent.apply(&of("stopped")).await.unwrap();
+    world.log.until("both end", |lines| lines.contains(&"then Err(Stopping)".into())).await;
+    assert!(world.log.lines().contains(&"first Err(Stopping)".into()));
+    assert_eq!(ok(asked.await.unwrap()), 200, "it ends after its call");
 }

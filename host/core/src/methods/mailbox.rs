@@ -51,6 +51,8 @@ struct Waiting<T> {
 pub enum Refused {
     /// The module does not run, and the caller does not wait for it.
     NotRunning,
+    /// It does not run, and the host is ending.
+    Closing,
     /// It runs, and handles no methods.
     Deaf,
     /// [`MAX_WAITING`] calls wait.
@@ -88,7 +90,8 @@ impl<T> Mailbox<T> {
     pub fn offer(&mut self, request: MethodRequest, reply: T, now: Uptime) -> Result<u64, Refused> {
         match self.target {
             Target::Deaf => return Err(Refused::Deaf),
-            Target::Absent if self.closing || request.connect().is_zero() => return Err(Refused::NotRunning),
+            Target::Absent if self.closing => return Err(Refused::Closing),
+            Target::Absent if request.connect().is_zero() => return Err(Refused::NotRunning),
             Target::Absent | Target::Listening => {}
         }
         if self.waiting.len() >= MAX_WAITING {
@@ -112,7 +115,8 @@ impl<T> Mailbox<T> {
         let closing = self.closing;
         let refused = |waiting: &Waiting<T>| match target {
             Target::Deaf => Some(Refused::Deaf),
-            Target::Absent if closing || waiting.due() <= now => Some(Refused::NotRunning),
+            Target::Absent if closing => Some(Refused::Closing),
+            Target::Absent if waiting.due() <= now => Some(Refused::NotRunning),
             Target::Absent | Target::Listening => None,
         };
         let mut gone = Vec::new();
@@ -253,8 +257,8 @@ mod tests {
         mail.turn(Target::Listening, at(0));
         mail.offer(call(30, 20), "a", at(0)).unwrap();
         assert_eq!(mail.close(at(1)), [], "it runs still");
-        assert_eq!(mail.turn(Target::Absent, at(2)), [("a", Refused::NotRunning)]);
-        assert_eq!(mail.offer(call(30, 20), "b", at(2)), Err(Refused::NotRunning));
+        assert_eq!(mail.turn(Target::Absent, at(2)), [("a", Refused::Closing)]);
+        assert_eq!(mail.offer(call(30, 20), "b", at(2)), Err(Refused::Closing));
     }
 
     #[test]
@@ -324,6 +328,7 @@ mod tests {
                             }
                             Err(Refused::Deaf) => prop_assert_eq!(target, Target::Deaf),
                             Err(Refused::NotRunning) => prop_assert!(target == Target::Absent && connect == 0),
+                            Err(Refused::Closing) => prop_assert!(false, "the host goes on"),
                             Err(Refused::Full) => prop_assert_eq!(waiting, MAX_WAITING),
                         }
                     }
