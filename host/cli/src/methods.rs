@@ -30,7 +30,8 @@ struct Body<'p> {
 #[derive(Deserialize)]
 struct Answer {
     status: i64,
-    payload: Value,
+    /// As the host has it: it may hold numbers and texts that a value here cannot.
+    payload: Box<RawValue>,
 }
 
 pub(crate) fn methods(args: Method) -> Result<(), Failure> {
@@ -40,14 +41,15 @@ pub(crate) fn methods(args: Method) -> Result<(), Failure> {
 }
 
 fn invoke(args: &Invoke) -> Result<(), Failure> {
-    let payload = match args.payload.as_deref() {
+    let given = match args.payload.as_deref() {
         Some("-") => input::text(Path::new("-"))?,
         Some(payload) => payload.to_owned(),
-        None => "null".to_owned(),
+        None => String::new(),
     };
+    let payload = if given.trim().is_empty() { "null" } else { &given };
     let body = Body {
         method_name: &args.name,
-        payload: serde_json::from_str(&payload).map_err(|error| not_json(&error))?,
+        payload: serde_json::from_str(payload).map_err(|error| not_json(&error))?,
         response_timeout_in_seconds: args.timeout,
         connect_timeout_in_seconds: args.connect_timeout,
     };
@@ -74,5 +76,25 @@ fn not_json(error: &serde_json::Error) -> Failure {
 
 /// Pretty JSON escapes control characters by itself.
 fn text(answer: &Answer) -> String {
-    format!("status {}\n{}\n", answer.status, serde_json::to_string_pretty(&answer.payload).unwrap_or_default())
+    let payload = answer.payload.get();
+    let pretty = serde_json::from_str::<Value>(payload).and_then(|value| serde_json::to_string_pretty(&value));
+    format!("status {}\n{}\n", answer.status, pretty.unwrap_or_else(|_| payload.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_shown_whatever_the_host_calls_json() {
+        let shown = |payload: &str| {
+            let body = format!(r#"{{"status":200,"payload":{payload}}}"#);
+            text(&read(&body.into()).unwrap_or_else(|_| panic!("{payload}")))
+        };
+        assert_eq!(shown(r#"{"a":[1]}"#), "status 200\n{\n  \"a\": [\n    1\n  ]\n}\n");
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        for odd in ["1e400", r#""\ud800""#, &deep] {
+            assert_eq!(shown(odd), format!("status 200\n{odd}\n"));
+        }
+    }
 }

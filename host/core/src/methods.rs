@@ -18,6 +18,8 @@ pub use self::{
 pub const MAX_METHOD_NAME: usize = 100;
 /// Longest payload of a call and of its answer, in bytes.
 pub const MAX_PAYLOAD_BYTES: usize = 128 * 1024;
+/// Deepest nesting of a payload. Parsers have bounds of their own, and a caller should not send what the callee cannot read.
+pub const MAX_DEPTH: usize = 100;
 /// Shortest wait for an answer.
 pub const MIN_RESPONSE: Duration = Duration::from_secs(5);
 /// Longest wait for an answer, and longest wait for the module to run.
@@ -181,7 +183,30 @@ impl MethodResponse {
 }
 
 fn is_json(text: &str) -> Result<(), String> {
-    serde_json::from_str::<IgnoredAny>(text).map(drop).map_err(|error| error.to_string())
+    serde_json::from_str::<IgnoredAny>(text).map(drop).map_err(|error| error.to_string())?;
+    match depth(text) {
+        0..=MAX_DEPTH => Ok(()),
+        depth => Err(format!("it is nested {depth} deep, at most {MAX_DEPTH} are passed on")),
+    }
+}
+
+/// How deep arrays and objects of a JSON text are nested.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
+    for byte in json.bytes() {
+        match (in_text, byte) {
+            (true, _) if escaped => escaped = false,
+            (true, b'\\') => escaped = true,
+            (_, b'"') => in_text = !in_text,
+            (false, b'[' | b'{') => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            (false, b']' | b'}') => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 /// Why a call was not answered by its handler.
@@ -288,7 +313,32 @@ mod tests {
         assert_eq!(MethodResponse::of_handler(-7, String::new()), MethodResponse::empty(-7));
     }
 
+    #[test]
+    fn a_payload_is_nested_at_most_a_hundred_deep() {
+        let nested = |depth: usize| format!("{}{}", r#"{"[":["\\\"[",1],"x":["#.repeat(depth), "]}".repeat(depth));
+        for (payload, deep) in [(nested(50), 100), (nested(51), 102), (r#"["[[[","\"[{"]"#.into(), 1), ("7".into(), 0)] {
+            assert_eq!(depth(&payload), deep, "{payload}");
+            let call = MethodRequest::new("m", &payload, Timeouts::default());
+            assert_eq!(call.is_ok(), deep <= 100, "{call:?}");
+            let answer = MethodResponse::of_handler(200, payload);
+            assert_eq!(answer.status == 500 && answer.payload.contains("nested 102 deep"), deep > 100, "{answer:?}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn depth_is_that_of_the_value(json in "[ {}\\[\\]\"a0,:\\\\]{0,12}") {
+            fn deep(value: &serde_json::Value) -> usize {
+                match value {
+                    serde_json::Value::Array(items) => 1 + items.iter().map(deep).max().unwrap_or_default(),
+                    serde_json::Value::Object(items) => 1 + items.values().map(deep).max().unwrap_or_default(),
+                    _ => 0,
+                }
+            }
+            let Ok(value) = serde_json::from_str(&json) else { return Ok(()) };
+            prop_assert_eq!(depth(&json), deep(&value));
+        }
+
         #[test]
         fn a_call_that_may_be_made_keeps_all_limits(
             name in "\\PC{0,110}", payload in "[ {}\\[\\]\"a0,:]{0,12}", response in 0..400_u64, connect in 0..400_u64
