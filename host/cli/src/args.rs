@@ -287,6 +287,7 @@ pub(crate) struct Invoke {
     /// Name of the method
     pub(crate) name: String,
     /// JSON; `-` reads standard input [default: null]
+    #[arg(allow_negative_numbers = true)]
     pub(crate) payload: Option<String>,
     /// How long to wait for the answer, from when the module runs, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(5..=300))]

@@ -83,7 +83,18 @@ fn text(answer: &Answer) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::args::{Cli, Command};
+
+    #[test]
+    fn a_payload_may_be_a_number_below_zero() {
+        let line = ["marram", "method", "invoke", "valve", "set", "-5", "--timeout", "7"];
+        let cli = Cli::try_parse_from(line).unwrap();
+        let Command::Method(Method::Invoke(args)) = cli.command else { panic!("{:?}", cli.command) };
+        assert_eq!((args.payload.as_deref(), args.timeout), (Some("-5"), 7));
+    }
 
     #[test]
     fn an_answer_is_shown_whatever_the_host_calls_json() {
