@@ -39,26 +39,22 @@ pub struct LogRequest {
 }
 
 /// How the lines of a module travel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Encoding {
     /// As text, in `payload`.
     #[default]
-    #[serde(rename = "none", alias = "None")]
     None,
     /// As base64 of gzip, in `payloadBytes`.
-    #[serde(rename = "gzip", alias = "Gzip")]
     Gzip,
 }
 
 /// What lines are written as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ContentType {
     /// As they are, each with its line end.
     #[default]
-    #[serde(rename = "text", alias = "Text")]
     Text,
     /// As a JSON array of objects.
-    #[serde(rename = "json", alias = "Json")]
     Json,
 }
 
@@ -83,11 +79,12 @@ pub struct Filter {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawRequest {
-    items: Vec<RawItem>,
+    /// A list of items, or a single one.
+    items: Value,
     #[serde(default)]
-    encoding: Encoding,
+    encoding: Option<String>,
     #[serde(default)]
-    content_type: ContentType,
+    content_type: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -97,13 +94,13 @@ struct RawItem {
     filter: Option<RawFilter>,
 }
 
+/// What else a filter has (`includeTimestamp`) changes nothing here.
 #[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RawFilter {
-    tail: Option<usize>,
+    tail: Option<Value>,
     since: Option<Value>,
     until: Option<Value>,
-    loglevel: Option<u8>,
+    loglevel: Option<Value>,
     regex: Option<String>,
 }
 
@@ -114,10 +111,15 @@ impl LogRequest {
     /// What is wrong, and where.
     pub fn read(payload: &Value) -> Result<Self, String> {
         let raw = RawRequest::deserialize(payload).map_err(|error| error.to_string())?;
-        if raw.items.is_empty() || raw.items.len() > MAX_ITEMS {
-            return Err(format!("items: 1 to {MAX_ITEMS} are expected, there are {}", raw.items.len()));
+        let items = match raw.items {
+            Value::Array(items) => items,
+            item => vec![item],
+        };
+        if items.is_empty() || items.len() > MAX_ITEMS {
+            return Err(format!("items: 1 to {MAX_ITEMS} are expected, there are {}", items.len()));
         }
-        let item = |(n, raw): (usize, RawItem)| -> Result<Item, String> {
+        let item = |(n, item): (usize, &Value)| -> Result<Item, String> {
+            let raw = RawItem::deserialize(item).map_err(|error| format!("items[{n}]: {error}"))?;
             let at = |what: &str| format!("items[{n}].{what}");
             if raw.id.trim().is_empty() {
                 return Err(format!("{}: a pattern of module names is expected, or `all`", at("id")));
@@ -129,8 +131,14 @@ impl LogRequest {
             let filter = Filter::read(raw.filter.unwrap_or_default());
             Ok(Item { id, filter: Arc::new(filter.map_err(|error| at(&format!("filter.{error}")))?) })
         };
-        let items = raw.items.into_iter().enumerate().map(item).collect::<Result<_, _>>()?;
-        Ok(Self { items, encoding: raw.encoding, content_type: raw.content_type })
+        let items = items.iter().enumerate().map(item).collect::<Result<_, _>>()?;
+        let encodings = [("none", Encoding::None), ("gzip", Encoding::Gzip)];
+        let content_types = [("text", ContentType::Text), ("json", ContentType::Json)];
+        Ok(Self {
+            items,
+            encoding: word("encoding", raw.encoding, encodings)?,
+            content_type: word("contentType", raw.content_type, content_types)?,
+        })
     }
 
     /// The modules whose lines are wanted, each with the filter of the first item that names it.
@@ -168,15 +176,16 @@ impl Filter {
                 Moment::read(&value).map(Some).ok_or_else(|| format!("{name}: expected {}", Moment::EXPECTED))
             }
         };
-        if let Some(level) = raw.loglevel.filter(|level| *level > MAX_LEVEL) {
+        let level = number("loglevel", raw.loglevel.as_ref())?;
+        if let Some(level) = level.filter(|level| *level > MAX_LEVEL) {
             return Err(format!("loglevel: 0 to {MAX_LEVEL} are expected, not {level}"));
         }
         let pattern = raw.regex.map(|text| pattern(&text, false).map_err(|error| format!("regex: {error}")));
         Ok(Self {
-            tail: raw.tail,
+            tail: number("tail", raw.tail.as_ref())?,
             since: moment("since", raw.since)?,
             until: moment("until", raw.until)?,
-            level: raw.loglevel,
+            level,
             pattern: pattern.transpose()?,
         })
     }
@@ -196,6 +205,24 @@ impl Filter {
         wanted.drain(..skip);
         wanted
     }
+}
+
+/// A number that is written as one, or as text.
+fn number<T: std::str::FromStr>(name: &str, value: Option<&Value>) -> Result<Option<T>, String> {
+    let text = match value {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) => text.trim().to_owned(),
+        Some(value) => value.to_string(),
+    };
+    text.parse().map(Some).map_err(|_| format!("{name}: a whole number that is not below zero is expected, not `{text}`"))
+}
+
+/// One of two words, in any case; none is the default.
+fn word<T: Copy + Default>(name: &str, given: Option<String>, known: [(&str, T); 2]) -> Result<T, String> {
+    let Some(given) = given else { return Ok(T::default()) };
+    let found = known.iter().find(|(word, _)| word.eq_ignore_ascii_case(&given));
+    let [(first, _), (second, _)] = known;
+    found.map(|(_, value)| *value).ok_or_else(|| format!("{name}: `{first}` or `{second}` is expected, not `{given}`"))
 }
 
 fn pattern(text: &str, any_case: bool) -> Result<Regex, String> {

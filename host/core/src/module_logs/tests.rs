@@ -42,6 +42,8 @@ fn each_filter_lets_pass_what_it_says_and_tail_counts_what_the_others_leave() {
         (json!({}), &all[..]),
         (json!({ "tail": 2 }), &all[2..]),
         (json!({ "tail": 0 }), &[]),
+        (json!({ "tail": "2", "includeTimestamp": true }), &all[2..]),
+        (json!({ "loglevel": "4" }), &["<4> a1", "<4> a2"]),
         (json!({ "since": "10m" }), &all[1..]),
         (json!({ "since": 999_600 }), &all[2..]),
         (json!({ "since": "999600", "tail": 1 }), &all[3..]),
@@ -84,6 +86,17 @@ fn lines_are_written_as_they_are_or_as_objects() {
 }
 
 #[test]
+fn a_single_item_needs_no_list_and_words_are_known_in_any_case() {
+    let request = read(json!({ "items": { "id": "temp" }, "encoding": "GZip", "contentType": "JSON" }));
+    assert_eq!((request.encoding, request.content_type), (Encoding::Gzip, ContentType::Json));
+    let names = ["temp", "pump"].map(|name| ModuleName::new(name).unwrap());
+    let chosen = request.choose(names.into_iter());
+    assert_eq!(chosen.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["temp"]);
+    let least = read(json!({ "items": { "id": "temp" }, "encoding": null }));
+    assert_eq!((least.encoding, least.content_type), (Encoding::None, ContentType::Text));
+}
+
+#[test]
 fn what_is_wrong_with_a_request_is_told_with_its_place() {
     for (payload, why) in [
         (json!(null), "expected"),
@@ -99,9 +112,12 @@ fn what_is_wrong_with_a_request_is_told_with_its_place() {
             "items[0].filter.since: expected a duration",
         ),
         (json!({ "items": [{ "id": "a", "filter": { "loglevel": 8 } }] }), "items[0].filter.loglevel"),
-        (json!({ "items": [{ "id": "a", "filter": { "tail": -1 } }] }), "-1"),
-        (json!({ "items": [{ "id": "a", "filter": { "head": 1 } }] }), "unknown field `head`"),
-        (json!({ "items": [{ "id": "a" }], "encoding": "zip" }), "zip"),
+        (json!({ "items": [{ "id": "a", "filter": { "tail": -1 } }] }), "items[0].filter.tail: a whole number"),
+        (json!({ "items": [{ "id": "a", "filter": { "tail": "two" } }] }), "not `two`"),
+        (json!({ "items": [{ "id": "a" }, { "filter": {} }] }), "items[1]: missing field `id`"),
+        (json!({ "items": 7 }), "items[0]: invalid type"),
+        (json!({ "items": [{ "id": "a" }], "encoding": "zip" }), "encoding: `none` or `gzip` is expected, not `zip`"),
+        (json!({ "items": [{ "id": "a" }], "contentType": "xml" }), "contentType: `text` or `json`"),
     ] {
         let told = LogRequest::read(&payload).unwrap_err();
         assert!(told.contains(why), "{payload}: {told}");
