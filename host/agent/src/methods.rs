@@ -98,11 +98,9 @@ impl Methods {
     ) -> Result<MethodResponse, InvokeError> {
         let module = ModuleName::new(target).map_err(|_| InvokeError::Unknown(target.to_owned()))?;
         let (mailbox, _wait) = self.admit(caller, &module)?;
-        let begun = self.clock.uptime();
-        let result = mailbox.call(request).await;
         let from = caller.map_or(OPERATOR, |caller| caller.module.as_str());
-        self.counts.note(from, module.as_str(), self.clock.uptime().since(begun));
-        result
+        let _counted = Counted { methods: self, from, to: &module, begun: self.clock.uptime() };
+        mailbox.call(request).await
     }
 
     /// Where the call waits, and that its caller waits for it, if it may be made.
@@ -180,6 +178,21 @@ struct Wait<'m> {
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
         self.methods.inner().waits.end(self.caller);
+    }
+}
+
+/// Counts a call at its end, also when its caller gives it up.
+struct Counted<'m> {
+    methods: &'m Methods,
+    from: &'m str,
+    to: &'m ModuleName,
+    begun: Uptime,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        let took = self.methods.clock.uptime().since(self.begun);
+        self.methods.counts.note(self.from, self.to.as_str(), took);
     }
 }
 

@@ -55,6 +55,11 @@ impl Agent {
         self.log_turn.clone()
     }
 
+    /// How many calls of a module have ended.
+    pub(crate) fn calls_of(&self, module: &str) -> u64 {
+        self.methods.numbers().iter().filter(|pair| &*pair.to == module).map(|pair| pair.calls).sum()
+    }
+
     /// Where the calls of a module wait.
     pub(crate) fn method_box(&self, module: &str) -> std::sync::Arc<crate::methods::MethodBox> {
         self.methods.of(&marram_core::name::ModuleName::new(module).expect("a name"))

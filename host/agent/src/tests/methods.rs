@@ -445,3 +445,17 @@ async fn a_module_that_is_to_end_waits_for_no_answer() {
     assert!(world.log.lines().contains(&"first Err(Stopping)".into()));
     assert_eq!(ok(asked.await.unwrap()), 200, "it ends after its call");
 }
+
+#[tokio::test]
+async fn a_call_that_its_caller_gives_up_is_counted() {
+    let world = World::default();
+    world.guest("b", listening());
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("b", r#"{"status":"stopped"}"#)], &[])).await.unwrap();
+    let given_up = calling(&agent, "b", call("m", LONG, LONG));
+    waits(&agent, "b", 1).await;
+    assert_eq!(agent.calls_of("b"), 0, "it has not ended");
+    given_up.abort();
+    assert!(given_up.await.unwrap_err().is_cancelled());
+    assert_eq!(agent.calls_of("b"), 1);
+}
