@@ -66,8 +66,7 @@ impl Methods {
     pub(crate) fn deploy<'m>(&self, modules: impl Iterator<Item = &'m ModuleName>) {
         let mut inner = self.inner();
         inner.deployed = modules.cloned().collect();
-        let removed = inner.boxes.iter().filter(|(name, _)| !inner.deployed.contains(*name));
-        removed.for_each(|(_, removed)| removed.clear());
+        inner.boxes.iter().for_each(|(name, of)| of.deploy(inner.deployed.contains(name)));
     }
 
     /// The host ends: who does not run will not run again.
@@ -216,6 +215,8 @@ struct State {
     listening: usize,
     /// Instances in charge that take none.
     deaf: usize,
+    /// The module is not deployed any more, perhaps since its caller found this box.
+    removed: bool,
 }
 
 type Reply = oneshot::Sender<Result<MethodResponse, InvokeError>>;
@@ -228,13 +229,17 @@ pub(crate) enum Presence {
 }
 
 impl MethodBox {
-    async fn call(&self, request: MethodRequest) -> Result<MethodResponse, InvokeError> {
+    pub(crate) async fn call(&self, request: MethodRequest) -> Result<MethodResponse, InvokeError> {
         let (connect, response) = (request.connect(), request.response());
         let (reply, mut answer) = oneshot::channel();
-        let offered = self.change(|state, now| state.mail.offer(request, reply, now));
+        let offered = self.change(|state, now| match state.removed {
+            true => None,
+            false => Some(state.mail.offer(request, reply, now)),
+        });
         let ticket = match offered {
-            Ok(ticket) => ticket,
-            Err(refused) => return self.word(refused, connect),
+            Some(Ok(ticket)) => ticket,
+            Some(Err(refused)) => return self.word(refused, connect),
+            None => return Err(self.unknown()),
         };
         let _call = Call { mailbox: self, ticket };
         self.bell.ring();
@@ -310,12 +315,20 @@ impl MethodBox {
         self.waiting.load(SeqCst)
     }
 
-    fn clear(&self) {
+    /// Whether the module is deployed. What waits for one that is not will not be answered.
+    fn deploy(&self, deployed: bool) {
         self.change(|state, _| {
-            for reply in state.mail.clear() {
-                let _ = reply.send(Err(InvokeError::Unknown(self.module.to_string())));
+            state.removed = !deployed;
+            if state.removed {
+                for reply in state.mail.clear() {
+                    let _ = reply.send(Err(self.unknown()));
+                }
             }
         });
+    }
+
+    fn unknown(&self) -> InvokeError {
+        InvokeError::Unknown(self.module.to_string())
     }
 
     fn close(&self) {

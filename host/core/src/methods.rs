@@ -316,7 +316,8 @@ mod tests {
     #[test]
     fn a_payload_is_nested_at_most_a_hundred_deep() {
         let nested = |depth: usize| format!("{}{}", r#"{"[":["\\\"[",1],"x":["#.repeat(depth), "]}".repeat(depth));
-        for (payload, deep) in [(nested(50), 100), (nested(51), 102), (r#"["[[[","\"[{"]"#.into(), 1), ("7".into(), 0)] {
+        for (payload, deep) in [(nested(50), 100), (nested(51), 102), (r#"["[[[","\"[{"]"#.into(), 1), ("7".into(), 0)]
+        {
             assert_eq!(depth(&payload), deep, "{payload}");
             let call = MethodRequest::new("m", &payload, Timeouts::default());
             assert_eq!(call.is_ok(), deep <= 100, "{call:?}");

@@ -214,7 +214,9 @@ fn number<T: std::str::FromStr>(name: &str, value: Option<&Value>) -> Result<Opt
         Some(Value::String(text)) => text.trim().to_owned(),
         Some(value) => value.to_string(),
     };
-    text.parse().map(Some).map_err(|_| format!("{name}: a whole number that is not below zero is expected, not `{text}`"))
+    text.parse()
+        .map(Some)
+        .map_err(|_| format!("{name}: a whole number that is not below zero is expected, not `{text}`"))
 }
 
 /// One of two words, in any case; none is the default.

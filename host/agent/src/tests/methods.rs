@@ -404,10 +404,13 @@ async fn more_calls_than_may_wait_are_refused() {
 async fn edge_agent_keeps_to_the_response_time_and_reads_logs_for_one_call_at_a_time() {
     let world = World::default();
     let agent = world.agent().await;
-    let logs = || MethodRequest::new("GetModuleLogs", r#"{"items":{"id":"all"}}"#, Timeouts {
-        response: Some(Duration::from_secs(5)),
-        connect: None,
-    });
+    let logs = || {
+        MethodRequest::new(
+            "GetModuleLogs",
+            r#"{"items":{"id":"all"}}"#,
+            Timeouts { response: Some(Duration::from_secs(5)), connect: None },
+        )
+    };
     let other = agent.log_turn().acquire_owned().await.unwrap();
     let timeout = InvokeError::Timeout { module: "$edgeAgent".into(), response: Duration::from_secs(5) };
     assert_eq!(agent.invoke("$edgeAgent", logs().unwrap()).await, Err(timeout));
@@ -458,4 +461,17 @@ async fn a_call_that_its_caller_gives_up_is_counted() {
     given_up.abort();
     assert!(given_up.await.unwrap_err().is_cancelled());
     assert_eq!(agent.calls_of("b"), 1);
+}
+
+#[tokio::test]
+async fn a_call_on_its_way_to_a_module_that_is_removed_is_refused() {
+    let world = World::default();
+    world.guest("b", listening());
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("b", "{}")], &[])).await.unwrap();
+    let found = agent.method_box("b");
+    agent.apply(&manifest(&[], &[])).await.unwrap();
+    assert_eq!(found.call(call("m", LONG, LONG)).await, Err(InvokeError::Unknown("b".into())));
+    agent.apply(&manifest(&[("b", "{}")], &[])).await.unwrap();
+    assert_eq!(ok(found.call(call("m", LONG, LONG)).await), 200, "it is there again");
 }

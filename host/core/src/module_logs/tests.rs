@@ -105,8 +105,14 @@ fn what_is_wrong_with_a_request_is_told_with_its_place() {
         (json!({ "items": [{ "id": " " }] }), "items[0].id"),
         (json!({ "items": [{ "id": "a" }, { "id": "(" }] }), "items[1].id: `(` is no pattern"),
         (json!({ "items": [{ "id": "a", "filter": { "regex": "(a{999}){999}" } }] }), "items[0].filter.regex"),
-        (json!({ "items": [{ "id": "()".repeat(100) }] }), "items[0].id: a pattern has at most 16 groups, this one has 100"),
-        (json!({ "items": [{ "id": "a", "filter": { "regex": "()".repeat(17) } }] }), "items[0].filter.regex: a pattern has"),
+        (
+            json!({ "items": [{ "id": "()".repeat(100) }] }),
+            "items[0].id: a pattern has at most 16 groups, this one has 100",
+        ),
+        (
+            json!({ "items": [{ "id": "a", "filter": { "regex": "()".repeat(17) } }] }),
+            "items[0].filter.regex: a pattern has",
+        ),
         (
             json!({ "items": [{ "id": "a", "filter": { "since": "yesterday" } }] }),
             "items[0].filter.since: expected a duration",
