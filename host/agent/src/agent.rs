@@ -45,6 +45,7 @@ use crate::{
     state::StateCells,
     storage::Storage,
     supervisor::{EVENTS, Event, Supervisor, Worlds},
+    traps::TrapKeeper,
     twins::{self, Notices, SyncTask, Twins},
     upstream::{DRAIN, UpstreamTask},
 };
@@ -80,6 +81,8 @@ pub struct Config {
     pub check_image: fn(&str) -> Result<(), String>,
     /// Ceiling on the memory limits of all modules that are to run, in bytes; none = any sum is accepted.
     pub max_memory: Option<u64>,
+    /// Bodies of messages at which instances trap are kept with the traps.
+    pub trap_bodies: bool,
     /// What is cleaned up once a deployment has settled and before a download; none = nothing is.
     pub caches: Option<Caches>,
     /// A manifest to begin with, instead of the deployment that is stored. If it is bad, the stored one is resumed.
@@ -94,6 +97,7 @@ pub struct Agent {
     methods: Arc<Methods>,
     twins: Arc<Twins>,
     documents: Arc<dyn Documents>,
+    traps: Arc<TrapKeeper>,
     check_image: fn(&str) -> Result<(), String>,
     max_memory: Option<u64>,
     events: mpsc::Sender<Event>,
@@ -160,6 +164,7 @@ impl Agent {
         let twins = Arc::new(Twins::new(config.documents.clone(), clock, Some(notices)));
         let (events, receiver) = mpsc::channel(EVENTS);
         let (upstream_closing, closing) = watch::channel(false);
+        let traps = Arc::new(TrapKeeper::new(config.documents.clone(), config.trap_bodies));
         let (judgements, judged) = watch::channel(None);
         let (upstream_events, sync_events) = mpsc::channel(twins::EVENTS);
         let sync = SyncTask {
@@ -189,6 +194,7 @@ impl Agent {
             settled,
             upstream_closing,
             judgements,
+            traps: traps.clone(),
             first_sequence,
         };
         let agent = Arc::new(Self {
@@ -198,6 +204,7 @@ impl Agent {
             methods,
             twins,
             documents: config.documents,
+            traps,
             check_image: config.check_image,
             max_memory: config.max_memory,
             events: events.clone(),

@@ -155,6 +155,7 @@ async fn route(agent: &Arc<Agent>, waiting: &Semaphore, request: Request<Incomin
             let _permit = if query.wait.is_zero() { None } else { Some(may_wait(waiting)?) };
             ok(&agent.logs(module, &query).await?)
         }
+        (&Method::GET, ["v1", "modules", module, "traps"]) => ok(&agent.traps(module).await?),
         (&Method::POST, ["v1", "modules", module, "restart"]) => {
             agent.restart(module).await?;
             ok(&json!({}))

@@ -15,6 +15,7 @@ use marram_core::{
     ports::{Delivery, Exit, Exports, Inbox, Instance, Settlement, TwinAck, TwinChange},
     queue::Batch,
     time::Uptime,
+    traps::{During, HandledMessage},
 };
 use tokio::sync::{Notify, oneshot};
 
@@ -205,7 +206,7 @@ impl ModuleTask {
         gate: Option<oneshot::Receiver<()>>,
     ) -> Result<std::convert::Infallible, Exit> {
         if exports.start
-            && let Err(reason) = instance.start().await?
+            && let Err(reason) = instance.start().await.map_err(|exit| exit.during(During::Start))?
         {
             return Err(Exit::new(1, format!("start-handler: {reason}")));
         }
@@ -232,7 +233,8 @@ impl ModuleTask {
                 && !self.stop.at_least(QUIESCE)
                 && let Some(due) = self.link.due_timer()
             {
-                instance.fire(due.name(), due.missed()).await?;
+                let fired = instance.fire(due.name(), due.missed()).await;
+                fired.map_err(|exit| exit.during(During::Timer { name: due.name().into() }))?;
                 self.link.timer_fired(due).await;
                 tokio::task::yield_now().await;
             }
@@ -257,8 +259,9 @@ impl ModuleTask {
                 Ok((status, payload)) => call.answer(MethodResponse::of_handler(status, payload)),
                 Err(exit) => {
                     let what = format!("module `{}` ended in the middle of the call: {}", self.module, exit.reason);
+                    let during = During::Method { name: call.request.name().into() };
                     call.answer(MethodResponse::failed(&what));
-                    return Err(exit);
+                    return Err(exit.during(during));
                 }
             }
             tokio::task::yield_now().await;
@@ -270,7 +273,8 @@ impl ModuleTask {
     async fn tell_twin(&self, instance: &mut dyn Instance, told: &mut Told) -> Result<(), Exit> {
         let twin = self.twin.twin();
         let TwinChange { merge_patch_json, version } = told.change(&twin);
-        let answer = instance.desired_changed(&merge_patch_json, version).await?;
+        let answer = instance.desired_changed(&merge_patch_json, version).await;
+        let answer = answer.map_err(|exit| exit.during(During::Twin { version }))?;
         told.note(&twin);
         if let Some(ack) = answer.unwrap_or_else(Some) {
             self.keep_ack(&ack, version).await;
@@ -309,8 +313,10 @@ impl ModuleTask {
         if let Some((place, attempts)) = noted {
             self.router.storage().begin(place, attempts).await;
         }
-        instance.handle_batch(&mut inbox).await?;
-        Ok(true)
+        match instance.handle_batch(&mut inbox).await {
+            Ok(()) => Ok(true),
+            Err(exit) => Err(inbox.tell(exit)),
+        }
     }
 
     /// Whether something goes before the next message, other than a timer.
@@ -412,6 +418,18 @@ struct EndpointInbox<'t> {
 }
 
 impl EndpointInbox<'_> {
+    /// With the message that was being handled.
+    fn tell(&self, exit: Exit) -> Exit {
+        match self.batch.current() {
+            Some(item) => {
+                let message =
+                    HandledMessage::new(&self.endpoint.input, &item.accepted, item.attempts.saturating_add(1));
+                exit.during(During::Message(message))
+            }
+            None => exit,
+        }
+    }
+
     /// Whether the rest of the batch goes back for now.
     fn gives_way(&self) -> bool {
         let clock = self.task.clock;

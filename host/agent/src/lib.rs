@@ -23,6 +23,7 @@ mod state;
 mod status;
 mod storage;
 mod supervisor;
+mod traps;
 mod twins;
 mod upstream;
 
@@ -34,6 +35,7 @@ pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters, DeadMessage};
 pub use logs::{LogLine, LogQuery};
 pub use metrics::serve_metrics;
 pub use status::{MessageLogStatus, ModuleStatus, QueueStatus, Status};
+pub use traps::ModuleTraps;
 pub use twins::{TwinError, TwinQuery};
 
 #[cfg(test)]

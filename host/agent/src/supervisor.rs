@@ -29,7 +29,7 @@ pub(crate) use self::trial::{Judged, Judgement};
 use self::{record::Record, trial::Watched};
 use crate::{
     clock::Clock, logs::LogBuffer, methods::Methods, metrics::Numbers, router::Router, state::StateCells,
-    status::Status, twins::Twins,
+    status::Status, traps::TrapKeeper, twins::Twins,
 };
 
 /// Shortest sleep between two plans.
@@ -52,6 +52,7 @@ pub(crate) struct Worlds {
     pub(crate) upstream_closing: watch::Sender<bool>,
     /// Told what becomes of deployments.
     pub(crate) judgements: watch::Sender<Option<Judged>>,
+    pub(crate) traps: Arc<TrapKeeper>,
     /// The number before the first sequence of each module in this run.
     pub(crate) first_sequence: u64,
 }

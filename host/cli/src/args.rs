@@ -50,6 +50,8 @@ pub(crate) enum Command {
     DeadLetters(DeadLetters),
     /// Show what a module has printed, and prints
     Logs(Logs),
+    /// Show why instances of a module were ended by a trap, a limit or a deadline, and what they were doing
+    Traps(Traps),
     /// Replace a module's instance by a new one
     Restart(Restart),
     /// Show or change a module's twin
@@ -235,6 +237,14 @@ pub(crate) struct Logs {
     /// Go on with new lines, until Ctrl-C or the host's end; JSON is then one object a line
     #[arg(short, long)]
     pub(crate) follow: bool,
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Traps {
+    /// Name of the module
+    pub(crate) module: String,
     #[command(flatten)]
     pub(crate) ask: Ask,
 }
@@ -635,6 +645,7 @@ impl Command {
             Self::State(State::List(ask) | State::Remove(RemoveState { ask, .. })) => ask.format,
             Self::History(ask)
             | Self::Status(ask)
+            | Self::Traps(Traps { ask, .. })
             | Self::Rollback(Rollback { ask, .. })
             | Self::Plan(Plan { ask, .. })
             | Self::Apply(Apply { ask, .. })

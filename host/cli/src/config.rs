@@ -172,11 +172,13 @@ impl Default for Cache {
     }
 }
 
-/// `[modules]`: ceilings for what manifests ask for.
+/// `[modules]`: ceilings for what manifests ask for, and what is kept of modules.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Modules {
     /// `max-memory-bytes`: over the memory limits of all modules that are to run; none = any sum is accepted.
     pub(crate) max_memory_bytes: Option<u64>,
+    /// `trap-bodies`: the beginning of a message is kept with the trap of who handled it.
+    pub(crate) trap_bodies: bool,
 }
 
 impl Upstream {

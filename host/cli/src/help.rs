@@ -123,6 +123,15 @@ const MORE: &[More] = &[
         ],
     },
     More {
+        command: "traps",
+        text: "The newest first; ten of each module at the most, over restarts of the host and after the module has left the \
+               deployment. With `modules.trap-bodies` in marram.toml, the beginning of the message is among it.",
+        examples: &[
+            ("marram traps filter", "reason, what it was doing, and the frames of its stack"),
+            ("marram traps filter --format json", "the same for a script"),
+        ],
+    },
+    More {
         command: "restart",
         text: "The restart happens at once, without a back-off. It does not fetch the image again.",
         examples: &[("marram restart filter", "begin anew")],

@@ -40,6 +40,7 @@ mod route;
 mod run;
 mod state;
 mod status;
+mod traps;
 mod twin_watch;
 mod usage;
 mod version;
@@ -95,6 +96,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Metrics(args) => metrics::metrics(&args),
         Command::DeadLetters(args) => dead_letters::dead_letters(args),
         Command::Logs(args) => logs::logs(args),
+        Command::Traps(args) => traps::traps(&args),
         Command::Restart(args) => ask::restart(args),
         Command::Twin(args) => ask::twin(args),
         Command::Method(args) => methods::methods(args),

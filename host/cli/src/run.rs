@@ -103,6 +103,7 @@ fn open(config: &Config, data: &Path) -> Result<marram_agent::Config, Failure> {
         states: Arc::new(states),
         check_image,
         max_memory: config.modules.max_memory_bytes,
+        trap_bodies: config.modules.trap_bodies,
         initial: None,
     })
 }

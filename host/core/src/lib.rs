@@ -27,4 +27,5 @@ pub mod shutdown;
 pub mod state;
 pub mod time;
 pub mod timers;
+pub mod traps;
 pub mod twin;

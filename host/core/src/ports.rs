@@ -26,6 +26,7 @@ use crate::{
     state::{StateError, Write},
     time::UtcMillis,
     timers::DurableTimer,
+    traps::During,
     twin::CloudTwin,
 };
 
@@ -360,6 +361,8 @@ pub struct Exit {
     pub reason: String,
     /// Symbolised guest frames, innermost first; empty when there are none.
     pub backtrace: Vec<String>,
+    /// What the host had called it for, if that is known.
+    pub during: Option<Box<During>>,
 }
 
 impl Exit {
@@ -377,7 +380,13 @@ impl Exit {
     /// An exit without a backtrace.
     #[must_use]
     pub fn new(code: i32, reason: impl Into<String>) -> Self {
-        Self { code, reason: reason.into(), backtrace: Vec::new() }
+        Self { code, reason: reason.into(), backtrace: Vec::new(), during: None }
+    }
+
+    /// The same, with what it was called for.
+    #[must_use]
+    pub fn during(self, during: During) -> Self {
+        Self { during: Some(Box::new(during)), ..self }
     }
 }
 

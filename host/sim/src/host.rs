@@ -143,6 +143,7 @@ impl Host {
                 states: world.clone(),
                 check_image: |_| Ok(()),
                 max_memory: None,
+                trap_bodies: false,
                 caches: None,
                 initial: None,
             };

@@ -107,6 +107,7 @@ impl Hop {
             states: Arc::new(Nowhere),
             check_image: |_| Ok(()),
             max_memory: None,
+            trap_bodies: false,
             caches: None,
             initial: None,
         };

@@ -16,6 +16,7 @@ use crate::{
     logs::{LogLine, LogQuery},
     status::Status,
     supervisor::Event,
+    traps::ModuleTraps,
     twins::{TwinCell, TwinError, TwinQuery},
 };
 
@@ -133,6 +134,19 @@ impl Agent {
             return Err(ModuleError::Unknown(module.into()));
         }
         self.ask(|reply| Event::Restart { name, reply }).await?.map_err(ModuleError::Refused)
+    }
+
+    /// The last traps of a module, which need not be deployed any more.
+    ///
+    /// # Errors
+    /// There is none, and no such module; or the host is ending.
+    pub async fn traps(&self, module: &str) -> Result<ModuleTraps, ModuleError> {
+        let name = known_name(module)?;
+        let traps = self.traps.of(module).await;
+        if traps.traps.is_empty() && !self.is_deployed(&name).await? {
+            return Err(ModuleError::Unknown(module.into()));
+        }
+        Ok(traps)
     }
 
     /// A module's twin.

@@ -7,6 +7,8 @@ use marram_core::{
     name::ModuleName,
     planner::{self, ModuleState, needs_new_instance},
     ports::{Artifact, Component, Exit},
+    time::UtcMillis,
+    traps::{Trap, is_trap},
 };
 
 use super::{
@@ -116,6 +118,7 @@ impl Supervisor {
 
     pub(super) fn on_ended(&mut self, name: &ModuleName, run: u64, exit: Exit) {
         let (now, utc) = (self.worlds.clock.uptime(), self.worlds.clock.utc());
+        self.keep_trap(name, run, &exit, utc);
         let Some(record) = self.records.get_mut(name) else { return };
         if record.is_update(run) {
             // One that was asked to end is no news.
@@ -148,6 +151,31 @@ impl Supervisor {
         if restart {
             self.make_startable(name);
         }
+    }
+
+    /// Keeps in mind what ended an instance, if it was not its own will.
+    fn keep_trap(&self, name: &ModuleName, run: u64, exit: &Exit, at: UtcMillis) {
+        let (Some(record), Some(module)) = (self.records.get(name), self.observed.modules.get(name)) else { return };
+        let is_update = record.is_update(run);
+        if !is_trap(exit) || !(is_update || record.is_run(run)) {
+            return;
+        }
+        let spec = module.next.as_ref().filter(|_| is_update).map_or(&module.spec, |next| &next.spec);
+        let prepared = if is_update { &record.next } else { &record.prepared };
+        let trap = Trap {
+            module: name.clone(),
+            at,
+            exit_code: exit.code,
+            reason: exit.reason.clone(),
+            backtrace: exit.backtrace.clone(),
+            during: exit.during.as_deref().cloned(),
+            deployment: self.version,
+            image: spec.image.clone(),
+            digest: prepared.as_ref().map(|prepared| prepared.artifact.manifest_digest.clone()),
+        };
+        let keeper = self.worlds.traps.clone();
+        // It waits for the disk.
+        tokio::spawn(async move { keeper.keep(trap).await });
     }
 
     /// An operator's restart is at once: the back-off is for what fails by itself.

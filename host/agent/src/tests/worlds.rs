@@ -228,6 +228,7 @@ impl World {
             states: self.disk.clone(),
             check_image: |_| Ok(()),
             max_memory: None,
+            trap_bodies: false,
             caches: self.caches.clone(),
             initial,
         };

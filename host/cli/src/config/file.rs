@@ -36,7 +36,7 @@ const MIRRORS: [&str; 2] = ["prefix", "location"];
 const CREDENTIALS: [&str; 4] = ["address", "username", "password", "password-file"];
 const CACHE: [&str; 1] = ["max-bytes"];
 const METRICS: [&str; 1] = ["listen"];
-const MODULES: [&str; 1] = ["max-memory-bytes"];
+const MODULES: [&str; 2] = ["max-memory-bytes", "trap-bodies"];
 const MESSAGES: [&str; 2] = ["max-bytes", "sync-seconds"];
 const UPSTREAM: [&str; 2] = ["journal-max-bytes", "journal-files"];
 
@@ -284,6 +284,10 @@ fn modules(reader: &mut Reader<'_>, value: &Value<'_>) -> Modules {
     for (key, value) in reader.table("modules", value) {
         match key.get_ref().as_ref() {
             "max-memory-bytes" => modules.max_memory_bytes = reader.number("modules.max-memory-bytes", value),
+            "trap-bodies" => match value.get_ref() {
+                DeValue::Boolean(keep) => modules.trap_bodies = *keep,
+                _ => reader.fault(value.span(), "modules.trap-bodies", "expected `true` or `false`".into()),
+            },
             _ => reader.unknown("modules", key, &MODULES),
         }
     }

@@ -45,6 +45,7 @@ journal-files = 4
 listen = "[::1]:9600"
 [modules]
 max-memory-bytes = 536_870_912
+trap-bodies = true
 "#;
 
 #[test]
@@ -57,7 +58,8 @@ fn an_empty_file_means_the_defaults() {
 #[test]
 fn every_key_is_read() {
     let config = check(EVERY_KEY).unwrap();
-    assert_eq!(config.modules.max_memory_bytes, Some(512 << 20));
+    assert_eq!((config.modules.max_memory_bytes, config.modules.trap_bodies), (Some(512 << 20), true));
+    assert_eq!(faults("[modules]\ntrap-bodies = 1\n").len(), 1);
     assert_eq!(config.device_id.as_deref(), Some("pump-7"));
     assert_eq!(config.data, Some("/etc/marram/state".into()));
     assert_eq!(config.engine.profile, Profile::Narrow);

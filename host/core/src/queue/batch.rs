@@ -54,6 +54,12 @@ impl Batch {
         self.waiting.is_empty()
     }
 
+    /// The one that was delivered last, unless it is settled.
+    #[must_use]
+    pub fn current(&self) -> Option<&Item> {
+        self.current.as_ref()
+    }
+
     /// The messages not yet delivered, in order.
     pub fn iter(&self) -> impl Iterator<Item = &Item> {
         self.waiting.iter()

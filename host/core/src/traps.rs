@@ -1,0 +1,217 @@
+//! What is kept of instances that a trap, a limit or a deadline ended: for whoever looks for the reason later. Bounded in number and
+//! bytes; the oldest go first.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{message::Accepted, name::ModuleName, ports::Exit, time::UtcMillis};
+
+/// Traps that are kept of one module: enough to see whether they are the same.
+pub const MAX_OF_A_MODULE: usize = 10;
+/// Bytes of all that are kept, as JSON. They are one document, which each trap writes anew.
+pub const MAX_BYTES: usize = 128 << 10;
+/// Bytes of a message's body that are kept.
+pub const MAX_BODY_BYTES: usize = 4 << 10;
+
+/// What an instance was doing when it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum During {
+    /// Its start-handler.
+    Start,
+    /// It was told of its desired properties.
+    Twin {
+        /// Of this version.
+        version: u64,
+    },
+    /// A timer.
+    Timer {
+        /// Which.
+        name: String,
+    },
+    /// A method.
+    Method {
+        /// Which.
+        name: String,
+    },
+    /// A message on an input.
+    Message(HandledMessage),
+}
+
+/// A message that was being handled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HandledMessage {
+    /// The input.
+    pub input: String,
+    /// Where from.
+    pub source: String,
+    /// Its sequence.
+    pub sequence: u64,
+    /// When it was accepted.
+    #[serde(rename = "enqueuedMs")]
+    pub enqueued: UtcMillis,
+    /// 1 for the first delivery.
+    pub attempt: u32,
+    /// Of its body.
+    pub bytes: usize,
+    /// Media type of the body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    /// The sender's id of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<String>,
+    /// The body, or its beginning: text, or `0x` and hex digits. Only where the device's owner wants it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+}
+
+impl HandledMessage {
+    /// With the beginning of the body.
+    #[must_use]
+    pub fn new(input: &str, accepted: &Accepted, attempt: u32) -> Self {
+        let message = &accepted.message;
+        let system = message.system();
+        let start = &message.body[..message.body.len().min(MAX_BODY_BYTES)];
+        // A character that the cut went through is left out.
+        let text = match std::str::from_utf8(start) {
+            Ok(text) => Some(text),
+            Err(error) if error.error_len().is_none() => std::str::from_utf8(&start[..error.valid_up_to()]).ok(),
+            Err(_) => None,
+        };
+        let hex = || start.iter().fold("0x".to_owned(), |text, byte| text + &format!("{byte:02x}"));
+        Self {
+            input: input.into(),
+            source: accepted.source.to_string(),
+            sequence: accepted.sequence,
+            enqueued: accepted.enqueued,
+            attempt,
+            bytes: message.body.len(),
+            content_type: system.and_then(|system| system.content_type.clone()),
+            message_id: system.and_then(|system| system.message_id.clone()),
+            body: Some(text.map_or_else(hex, str::to_owned)),
+        }
+    }
+}
+
+/// An instance that was ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trap {
+    /// Whose.
+    pub module: ModuleName,
+    /// When.
+    #[serde(rename = "atMs")]
+    pub at: UtcMillis,
+    /// 134 trap, 137 memory limit, 124 deadline.
+    pub exit_code: i32,
+    /// One line for people.
+    pub reason: String,
+    /// Symbolised frames, innermost first.
+    pub backtrace: Vec<String>,
+    /// What it was doing, if the host had called it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub during: Option<During>,
+    /// Version of the deployment in force.
+    pub deployment: u64,
+    /// Its image as written.
+    pub image: String,
+    /// Digest of the image.
+    pub digest: Option<String>,
+}
+
+/// Whether an instance that ended so is worth keeping in mind: not of its own will, and not by the operator's.
+#[must_use]
+pub fn is_trap(exit: &Exit) -> bool {
+    matches!(exit.code, Exit::TRAP | Exit::MEMORY | Exit::DEADLINE)
+}
+
+/// The traps of all modules, the oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traps {
+    traps: Vec<Trap>,
+}
+
+impl Traps {
+    /// Keeps one more.
+    pub fn keep(&mut self, trap: Trap) {
+        let module = trap.module.clone();
+        self.traps.push(trap);
+        let of_module = |trap: &Trap| trap.module == module;
+        if self.traps.iter().filter(|trap| of_module(trap)).count() > MAX_OF_A_MODULE
+            && let Some(oldest) = self.traps.iter().position(of_module)
+        {
+            self.traps.remove(oldest);
+        }
+        let size = |trap: &Trap| serde_json::to_vec(trap).map_or(0, |json| json.len() + 1);
+        let mut bytes: usize = self.traps.iter().map(size).sum();
+        while bytes > MAX_BYTES && self.traps.len() > 1 {
+            bytes -= size(&self.traps.remove(0));
+        }
+    }
+
+    /// Those of a module, the newest first.
+    pub fn of<'a>(&'a self, module: &'a str) -> impl Iterator<Item = &'a Trap> {
+        self.traps.iter().rev().filter(move |trap| trap.module.as_str() == module)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::message::Message;
+
+    fn trap(module: &str, number: u64, frame_bytes: usize) -> Trap {
+        Trap {
+            module: ModuleName::new(module).unwrap(),
+            at: UtcMillis(number),
+            exit_code: 134,
+            reason: "why".into(),
+            backtrace: vec!["f".repeat(frame_bytes)],
+            during: Some(During::Timer { name: "t".into() }),
+            deployment: 1,
+            image: "i".into(),
+            digest: None,
+        }
+    }
+
+    #[test]
+    fn the_last_traps_of_each_module_are_kept_the_newest_first_and_all_within_a_bound() {
+        let mut traps = Traps::default();
+        traps.keep(trap("quiet", 0, 1));
+        for number in 1..=25 {
+            traps.keep(trap("loud", number, 1));
+        }
+        let times = |traps: &Traps, name: &str| traps.of(name).map(|trap| trap.at.0).collect::<Vec<_>>();
+        assert_eq!(times(&traps, "loud"), (16..=25).rev().collect::<Vec<_>>());
+        assert_eq!(times(&traps, "quiet"), [0]);
+        let read: Traps = serde_json::from_slice(&serde_json::to_vec(&traps).unwrap()).unwrap();
+        assert_eq!(read, traps);
+        for number in 0..20 {
+            traps.keep(trap(&format!("large{}", number % 4), 100 + number, 12 << 10));
+            assert!(serde_json::to_vec(&traps).unwrap().len() <= MAX_BYTES + 16);
+        }
+        assert!(times(&traps, "quiet").is_empty(), "the oldest went first");
+        assert_eq!(times(&traps, "large3")[0], 119);
+    }
+
+    #[test]
+    fn of_a_message_its_metadata_are_kept_and_the_beginning_of_its_body() {
+        let told = |body: Vec<u8>| {
+            let mut message = Message::new(Bytes::from(body));
+            message.system_mut().message_id = Some("id".into());
+            let (source, sequence, enqueued) = ("/messages/modules/a/outputs/o".into(), 9, UtcMillis(5));
+            HandledMessage::new("in", &Accepted { message: Arc::new(message), source, sequence, enqueued }, 2)
+        };
+        let short = told(b"hello".to_vec());
+        assert_eq!((short.sequence, short.attempt, short.bytes), (9, 2, 5));
+        assert_eq!((short.message_id.as_deref(), short.body.as_deref()), (Some("id"), Some("hello")));
+        assert_eq!(told(vec![0xff, 0x01]).body.as_deref(), Some("0xff01"));
+        let long = told([b"x".as_slice(), "ä".repeat(MAX_BODY_BYTES).as_bytes()].concat());
+        assert_eq!(long.body.unwrap().len(), MAX_BODY_BYTES - 1, "a cut character is left out");
+        assert_eq!(long.bytes, 1 + 2 * MAX_BODY_BYTES);
+    }
+}

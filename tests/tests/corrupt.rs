@@ -1,0 +1,85 @@
+//! A damaged document of the deployment costs one deployment, not the device, and does not bring back what was rolled back.
+
+#![allow(clippy::unwrap_used)] // helpers of tests
+
+use std::fs;
+
+use marram_tests::{
+    device::Device,
+    host::Host,
+    manifest::{Manifest, Module},
+    program::Layout,
+};
+use serde_json::json;
+
+fn manifest(layout: &Layout, value: &str, code: &str) -> Manifest {
+    let run = if code == "0" { "3600000" } else { "0" };
+    let module =
+        Module::new(&layout.image("plain_program")).env("VALUE", value).env("RUN_MS", run).env("EXIT_CODE", code);
+    let rollout = json!({ "probation": "500ms", "healthTimeout": "3s" });
+    Manifest::new().module("m", module).rollout(rollout)
+}
+
+#[track_caller]
+fn wait_for_outcome(host: &Host, version: u64, outcome: &str) {
+    host.wait(&format!("deployment {version} to be {outcome}"), |host| {
+        let history = host.get("/v1/history").unwrap();
+        let mut all = history["deployments"].as_array().unwrap().iter();
+        all.any(|it| it["version"] == version && it["outcome"] == outcome).then_some(())
+    });
+}
+
+#[track_caller]
+fn wait_for_value(host: &Host, value: &str) {
+    let line = format!("plain-program: env VALUE={value}");
+    host.wait(&format!("an instance with {value}"), |host| {
+        let last = host.logs("m").into_iter().rfind(|text| text.contains("env VALUE="));
+        (last.as_ref() == Some(&line)).then_some(())
+    });
+}
+
+/// One bit of the newest generation.
+fn damage(device: &Device) {
+    let file = device.data().join("store/deployment.json");
+    let mut bytes = fs::read(&file).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    fs::write(&file, bytes).unwrap();
+}
+
+#[test]
+fn a_damaged_deployment_falls_back_to_the_one_before_and_says_so() {
+    let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
+    let host = device.start(&manifest(&layout, "first", "0"));
+    wait_for_outcome(&host, 1, "good");
+    let _ = device.apply(&manifest(&layout, "second", "0").to_json()).ok();
+    wait_for_outcome(&host, 2, "good");
+    host.kill();
+    damage(&device);
+    // Nothing of it is fetched anew.
+    fs::remove_dir_all(layout.path()).unwrap();
+    let host = device.start_stored(&[]);
+    wait_for_value(&host, "first");
+    assert_eq!(host.status()["deploymentVersion"], 1);
+    let log = host.log();
+    assert!(log.contains("the stored deployment was damaged") && log.contains("deployment.json"), "{log}");
+    let applied = device.apply(&manifest(&layout, "third", "0").to_json()).ok();
+    assert_eq!(applied.out, "deployment 3 is in force\n", "no version comes twice");
+    host.stop();
+}
+
+#[test]
+fn a_damaged_document_does_not_bring_back_a_deployment_that_was_rolled_back() {
+    let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
+    let host = device.start(&manifest(&layout, "good", "0"));
+    wait_for_outcome(&host, 1, "good");
+    let _ = device.apply(&manifest(&layout, "bad", "1").to_json()).ok();
+    wait_for_outcome(&host, 3, "good");
+    host.stop();
+    damage(&device);
+    let host = device.start_stored(&[]);
+    wait_for_value(&host, "good");
+    assert_eq!(host.status()["deploymentVersion"], 4, "the one before is known to be bad, and is replaced at once");
+    wait_for_outcome(&host, 4, "good");
+    host.stop();
+}
