@@ -95,6 +95,23 @@ fn a_version_that_crashes_is_rolled_back_and_not_tried_again_until_it_changes() 
 }
 
 #[test]
+fn a_deployment_that_changes_only_a_twin_is_watched_and_rolled_back_too() {
+    let (layout, device) = (Layout::with(&["misbehaving"]), Device::new());
+    let with = |twin: Value| {
+        manifest(Module::new(&layout.image("misbehaving")), "").twin("m", twin).rollout(json!({
+            "probation": "2s", "healthTimeout": "5s"
+        }))
+    };
+    let host = device.start(&with(json!({ "command": null })));
+    wait_for_outcome(&host, 1, "good");
+    let _ = device.apply(&with(json!({ "command": { "do": "trap" } })).to_json()).ok();
+    let rolled_back = wait_for_outcome(&host, 2, "rolled-back");
+    assert!(rolled_back["reason"].as_str().unwrap().contains("exit 134: "), "{rolled_back}");
+    wait_for_outcome(&host, 3, "good");
+    host.stop();
+}
+
+#[test]
 fn a_kill_amid_the_probation_costs_neither_the_verdict_nor_the_way_back() {
     let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
     let host = device.start(&manifest(good(&layout, "good"), "good"));

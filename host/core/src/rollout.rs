@@ -113,6 +113,8 @@ pub struct Trial {
     /// Modules that failed before, and that the deployment did not change: nothing is held against it.
     exempt: BTreeSet<ModuleName>,
     courses: BTreeMap<ModuleName, Course>,
+    /// The first look. What has been up before shows only from then on that it bears the deployment: its twin, its routes, its policy.
+    began: Option<Uptime>,
     looked: Option<Uptime>,
 }
 
@@ -131,17 +133,22 @@ impl Trial {
     /// A trial that begins with the first look.
     #[must_use]
     pub fn new(options: RolloutOptions, exempt: BTreeSet<ModuleName>) -> Self {
-        Self { options, exempt, courses: BTreeMap::new(), looked: None }
+        Self { options, exempt, courses: BTreeMap::new(), began: None, looked: None }
     }
 
     /// Looks at all modules. To be done after each event: what has been between two looks is not seen.
     pub fn look<'a>(&mut self, standings: impl IntoIterator<Item = (&'a ModuleName, Standing)>, now: Uptime) -> Look {
+        let began = *self.began.get_or_insert(now);
         let passed = self.looked.replace(now).map_or(Duration::ZERO, |looked| now.since(looked));
         let mut look = Look { verdict: Verdict::Good, wake_at: None };
         for (name, standing) in standings {
             if self.exempt.contains(name) {
                 continue;
             }
+            let standing = match standing {
+                Standing::Up { since } => Standing::Up { since: since.max(began) },
+                other => other,
+            };
             let course = self.courses.entry(name.clone()).or_default();
             if course.spends {
                 course.spent = course.spent.saturating_add(passed);

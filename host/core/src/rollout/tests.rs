@@ -110,8 +110,14 @@ fn a_module_that_failed_before_and_was_not_changed_is_not_held_against_a_deploym
     let (old, new) = (name("old"), name("new"));
     let mut trial = Trial::new(OPTIONS, BTreeSet::from([old.clone()]));
     let up = Standing::Up { since: seconds(0) };
-    assert_eq!(trial.look([(&old, Standing::Failing), (&new, up)], seconds(1)), wakes(60));
+    assert_eq!(trial.look([(&old, Standing::Failing), (&new, up)], seconds(0)), wakes(60));
     assert_eq!(trial.look([(&old, Standing::Failed), (&new, up)], seconds(60)), GOOD);
+}
+
+#[test]
+fn a_module_that_was_up_before_has_its_probation_with_each_deployment() {
+    let up = Standing::Up { since: seconds(1) };
+    assert_eq!(course(OPTIONS, &[(1_000, up), (1_059, up), (1_060, up)]), [wakes(1_060), wakes(1_060), GOOD]);
 }
 
 // ---- how a module stands ----
