@@ -164,10 +164,11 @@ impl History {
         }
         match &accepted.way {
             Way::Rollback { of, because, .. } => self.decide(*of, Outcome::RolledBack, Some(because.clone()), at),
-            Way::ByHand { of: Some(of), .. } => {
+            // Who tries one again of which nothing good is known keeps what there is to go back to.
+            Way::ByHand { of: Some(of), to } if self.entry(*to).is_some_and(|to| to.outcome == Outcome::Good) => {
                 self.decide(*of, Outcome::RolledBack, Some("an operator rolled it back".into()), at);
             }
-            Way::ByHand { of: None, .. } | Way::Apply | Way::File | Way::Unknown => {}
+            Way::ByHand { .. } | Way::Apply | Way::File | Way::Unknown => {}
         }
         // What ran before anybody kept a history is what the device's owner had.
         let outcome = if accepted.way == Way::Unknown { Outcome::Good } else { Outcome::OnTrial };

@@ -347,6 +347,24 @@ fn the_last_good_one_is_remembered_however_many_bad_ones_follow_and_manifests_ar
 }
 
 #[test]
+fn an_operator_who_tries_a_bad_one_again_keeps_the_good_one_to_go_back_to() {
+    let mut device = Device::default();
+    device.accept(Way::Apply, "good".into());
+    device.decide(true);
+    device.accept(Way::Apply, "bad".into());
+    assert_eq!(device.decide(false), Some(1));
+    device.decide(true);
+    device.accept(Way::ByHand { of: Some(3), to: 2 }, "bad".into());
+    assert_eq!(device.history.entry(3).unwrap().outcome, Outcome::Good);
+    assert_eq!(device.decide(false), Some(3));
+    device.decide(true);
+    device.accept(Way::Apply, "better".into());
+    device.decide(true);
+    device.accept(Way::ByHand { of: Some(6), to: 5 }, "good".into());
+    assert_eq!(device.history.entry(6).unwrap().outcome, Outcome::RolledBack, "he had rather the earlier good one");
+}
+
+#[test]
 fn a_host_that_dies_on_a_deployment_again_and_again_is_counted_and_one_that_stops_in_order_is_not() {
     let mut device = Device::default();
     device.accept(Way::Apply, "x".into());
