@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
+use std::fs;
+
 use marram_tests::{
     device::Device,
     host::Host,
@@ -151,6 +153,30 @@ fn an_operator_goes_back_to_the_last_good_one_and_forth_to_any() {
     assert_eq!((&forth["version"], &forth["changed"]), (&json!(4), &json!(true)));
     wait_for_value(&host, "second");
     wait_for_outcome(&host, 4, "good");
+    host.stop();
+}
+
+#[test]
+fn a_device_that_lost_its_deployment_gives_no_version_twice() {
+    let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
+    let host = device.start(&manifest(good(&layout, "first"), "first"));
+    for version in 2..4 {
+        let answer = device.apply(&manifest(good(&layout, "next"), &version.to_string()).to_json()).ok();
+        assert_eq!(answer.out, format!("deployment {version} is in force\n"));
+    }
+    host.stop();
+    for file in fs::read_dir(device.data().join("store")).unwrap().map(|file| file.unwrap().path()) {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        if name.starts_with("deployment.") {
+            fs::remove_file(&file).unwrap();
+        }
+    }
+    let host = device.start_stored(&[]);
+    assert_eq!(host.status()["deploymentVersion"], 0);
+    let answer = device.apply(&manifest(good(&layout, "last"), "last").to_json()).ok();
+    assert_eq!(answer.out, "deployment 4 is in force\n");
+    let shown = deployments(&host);
+    assert_eq!((&shown[0]["version"], &shown[0]["way"], shown.len()), (&json!(4), &json!("apply"), 4), "{shown:?}");
     host.stop();
 }
 

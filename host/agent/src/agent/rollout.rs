@@ -87,6 +87,8 @@ impl Agent {
     /// Reads the history, before anything is put in force.
     pub(super) async fn recall(&self) {
         let history = self.stored_history().await;
+        // Also of those whose document is lost: no version is given twice.
+        self.deployment_version.fetch_max(history.newest(), SeqCst);
         *self.texts.lock().await = history.digests().into_iter().map(str::to_owned).collect();
         self.in_force.lock().await.history = history;
     }
