@@ -130,7 +130,8 @@ impl Agent {
         collector.want(wanted).await;
     }
 
-    /// Modules that fail now and that a deployment leaves as they are: nothing is held against it.
+    /// Modules that fail now and that a deployment leaves as they are: nothing is held against it. After one that is on trial itself that
+    /// is only so of those that failed before that one too: the others may fail by its doing, and would make it good by the back door.
     pub(super) async fn failing_before(&self, in_force: &InForce, new: &Deployment, way: &Way) -> BTreeSet<ModuleName> {
         let Some(old) = in_force.deployment.as_ref().filter(|_| !matches!(way, Way::Rollback { .. })) else {
             return BTreeSet::new();
@@ -140,7 +141,9 @@ impl Agent {
             (Some(old), Some(new)) => !needs_new_instance(old, new),
             _ => false,
         };
-        unwell.into_iter().filter(is_left).collect()
+        let on_trial = in_force.entry().filter(|entry| entry.outcome == Outcome::OnTrial);
+        let failed_before = |name: &ModuleName| on_trial.is_none_or(|it| it.accepted.failing_before.contains(name));
+        unwell.into_iter().filter(|name| is_left(name) && failed_before(name)).collect()
     }
 
     /// At a start: a deployment that is known to be bad, or on which the host has ended again and again, is not begun with. True: another
