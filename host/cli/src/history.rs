@@ -94,7 +94,7 @@ mod tests {
         history.decide(1, Outcome::Good, None, UtcMillis(1));
         history.accept(accepted(2, Way::Apply, "b"));
         let because = "module `m` was not healthy within 300 s: exit 1: \u{1b}[31m".to_owned();
-        history.accept(accepted(3, Way::Rollback { of: 2, to: 1, because }, "a"));
+        history.accept(accepted(3, Way::Rollback { of: 2, to: 1, because, again: false }, "a"));
         let deployments = history.entries().iter().rev().cloned().collect();
         let expected = "\
 VERSION  ACCEPTED              BY             MANIFEST      OUTCOME      REASON

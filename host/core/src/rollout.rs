@@ -29,8 +29,10 @@ pub enum Standing {
     Done,
     /// It is being fetched or compiled, or waits for modules that start before it.
     Waits,
-    /// What it needs cannot be reached now; it is tried again.
+    /// What it needs cannot be reached now; it is tried again. The earlier version goes on.
     Unreachable,
+    /// The same, and there is no earlier version here that goes on: after a restart of the host.
+    Absent,
     /// It is being started, or stopped to be started again.
     Starts,
     /// The wanted version runs since then, or has ended well then and is started again.
@@ -60,8 +62,9 @@ pub fn standing(spec: &ModuleSpec, module: Option<&ObservedModule>, unreachable:
         };
     }
     match module.state {
+        ModuleState::Preparing | ModuleState::PrepareFailed { .. } if unreachable => Standing::Absent,
         ModuleState::Preparing | ModuleState::Prepared => Standing::Waits,
-        ModuleState::PrepareFailed { .. } => failed_to_prepare,
+        ModuleState::PrepareFailed { .. } => Standing::Failing,
         ModuleState::Starting | ModuleState::Stopping | ModuleState::Stopped => Standing::Starts,
         ModuleState::Running { since } => Standing::Up { since },
         ModuleState::Exited { code, at, .. } => match (code, restarts(spec, code, module.failures)) {
@@ -94,6 +97,8 @@ pub enum Verdict {
         module: ModuleName,
         /// True: it cannot become so by itself. False: it did not in time.
         lasting: bool,
+        /// It could not be reached, and nothing is known against it.
+        absent: bool,
     },
 }
 
@@ -112,6 +117,8 @@ pub struct Trial {
     options: RolloutOptions,
     /// Modules that failed before, and that the deployment did not change: nothing is held against it.
     exempt: BTreeSet<ModuleName>,
+    /// Modules that the deployment which would take its place has running in another version.
+    would_run: BTreeSet<ModuleName>,
     courses: BTreeMap<ModuleName, Course>,
     /// The first look. What has been up before shows only from then on that it bears the deployment: its twin, its routes, its policy.
     began: Option<Uptime>,
@@ -127,13 +134,22 @@ struct Course {
     spent: Duration,
     /// It does.
     spends: bool,
+    /// It was absent when it was looked at last.
+    absent: bool,
 }
 
 impl Trial {
     /// A trial that begins with the first look.
     #[must_use]
     pub fn new(options: RolloutOptions, exempt: BTreeSet<ModuleName>) -> Self {
-        Self { options, exempt, courses: BTreeMap::new(), began: None, looked: None }
+        Self { options, exempt, would_run: BTreeSet::new(), courses: BTreeMap::new(), began: None, looked: None }
+    }
+
+    /// With modules that a rollback would have running. While one of them is absent its time counts, network or not: no device is to
+    /// stand still for want of a version that it has never seen.
+    #[must_use]
+    pub fn or_else_run(self, would_run: BTreeSet<ModuleName>) -> Self {
+        Self { would_run, ..self }
     }
 
     /// Looks at all modules. To be done after each event: what has been between two looks is not seen.
@@ -153,19 +169,24 @@ impl Trial {
             if course.spends {
                 course.spent = course.spent.saturating_add(passed);
             }
+            let absent = standing == Standing::Absent;
+            if std::mem::replace(&mut course.absent, absent) && !absent && self.options.wait_for_network {
+                course.spent = Duration::ZERO; // it is here: its own time begins
+            }
             if course.is_healthy(standing, &self.options, now) {
                 (course.spent, course.spends) = (Duration::ZERO, false);
                 continue;
             }
             course.spends = match standing {
                 Standing::Waits | Standing::Unreachable => !self.options.wait_for_network,
+                Standing::Absent => !self.options.wait_for_network || self.would_run.contains(name),
                 _ => true,
             };
             let left = self.options.timeout().saturating_sub(course.spent);
             let lasting = standing == Standing::Failed;
             if lasting || left.is_zero() {
                 if !matches!(look.verdict, Verdict::Bad { .. }) {
-                    look.verdict = Verdict::Bad { module: name.clone(), lasting };
+                    look.verdict = Verdict::Bad { module: name.clone(), lasting, absent };
                 }
             } else if look.verdict == Verdict::Good {
                 look.verdict = Verdict::Open;
@@ -193,7 +214,7 @@ impl Course {
                 self.clean_since = None;
                 false
             }
-            Standing::Waits | Standing::Unreachable | Standing::Starts => false,
+            Standing::Waits | Standing::Unreachable | Standing::Absent | Standing::Starts => false,
         }
     }
 }

@@ -10,6 +10,8 @@ pub(crate) struct Fate {
     pub(crate) fetch: u64,
     /// It cannot be had.
     pub(crate) missing: bool,
+    /// Its registry cannot be reached.
+    pub(crate) unreachable: bool,
     /// Milliseconds that its compilation takes.
     pub(crate) load: u64,
     /// It cannot be compiled.
@@ -60,6 +62,7 @@ fn by_chance(dice: &mut Dice) -> Fate {
     Fate {
         fetch: dice.below(20_000),
         missing: dice.below(5) == 0,
+        unreachable: false,
         load: dice.below(4_000),
         refused: dice.below(12) == 0,
         start: dice.below(1_500),

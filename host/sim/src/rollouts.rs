@@ -45,7 +45,9 @@ impl Rollouts {
         let earlier = to.and_then(|to| self.contents.get(&to)).cloned();
         let rolls_back = matches!(way, "rollback" | "by-hand");
         let deployment = if rolls_back { earlier } else { self.applying.clone() }.unwrap_or_default();
-        if let Some(old) = of.and_then(|of| self.contents.get(&of)).filter(|_| rolls_back) {
+        // For want of a network alone nothing is condemned.
+        let condemns = rolls_back && came["again"] != true;
+        if let Some(old) = of.and_then(|of| self.contents.get(&of)).filter(|_| condemns) {
             self.bad.insert(manifest(old));
         }
         if way == "rollback" {

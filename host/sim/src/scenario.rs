@@ -21,7 +21,7 @@ const LINE: &str = "----\n";
 /// ----
 /// ```
 ///
-/// Images are `missing` or `refused`, or have `start=…`, `crashes=…` (code 1) or `done=…` (code 0) after a time; with `answers=…` they
+/// Images are `missing`, `unreachable` or `refused`, or have `start=…`, `crashes=…` (code 1) or `done=…` (code 0) after a time; with `answers=…` they
 /// handle methods that take so long, and crash amid one. Times of events count from the beginning.
 ///
 /// # Errors
@@ -59,6 +59,7 @@ fn read_fate(text: &str) -> Result<Fate, String> {
         let millis = |text| duration(text).map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         match word.split_once('=') {
             None if word == "missing" => fate.missing = true,
+            None if word == "unreachable" => fate.unreachable = true,
             None if word == "refused" => fate.refused = true,
             None if word == "traps" => fate.start_exit = Some(134),
             Some(("fetch", time)) => fate.fetch = millis(time)?,

@@ -124,7 +124,7 @@ impl Inner {
         *attempt += 1;
         let fate = self.fates.of(image, module, *attempt);
         if self.calm {
-            return Fate { missing: false, refused: false, start_exit: None, life: None, ..fate };
+            return Fate { missing: false, unreachable: false, refused: false, start_exit: None, life: None, ..fate };
         }
         fate
     }
@@ -149,6 +149,10 @@ impl Images for World {
             if fate.missing {
                 self.lock().note_of(&request.image, format!("missing {}", request.image));
                 return Err(FetchError { message: format!("no image {}", request.image), transient: false });
+            }
+            if fate.unreachable {
+                self.lock().note_of(&request.image, format!("unreachable {}", request.image));
+                return Err(FetchError { message: format!("no way to {}", request.image), transient: true });
             }
             Ok(Artifact {
                 manifest_digest: format!("sha256:{}", request.image),

@@ -275,7 +275,7 @@ impl Agent {
         let (twins, modules) = (self.twins.clone(), deployment.clone());
         // Now that their routes are there. It may wait for room.
         tokio::spawn(async move { twins.deploy(modules.modules.keys().cloned().collect()).await });
-        let trial = in_force.trial();
+        let trial = in_force.trial(self.way_back(in_force).await.as_deref());
         let deployed = Deployed { deployment, version, prefer_cached, trial };
         self.events.send(Event::Deployed(deployed)).await.map_err(|_| ApplyError::Stopping)?;
         sections

@@ -69,7 +69,7 @@ fn tried(in_force: &InForce, status: &Status, unwell: &BTreeSet<ModuleName>) -> 
     if version == 0 {
         return told(0, Code::Empty, "there is no deployment yet".into());
     }
-    if let Some(Way::Rollback { of, to, because }) = in_force.entry().map(|entry| &entry.accepted.way) {
+    if let Some(Way::Rollback { of, to, because, .. }) = in_force.entry().map(|entry| &entry.accepted.way) {
         return told(*of, Code::Failed, format!("rolled back to deployment {to} (in force as {version}): {because}"));
     }
     let troubled = |module: &&ModuleStatus| unwell.contains(&module.name);

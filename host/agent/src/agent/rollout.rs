@@ -7,7 +7,7 @@ use std::{
 };
 
 use marram_core::{
-    deployment::{Deployment, RolloutOptions},
+    deployment::{Deployment, DesiredStatus, ModuleSpec, RolloutOptions},
     name::ModuleName,
     planner::needs_new_instance,
     ports::DocumentError,
@@ -45,10 +45,15 @@ impl InForce {
     }
 
     /// What is to be found out about it.
-    pub(super) fn trial(&self) -> Option<Trial> {
+    pub(super) fn trial(&self, way_back: Option<&Deployment>) -> Option<Trial> {
         let (entry, deployment) = (self.entry()?, self.deployment.as_ref()?);
         let open = matches!(entry.outcome, Outcome::OnTrial | Outcome::Bad);
-        open.then(|| Trial::new(deployment.rollout, entry.accepted.failing_before.clone()))
+        let would_run = way_back.into_iter().flat_map(|back| &back.modules).filter(|(name, old)| {
+            let differs = |new: &ModuleSpec| needs_new_instance(old, new);
+            old.desired_status == DesiredStatus::Running && deployment.modules.get(*name).is_some_and(differs)
+        });
+        let trial = Trial::new(deployment.rollout, entry.accepted.failing_before.clone());
+        open.then(|| trial.or_else_run(would_run.map(|(name, _)| name.clone()).collect()))
     }
 }
 
@@ -122,12 +127,15 @@ impl Agent {
     pub(super) async fn keep_images(&self, in_force: &InForce) {
         let (Some(collector), Some(deployment)) = (&self.collector, &in_force.deployment) else { return };
         let mut wanted = vec![deployment.clone()];
-        if in_force.entry().is_some_and(|entry| entry.outcome == Outcome::OnTrial)
-            && let Some((_, _, way_back)) = self.instead(in_force, &deployment.rollout).await
-        {
-            wanted.push(way_back);
-        }
+        wanted.extend(self.way_back(in_force).await);
         collector.want(wanted).await;
+    }
+
+    /// What would take the place of the deployment in force, as long as it is not known to be good.
+    pub(super) async fn way_back(&self, in_force: &InForce) -> Option<Arc<Deployment>> {
+        let on_trial = in_force.entry().is_some_and(|entry| entry.outcome == Outcome::OnTrial);
+        let deployment = in_force.deployment.as_ref().filter(|_| on_trial)?;
+        self.instead(in_force, &deployment.rollout).await.map(|(_, _, way_back)| way_back)
     }
 
     /// Modules that fail now and that a deployment leaves as they are: nothing is held against it. After one that is on trial itself that
@@ -162,7 +170,7 @@ impl Agent {
             }
             _ => return false,
         };
-        match self.replace(in_force, options, because).await {
+        match self.replace(in_force, options, because, false).await {
             Ok(replaced) => replaced,
             Err(error) => {
                 tracing::error!(%error, "the deployment is not good, and cannot be rolled back");
@@ -208,8 +216,8 @@ impl Agent {
                 tracing::info!(version = judged.version, "the deployment is good: all its modules are healthy");
                 self.keep_images(&in_force).await;
             }
-            Judgement::Bad { because } => {
-                if self.replace(&mut in_force, &deployment.rollout, because.clone()).await? {
+            Judgement::Bad { because, again } => {
+                if self.replace(&mut in_force, &deployment.rollout, because.clone(), *again).await? {
                     return Ok(());
                 }
                 in_force.history.decide(judged.version, Outcome::Bad, Some(because.clone()), self.clock.utc());
@@ -232,11 +240,12 @@ impl Agent {
         in_force: &mut InForce,
         options: &RolloutOptions,
         because: String,
+        again: bool,
     ) -> Result<bool, ApplyError> {
         let Some((to, text, deployment)) = self.instead(in_force, options).await else { return Ok(false) };
         let of = in_force.version;
         tracing::error!(version = of, to, because, "the deployment is not good; it is rolled back");
-        match self.accept(in_force, &text, deployment, Way::Rollback { of, to, because }).await {
+        match self.accept(in_force, &text, deployment, Way::Rollback { of, to, because, again }).await {
             Ok(_) => Ok(true),
             Err(error @ ApplyError::Twin { .. }) => {
                 tracing::error!(%error, "the deployment is not wholly in force");

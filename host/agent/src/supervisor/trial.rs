@@ -21,7 +21,8 @@ pub(crate) struct Judged {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Judgement {
     Good,
-    Bad { because: String },
+    /// `again`: only the network was missing.
+    Bad { because: String, again: bool },
 }
 
 /// A trial, and whether it was told that the deployment is bad.
@@ -48,10 +49,10 @@ impl Supervisor {
                 self.tell(Judgement::Good);
                 return None;
             }
-            Verdict::Bad { module, lasting } => {
+            Verdict::Bad { module, lasting, absent } => {
                 if !watched.told {
                     watched.told = true;
-                    self.tell(Judgement::Bad { because: self.why(&module, lasting) });
+                    self.tell(Judgement::Bad { because: self.why(&module, lasting), again: absent });
                 }
             }
         }

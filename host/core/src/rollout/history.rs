@@ -53,6 +53,9 @@ pub enum Way {
         to: u64,
         /// What was wrong with the former.
         because: String,
+        /// Only the network: the former may be tried again as it is.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        again: bool,
     },
     /// An operator wanted an earlier one again.
     ByHand {
@@ -163,7 +166,10 @@ impl History {
             (entry.outcome, entry.decided) = (Outcome::Replaced, Some(at));
         }
         match &accepted.way {
-            Way::Rollback { of, because, .. } => self.decide(*of, Outcome::RolledBack, Some(because.clone()), at),
+            Way::Rollback { of, because, again, .. } => {
+                let outcome = if *again { Outcome::Replaced } else { Outcome::RolledBack };
+                self.decide(*of, outcome, Some(because.clone()), at);
+            }
             // Who tries one again of which nothing good is known keeps what there is to go back to.
             Way::ByHand { of: Some(of), to } if self.entry(*to).is_some_and(|to| to.outcome == Outcome::Good) => {
                 self.decide(*of, Outcome::RolledBack, Some("an operator rolled it back".into()), at);
@@ -196,7 +202,7 @@ impl History {
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.accepted.version == version)
             && entry.outcome == Outcome::Replaced
         {
-            (entry.outcome, entry.decided) = (Outcome::OnTrial, None);
+            (entry.outcome, entry.reason, entry.decided) = (Outcome::OnTrial, None, None);
         }
     }
 

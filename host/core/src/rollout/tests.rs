@@ -50,7 +50,7 @@ fn wakes(at: u64) -> Look {
 }
 
 fn bad(module: &str, lasting: bool) -> Look {
-    Look { verdict: Verdict::Bad { module: name(module), lasting }, wake_at: None }
+    Look { verdict: Verdict::Bad { module: name(module), lasting, absent: false }, wake_at: None }
 }
 
 #[test]
@@ -88,6 +88,21 @@ fn a_device_without_network_waits_and_is_not_late_unless_the_deployment_says_so(
     assert_eq!(course(OPTIONS, &waits)[4], GOOD);
     let counts = course(RolloutOptions { wait_for_network: false, ..OPTIONS }, &waits);
     assert_eq!(counts[1..3], [wakes(300), bad("m", false)]);
+}
+
+#[test]
+fn what_would_run_after_a_rollback_is_not_waited_for_without_end_while_it_is_absent() {
+    let (module, absent) = (name("m"), Standing::Absent);
+    let mut first = Trial::new(OPTIONS, BTreeSet::new());
+    assert_eq!([0, 9_000].map(|at| first.look([(&module, absent)], seconds(at))), [OPEN, OPEN], "nothing to go back to");
+    let trial = || Trial::new(OPTIONS, BTreeSet::new()).or_else_run(BTreeSet::from([module.clone()]));
+    let mut away = trial();
+    assert_eq!(away.look([(&module, absent)], seconds(0)), wakes(300));
+    let late = Verdict::Bad { module: module.clone(), lasting: false, absent: true };
+    assert_eq!(away.look([(&module, absent)], seconds(300)), Look { verdict: late, wake_at: None });
+    let mut here = trial();
+    let _ = here.look([(&module, absent)], seconds(0));
+    assert_eq!(here.look([(&module, Standing::Starts)], seconds(299)), wakes(599), "its own time begins when it is here");
 }
 
 #[test]
@@ -177,6 +192,8 @@ fn the_old_version_of_an_update_says_nothing_of_the_new_one() {
     let failed = NextState::Failed { at: Uptime(2) };
     assert_eq!(updating(failed.clone(), false), Standing::Failing);
     assert_eq!(updating(failed, true), Standing::Unreachable);
+    let alone = ObservedModule { spec: spec("b"), state: ModuleState::Preparing, failures: 1, next: None };
+    assert_eq!([true, false].map(|away| standing(&spec("b"), Some(&alone), away)), [Standing::Absent, Standing::Waits]);
 }
 
 // ---- laws ----
@@ -186,6 +203,7 @@ fn any_standing() -> impl Strategy<Value = Standing> {
         Just(Standing::Done),
         Just(Standing::Waits),
         Just(Standing::Unreachable),
+        Just(Standing::Absent),
         Just(Standing::Starts),
         Just(UP),
         Just(Standing::Failing),
@@ -273,7 +291,7 @@ impl Device {
             return None;
         };
         let (of, to) = (self.version, instead.accepted.version);
-        self.accept(Way::Rollback { of, to, because: "why".into() }, instead.accepted.digest);
+        self.accept(Way::Rollback { of, to, because: "why".into(), again: false }, instead.accepted.digest);
         Some(to)
     }
 }
