@@ -114,6 +114,23 @@ fn a_deployment_that_changes_only_a_twin_is_watched_and_rolled_back_too() {
 }
 
 #[test]
+fn what_the_section_of_a_bad_deployment_replaced_comes_back_with_the_rollback() {
+    let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
+    let rollout = json!({ "probation": "500ms", "healthTimeout": "3s" });
+    let host = device.start(&Manifest::new().module("m", good(&layout, "good")).rollout(rollout));
+    wait_for_outcome(&host, 1, "good");
+    let _ = device.marram(&["twin", "set", "m", r#"{"by":"hand"}"#]).ok();
+    let _ = device.apply(&manifest(crashing(&layout, "bad"), "bad").to_json()).ok();
+    assert_eq!(host.twin("m")["desired"], json!({ "is": "bad" }));
+    wait_for_outcome(&host, 2, "rolled-back");
+    let twin = host.wait("the twin to be as it was", |host| {
+        Some(host.twin("m")).filter(|twin| twin["desired"] == json!({ "by": "hand" }))
+    });
+    assert_eq!((&twin["desiredVersion"], &twin["desiredOrigin"]), (&json!(4), &json!("local")), "{twin}");
+    host.stop();
+}
+
+#[test]
 fn a_kill_amid_the_probation_costs_neither_the_verdict_nor_the_way_back() {
     let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
     let host = device.start(&manifest(good(&layout, "good"), "good"));

@@ -344,14 +344,23 @@ impl TwinCell {
         .await
     }
 
-    /// Applies the section of a deployment.
+    /// Applies the section of a deployment, if it has one; a rollback to `back_to` first takes back what the sections since then did.
+    /// `good`: the last version before it that was good; 0 = none.
     pub(crate) async fn apply_section(
         &self,
-        section: Map<String, Value>,
+        section: Option<Map<String, Value>>,
         deployment_version: u64,
+        back_to: Option<u64>,
+        good: u64,
     ) -> Result<(), TwinError> {
         self.change(move |twin, now| {
-            twin.apply_manifest_section(Some(&section), deployment_version, now);
+            if let Some(to) = back_to {
+                twin.restore_replaced(to, deployment_version, now);
+            }
+            if section.is_some() && section.as_ref() != twin.manifest_section() {
+                twin.forget_replaced(good);
+            }
+            twin.apply_manifest_section(section.as_ref(), deployment_version, now);
             Ok(())
         })
         .await

@@ -6,6 +6,7 @@ mod limits;
 mod metadata;
 mod notice;
 mod patch;
+mod replaced;
 mod settings;
 mod sync;
 #[cfg(test)]
@@ -14,7 +15,7 @@ mod tests;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use self::metadata::Metadata;
+use self::{metadata::Metadata, replaced::Replaced};
 pub use self::{
     cloud::{CloudFault, CloudPatch, CloudTwin, Merged, Unreported},
     limits::{
@@ -43,6 +44,9 @@ pub struct Twin {
     #[serde(default = "Metadata::new")]
     desired_metadata: Metadata,
     manifest_section: Option<Map<String, Value>>,
+    /// What there was before the sections that are not known to be good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    replaced: Option<Replaced>,
     reported: Map<String, Value>,
     reported_version: u64,
     #[serde(default = "Metadata::new")]
@@ -89,6 +93,7 @@ impl Default for Twin {
             desired_origin: Origin::Local,
             desired_metadata: Metadata::new(),
             manifest_section: None,
+            replaced: None,
             reported: Map::new(),
             reported_version: 1,
             reported_metadata: Metadata::new(),
@@ -174,6 +179,7 @@ impl Twin {
         if self.manifest_section.as_ref() == Some(section) {
             return None;
         }
+        self.keep_replaced(deployment_version);
         self.manifest_section = Some(section.clone());
         let mut wanted = Map::new();
         merge_patch(&mut wanted, section); // a null in a section means "not there"

@@ -217,7 +217,7 @@ impl Agent {
         if in_force.deployment.as_ref() == Some(&deployment) {
             let (version, changed) = (in_force.version, !in_force.complete);
             if changed {
-                self.apply_sections(&deployment, version).await?;
+                self.apply_sections(in_force, &deployment).await?;
                 in_force.complete = true;
             }
             return Ok((version, changed));
@@ -267,7 +267,7 @@ impl Agent {
     async fn put_in_force(&self, in_force: &InForce, prefer_cached: bool) -> Result<(), ApplyError> {
         let Some(deployment) = in_force.deployment.clone() else { return Ok(()) };
         let version = in_force.version;
-        let sections = self.apply_sections(&deployment, version).await;
+        let sections = self.apply_sections(in_force, &deployment).await;
         self.router.apply(deployment.clone()).await;
         self.methods.deploy(deployment.modules.keys());
         // Before anything of it is asked for.
@@ -281,11 +281,17 @@ impl Agent {
         sections
     }
 
-    /// Applies the sections of all modules; the others too when one fails.
-    async fn apply_sections(&self, deployment: &Deployment, version: u64) -> Result<(), ApplyError> {
+    /// Applies the sections of all modules; the others too when one fails. A rollback concerns also modules without any.
+    async fn apply_sections(&self, in_force: &InForce, deployment: &Deployment) -> Result<(), ApplyError> {
+        let back_to = match in_force.entry().map(|entry| &entry.accepted.way) {
+            Some(Way::Rollback { to, .. } | Way::ByHand { to, .. }) => Some(*to),
+            _ => None,
+        };
+        let others = deployment.modules.keys().filter(|name| back_to.is_some() && !deployment.twins.contains_key(*name));
+        let sections = deployment.twins.iter().map(|(name, section)| (name, Some(section.clone())));
         let mut result = Ok(());
-        for (module, section) in &deployment.twins {
-            if let Err(source) = self.apply_section(module, section.clone(), version).await {
+        for (module, section) in sections.chain(others.map(|name| (name, None))) {
+            if let Err(source) = self.apply_section(in_force, module, section, back_to).await {
                 result = Err(ApplyError::Twin { module: module.clone(), source });
             }
         }
@@ -294,10 +300,13 @@ impl Agent {
 
     async fn apply_section(
         &self,
+        in_force: &InForce,
         module: &ModuleName,
-        section: serde_json::Map<String, serde_json::Value>,
-        version: u64,
+        section: Option<serde_json::Map<String, serde_json::Value>>,
+        back_to: Option<u64>,
     ) -> Result<(), TwinError> {
-        self.twins.cell(module).await?.apply_section(section, version).await
+        let version = in_force.version;
+        let good = in_force.history.good_before(version).next().map_or(0, |entry| entry.accepted.version);
+        self.twins.cell(module).await?.apply_section(section, version, back_to, good).await
     }
 }

@@ -7,6 +7,7 @@ use super::*;
 
 mod cloud;
 mod model;
+mod replaced;
 
 const NOW: UtcMillis = UtcMillis(1_769_860_800_000);
 
