@@ -63,9 +63,10 @@ pub fn standing(spec: &ModuleSpec, module: Option<&ObservedModule>, unreachable:
     }
     match module.state {
         ModuleState::Preparing | ModuleState::PrepareFailed { .. } if unreachable => Standing::Absent,
-        ModuleState::Preparing | ModuleState::Prepared => Standing::Waits,
+        // One that is stopped and wanted is started at once, unless others start before it.
+        ModuleState::Preparing | ModuleState::Prepared | ModuleState::Stopped => Standing::Waits,
         ModuleState::PrepareFailed { .. } => Standing::Failing,
-        ModuleState::Starting | ModuleState::Stopping | ModuleState::Stopped => Standing::Starts,
+        ModuleState::Starting | ModuleState::Stopping => Standing::Starts,
         ModuleState::Running { since } => Standing::Up { since },
         ModuleState::Exited { code, at, .. } => match (code, restarts(spec, code, module.failures)) {
             (0, true) => Standing::Up { since: at },

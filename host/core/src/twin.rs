@@ -15,7 +15,6 @@ mod tests;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use self::{metadata::Metadata, replaced::Replaced};
 pub use self::{
     cloud::{CloudFault, CloudPatch, CloudTwin, Merged, Unreported},
     limits::{
@@ -27,6 +26,7 @@ pub use self::{
     settings::{setting, settings},
     sync::{BETWEEN_REPORTS, SyncStep, TwinSync},
 };
+use self::{metadata::Metadata, replaced::Replaced};
 use crate::{ports::TwinAck, time::UtcMillis};
 
 /// Key of the reported properties under which a module's answer to its desired properties stands.

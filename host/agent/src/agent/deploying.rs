@@ -287,7 +287,8 @@ impl Agent {
             Some(Way::Rollback { to, .. } | Way::ByHand { to, .. }) => Some(*to),
             _ => None,
         };
-        let others = deployment.modules.keys().filter(|name| back_to.is_some() && !deployment.twins.contains_key(*name));
+        let others =
+            deployment.modules.keys().filter(|name| back_to.is_some() && !deployment.twins.contains_key(*name));
         let sections = deployment.twins.iter().map(|(name, section)| (name, Some(section.clone())));
         let mut result = Ok(());
         for (module, section) in sections.chain(others.map(|name| (name, None))) {

@@ -222,8 +222,12 @@ impl Agent {
                 }
                 in_force.history.decide(judged.version, Outcome::Bad, Some(because.clone()), self.clock.utc());
                 self.try_save_history(&in_force).await.map_err(ApplyError::Store)?;
-                let why =
-                    if deployment.rollout.rollback { "nothing good is known before it" } else { "`rollback` is off" };
+                let is_rollback = in_force.entry().is_some_and(|it| matches!(it.accepted.way, Way::Rollback { .. }));
+                let why = match deployment.rollout.rollback {
+                    false => "`rollback` is off",
+                    true if is_rollback => "it is a rollback itself",
+                    true => "nothing good is known before it",
+                };
                 tracing::error!(
                     version = judged.version,
                     because,

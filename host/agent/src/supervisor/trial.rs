@@ -22,7 +22,10 @@ pub(crate) struct Judged {
 pub(crate) enum Judgement {
     Good,
     /// `again`: only the network was missing.
-    Bad { because: String, again: bool },
+    Bad {
+        because: String,
+        again: bool,
+    },
 }
 
 /// A trial, and whether it was told that the deployment is bad.

@@ -94,7 +94,11 @@ fn a_device_without_network_waits_and_is_not_late_unless_the_deployment_says_so(
 fn what_would_run_after_a_rollback_is_not_waited_for_without_end_while_it_is_absent() {
     let (module, absent) = (name("m"), Standing::Absent);
     let mut first = Trial::new(OPTIONS, BTreeSet::new());
-    assert_eq!([0, 9_000].map(|at| first.look([(&module, absent)], seconds(at))), [OPEN, OPEN], "nothing to go back to");
+    assert_eq!(
+        [0, 9_000].map(|at| first.look([(&module, absent)], seconds(at))),
+        [OPEN, OPEN],
+        "nothing to go back to"
+    );
     let trial = || Trial::new(OPTIONS, BTreeSet::new()).or_else_run(BTreeSet::from([module.clone()]));
     let mut away = trial();
     assert_eq!(away.look([(&module, absent)], seconds(0)), wakes(300));
@@ -102,7 +106,11 @@ fn what_would_run_after_a_rollback_is_not_waited_for_without_end_while_it_is_abs
     assert_eq!(away.look([(&module, absent)], seconds(300)), Look { verdict: late, wake_at: None });
     let mut here = trial();
     let _ = here.look([(&module, absent)], seconds(0));
-    assert_eq!(here.look([(&module, Standing::Starts)], seconds(299)), wakes(599), "its own time begins when it is here");
+    assert_eq!(
+        here.look([(&module, Standing::Starts)], seconds(299)),
+        wakes(599),
+        "its own time begins when it is here"
+    );
 }
 
 #[test]
@@ -164,6 +172,7 @@ fn exited(code: i32) -> ModuleState {
 fn how_an_exit_counts_is_a_matter_of_its_code_and_of_what_follows() {
     let with = |restart_policy| ModuleSpec { restart_policy, ..spec("a") };
     let (policy, up) = (spec("a"), Standing::Up { since: Uptime(7) });
+    assert_eq!(stands(&policy, ModuleState::Stopped), Standing::Waits, "for a lower startup order");
     assert_eq!(stands(&policy, exited(0)), Standing::Done);
     assert_eq!(stands(&policy, exited(1)), Standing::Failing);
     assert_eq!(stands(&with(RestartPolicy::Never), exited(0)), Standing::Done);
