@@ -14,8 +14,9 @@ pub(super) struct Replaced {
     by: u64,
     desired: Map<String, Value>,
     section: Option<Map<String, Value>>,
-    /// Nobody at the device had written them.
-    from_manifest: bool,
+    origin: Origin,
+    base: Option<Map<String, Value>>,
+    cloud_version: Option<u64>,
 }
 
 impl Twin {
@@ -27,21 +28,26 @@ impl Twin {
     /// Keeps what is about to be replaced, unless older properties are kept: a way back passes over all that were not good.
     pub(super) fn keep_replaced(&mut self, by: u64) {
         if self.replaced.is_none() {
-            let from_manifest = self.desired_origin != Origin::Local;
             let (desired, section) = (self.desired.clone(), self.manifest_section.clone());
-            self.replaced = Some(Replaced { by, desired, section, from_manifest });
+            let (origin, base, cloud_version) = (self.desired_origin, self.desired_base.clone(), self.cloud_version);
+            self.replaced = Some(Replaced { by, desired, section, origin, base, cloud_version });
         }
     }
 
-    /// Takes back what the sections of deployments after `to` did; `deployment_version` is the rollback to it.
+    /// Takes back what the sections of deployments after `to` did; `deployment_version` is the rollback to it. What the cloud has written
+    /// since stays.
     pub fn restore_replaced(&mut self, to: u64, deployment_version: u64, now: UtcMillis) {
         let is_between = |replaced: &mut Replaced| replaced.by > to && replaced.by < deployment_version;
         let Some(replaced) = self.replaced.take_if(is_between) else { return };
-        let is_theirs = matches!(self.desired_origin, Origin::Manifest { .. } | Origin::Local);
-        if is_theirs {
-            let origin = if replaced.from_manifest { Origin::Manifest { deployment_version } } else { Origin::Local };
-            self.manifest_section = replaced.section;
-            self.replace_desired(replaced.desired, origin, now);
+        if self.cloud_version.is_some() {
+            return;
         }
+        let origin = match replaced.origin {
+            Origin::Manifest { .. } => Origin::Manifest { deployment_version },
+            other => other,
+        };
+        self.manifest_section = replaced.section;
+        self.replace_desired(replaced.desired, origin, now);
+        (self.desired_base, self.cloud_version) = (replaced.base, replaced.cloud_version);
     }
 }
