@@ -187,6 +187,7 @@ impl Twins {
     /// Their deployment is in force. Tells of what the last run of the host did not come to tell of.
     pub(crate) async fn deploy(&self, modules: Vec<ModuleName>) {
         self.deployed.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&modules);
+        self.unsent.ring();
         for module in &modules {
             match self.cell(module).await {
                 Ok(cell) => {

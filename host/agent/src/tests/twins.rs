@@ -162,6 +162,18 @@ async fn changes_of_the_cloud_are_merged_in_order_and_after_a_gap_the_whole_is_f
 }
 
 #[tokio::test]
+async fn the_cloud_is_asked_for_modules_that_are_deployed_after_the_connection() {
+    let world = World::default();
+    world.guest("m", follower());
+    wants(&world, json!({"a":1}), 4);
+    let agent = world.agent().await;
+    agent.upstream_event(UpstreamEvent::Connected).await;
+    agent.apply(&manifest(&[("m", "{}")], &[])).await.unwrap();
+    until_desired(&agent, json!({"a":1})).await;
+    stop(&agent).await;
+}
+
+#[tokio::test]
 async fn what_was_changed_here_is_marked_and_stays_until_the_cloud_says_something_new() {
     let world = World::default();
     world.guest("m", follower());

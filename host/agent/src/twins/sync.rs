@@ -38,6 +38,11 @@ impl Unsent {
         self.bell.notify_one();
     }
 
+    /// Others are deployed now.
+    pub(super) fn ring(&self) {
+        self.bell.notify_one();
+    }
+
     fn take(&self) -> BTreeSet<ModuleName> {
         std::mem::take(&mut *self.modules.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -58,6 +63,7 @@ impl SyncTask {
     pub(crate) async fn run(mut self) {
         let mut sync = TwinSync::default();
         while !*self.closing.borrow_and_update() {
+            sync.deployed(self.twins.deployed());
             self.twins.unsent().take().into_iter().for_each(|module| sync.reported(module));
             if let Some(step) = sync.next(self.clock.uptime()) {
                 self.carry_out(&mut sync, &step).await;

@@ -1,7 +1,10 @@
 //! When twins and upstream are brought together: what is reported at most each 5 s for a module, and the whole document after a
 //! gap or a new connection. Asks nobody: `agent::twins::sync` carries the steps out.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crate::{name::ModuleName, queue::retry_delay, time::Uptime};
 
@@ -10,7 +13,11 @@ pub const BETWEEN_REPORTS: Duration = Duration::from_secs(5);
 
 /// What is due between upstream and which twin.
 #[derive(Debug, Default)]
-pub struct TwinSync(BTreeMap<ModuleName, Progress>);
+pub struct TwinSync {
+    progress: BTreeMap<ModuleName, Progress>,
+    /// Whose twins were asked for since upstream was reached; none: it never was.
+    asked: Option<BTreeSet<ModuleName>>,
+}
 
 #[derive(Debug, Default)]
 struct Progress {
@@ -37,8 +44,17 @@ pub enum SyncStep {
 impl TwinSync {
     /// Upstream can be reached (again): changes may have been missed, and what it has of the reported properties is not known.
     pub fn connected(&mut self, modules: impl IntoIterator<Item = ModuleName>) {
-        for module in modules {
-            let progress = self.0.entry(module).or_default();
+        self.asked = Some(BTreeSet::new());
+        self.deployed(modules);
+    }
+
+    /// These modules are deployed now: of those that are new nothing is known, once upstream has been reached.
+    pub fn deployed(&mut self, modules: impl IntoIterator<Item = ModuleName>) {
+        let Some(asked) = &mut self.asked else { return };
+        let now: BTreeSet<ModuleName> = modules.into_iter().collect();
+        let before = std::mem::replace(asked, now.clone());
+        for module in now.into_iter().filter(|module| !before.contains(module)) {
+            let progress = self.progress.entry(module).or_default();
             for wish in [&mut progress.document, &mut progress.report] {
                 (wish.wanted, wish.failures) = (true, 0);
             }
@@ -49,19 +65,19 @@ impl TwinSync {
 
     /// A patch of this module is missing.
     pub fn gap(&mut self, module: ModuleName) {
-        self.0.entry(module).or_default().document.wanted = true;
+        self.progress.entry(module).or_default().document.wanted = true;
     }
 
     /// This module has reported something.
     pub fn reported(&mut self, module: ModuleName) {
-        self.0.entry(module).or_default().report.wanted = true;
+        self.progress.entry(module).or_default().report.wanted = true;
     }
 
     /// What is to be done now. The document first: with it comes what upstream has of the reported properties.
     #[must_use]
     pub fn next(&self, now: Uptime) -> Option<SyncStep> {
         let is_due = |wish: Wish| wish.wanted && wish.not_before <= now;
-        self.0.iter().find_map(|(module, progress)| {
+        self.progress.iter().find_map(|(module, progress)| {
             if is_due(progress.document) {
                 Some(SyncStep::Fetch(module.clone()))
             } else if is_due(progress.report) && !progress.document.wanted {
@@ -75,7 +91,7 @@ impl TwinSync {
     /// When there is something to do; none: not before something happens.
     #[must_use]
     pub fn next_due(&self) -> Option<Uptime> {
-        let due = self.0.values().filter_map(|Progress { document, report }| {
+        let due = self.progress.values().filter_map(|Progress { document, report }| {
             let wish = if document.wanted { document } else { report };
             wish.wanted.then_some(wish.not_before)
         });
@@ -84,7 +100,7 @@ impl TwinSync {
 
     /// Modules whose reports wait, whether or not they are due: for the last tries before an end.
     pub fn unreported(&self) -> impl Iterator<Item = &ModuleName> {
-        self.0.iter().filter(|(_, progress)| progress.report.wanted).map(|(module, _)| module)
+        self.progress.iter().filter(|(_, progress)| progress.report.wanted).map(|(module, _)| module)
     }
 
     /// It was done.
@@ -105,8 +121,8 @@ impl TwinSync {
 
     fn wish(&mut self, step: &SyncStep) -> &mut Wish {
         match step {
-            SyncStep::Fetch(module) => &mut self.0.entry(module.clone()).or_default().document,
-            SyncStep::Report(module) => &mut self.0.entry(module.clone()).or_default().report,
+            SyncStep::Fetch(module) => &mut self.progress.entry(module.clone()).or_default().document,
+            SyncStep::Report(module) => &mut self.progress.entry(module.clone()).or_default().report,
         }
     }
 }
@@ -134,6 +150,25 @@ mod tests {
         sync.done(&SyncStep::Report(m("b")), Uptime(11));
         assert_eq!((sync.next(Uptime(5_009)), sync.next_due()), (None, Some(Uptime(5_010))));
         assert_eq!(sync.next(Uptime(5_010)), Some(report));
+    }
+
+    #[test]
+    fn a_module_that_is_deployed_after_the_connection_is_asked_for_once() {
+        let mut sync = TwinSync::default();
+        sync.deployed([m("a")]);
+        assert_eq!(sync.next(Uptime(0)), None, "there is nobody to ask");
+        sync.connected([]);
+        assert_eq!(sync.next(Uptime(0)), None);
+        sync.deployed([m("a")]);
+        let fetch = SyncStep::Fetch(m("a"));
+        assert_eq!(sync.next(Uptime(0)), Some(fetch.clone()));
+        sync.done(&fetch, Uptime(0));
+        sync.done(&SyncStep::Report(m("a")), Uptime(0));
+        sync.deployed([m("a"), m("b")]);
+        assert_eq!(sync.next(Uptime(1)), Some(SyncStep::Fetch(m("b"))), "a is known");
+        sync.deployed([m("b")]);
+        sync.deployed([m("a"), m("b")]);
+        assert_eq!(sync.next(Uptime(1)), Some(fetch), "it was away, and may be another");
     }
 
     #[test]
