@@ -35,6 +35,9 @@ pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Outcomes that wait until senders leave the log to its thread.
 const MANY_TOLD: usize = 64;
+/// So long the thread waits for more of them, if it has nothing else to do. Each time that it comes costs two switches of threads, and
+/// senders find the log taken meanwhile.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// The log as the rest of the agent sees it.
 #[derive(Debug)]
@@ -89,6 +92,9 @@ enum Job {
     Stop,
 }
 
+/// One, as a rule.
+pub(crate) type Few<T> = smallvec::SmallVec<[T; 1]>;
+
 /// A message on its way into the log. Each receiver has set its bytes aside.
 #[derive(Debug)]
 pub(crate) struct Append {
@@ -98,7 +104,7 @@ pub(crate) struct Append {
     pub(crate) sequence: Arc<AtomicU64>,
     /// Of its source.
     pub(crate) counts: Arc<SourceCounts>,
-    pub(crate) receivers: Vec<Receiver>,
+    pub(crate) receivers: Few<Receiver>,
     /// In the account of each receiver.
     pub(crate) size: usize,
     pub(crate) safety: Safety,
@@ -262,12 +268,14 @@ impl Storage {
             return;
         }
         jobs.told.push(outcome);
-        jobs.look = true;
-        if jobs.told.len() >= MANY_TOLD {
+        let told = jobs.told.len();
+        if told >= MANY_TOLD {
             self.has_jobs.store(true, Release);
         }
         drop(jobs);
-        self.came.notify_one();
+        if told == 1 || told == MANY_TOLD {
+            self.came.notify_one();
+        }
     }
 
     /// Has the beginning of a delivery written, so that a message which ends the host is not delivered for ever.
@@ -359,7 +367,10 @@ impl Storage {
     /// Waits for jobs, at most so long. They stay where they are until the caller has the log.
     fn wait(&self, patience: Duration) {
         let nothing = |jobs: &mut Jobs| jobs.list.is_empty() && !jobs.look;
-        let waited = self.came.wait_timeout_while(self.lock(), patience, nothing);
+        let waited = self.came.wait_timeout_while(self.lock(), patience, |jobs| nothing(jobs) && jobs.told.is_empty());
+        let (jobs, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let few = |jobs: &mut Jobs| nothing(jobs) && (1..MANY_TOLD).contains(&jobs.told.len());
+        let waited = self.came.wait_timeout_while(jobs, GATHER, few);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use super::{Resolved, Router};
 use crate::{
     endpoint::{Endpoint, Inner, Room},
-    storage::{self, Append, NotStored},
+    storage::{self, Append, Few, NotStored},
 };
 
 /// A message that was accepted, or is on its way into the log.
@@ -64,7 +64,7 @@ struct Receiver<'r> {
 
 impl Resolved {
     /// The receivers of a message: as chosen before, if that still holds.
-    fn receivers<'r>(&'r self, message: &Message, chosen: Option<&Chosen>) -> Vec<Receiver<'r>> {
+    fn receivers<'r>(&'r self, message: &Message, chosen: Option<&Chosen>) -> Few<Receiver<'r>> {
         if let Some(chosen) = chosen.filter(|chosen| chosen.generation == self.generation) {
             return chosen.places.iter().filter_map(|places| self.receiver(*places)).collect();
         }
@@ -193,7 +193,7 @@ impl Router {
             return Err(Refusal::ToBeStored);
         }
         let (mut locked, made_room) = self.lock_all(receivers, size)?;
-        let stored: Vec<bool> = locked.iter().map(|inner| Endpoint::stores(inner)).collect();
+        let stored: Few<bool> = locked.iter().map(|inner| Endpoint::stores(inner)).collect();
         if !stored.contains(&true) {
             drop(locked);
             return self.accept_many(resolved, receivers, message, sequence).map(Taken::Now);
@@ -247,9 +247,9 @@ impl Router {
         &self,
         receivers: &[Receiver<'r>],
         size: usize,
-    ) -> Result<(Vec<MutexGuard<'r, Inner>>, bool), Refusal> {
-        let mut locked = Vec::with_capacity(receivers.len());
-        let mut must_make = Vec::new();
+    ) -> Result<(Few<MutexGuard<'r, Inner>>, bool), Refusal> {
+        let mut locked = Few::with_capacity(receivers.len());
+        let mut must_make: Few<usize> = Few::new();
         for (n, receiver) in receivers.iter().enumerate() {
             let mut inner = receiver.endpoint.lock();
             if self.check(*receiver, &mut inner, size)? {

@@ -24,7 +24,7 @@ use self::{
     condition::{Condition, Lines},
     letters::Unburied,
 };
-use super::{Append, Job, NotStored, Outcome, Reply, Storage};
+use super::{Append, Few, Job, NotStored, Outcome, Reply, Storage};
 use crate::{clock::Clock, endpoint::Endpoint};
 
 /// Bytes of messages in one write. A quarter of a segment of 4 MiB; more would only keep the first sender waiting.
@@ -224,9 +224,9 @@ impl Writer {
         }
     }
 
-    pub(super) fn write(&mut self, group: &[Append]) -> Result<(Range<u64>, Vec<Accepted>), LogError> {
+    pub(super) fn write(&mut self, group: &[Append]) -> Result<(Range<u64>, Few<Accepted>), LogError> {
         let enqueued = self.clock.utc_coarse();
-        let accepted: Vec<Accepted> = group
+        let accepted: Few<Accepted> = group
             .iter()
             .map(|append| Accepted {
                 message: append.message.clone(),
@@ -235,11 +235,13 @@ impl Writer {
                 enqueued,
             })
             .collect();
-        let references: Vec<Vec<Reference>> = group.iter().map(|append| self.references(append)).collect();
-        let entries = accepted.iter().zip(&references).map(|(message, references)| Entry { message, references });
-        let entries: Vec<Entry<'_>> = entries.collect();
+        let references: Few<Few<Reference>> = group.iter().map(|append| self.references(append)).collect();
         let safety = group.iter().map(|append| append.safety).max().unwrap_or(Safety::Written);
-        match self.log.append(&entries, safety) {
+        let entries: Few<Entry<'_>> =
+            accepted.iter().zip(&references).map(|(message, references)| Entry { message, references }).collect();
+        let appended = self.log.append(&entries, safety);
+        drop(entries);
+        match appended {
             Ok(numbers) => {
                 self.unflushed = None;
                 if safety == Safety::Synced {
@@ -259,7 +261,7 @@ impl Writer {
         }
     }
 
-    fn references(&self, append: &Append) -> Vec<Reference> {
+    fn references(&self, append: &Append) -> Few<Reference> {
         let stored = append.receivers.iter().filter(|receiver| receiver.stored);
         let stored = stored.filter_map(|receiver| Some((receiver, receiver.endpoint.id()?)));
         let reference = |(receiver, endpoint): (&super::Receiver, EndpointId)| Reference {
