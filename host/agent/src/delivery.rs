@@ -126,15 +126,11 @@ impl ModuleTask {
     ) -> Exit {
         let gate = self.gate.take();
         let exit = if exports.run {
+            let _deaf = self.methods.attend(Presence::IsDeaf);
             up();
             match self.wait_at(gate).await {
-                Ok(_attended) => {
-                    let _deaf = self.methods.attend(Presence::IsDeaf);
-                    match imports_inbox {
-                        true => self.run_receiver(&mut *instance).await,
-                        false => self.run_program(&mut *instance).await,
-                    }
-                }
+                Ok(_attended) if imports_inbox => self.run_receiver(&mut *instance).await,
+                Ok(_attended) => self.run_program(&mut *instance).await,
                 Err(exit) => exit,
             }
         } else {
@@ -210,11 +206,11 @@ impl ModuleTask {
         {
             return Err(Exit::new(1, format!("start-handler: {reason}")));
         }
+        // Before it is in charge: while it takes over, calls find it as if the old version were there.
+        let presence = if exports.method { Presence::Listens } else { Presence::IsDeaf };
+        let _attends_calls = self.methods.attend(presence);
         up();
-        // Before it is in charge: while it takes over, calls wait for it as if the old version were there.
-        let listens = exports.method.then(|| self.methods.attend(Presence::Listens));
         let _attended = self.wait_at(gate).await?;
-        let _attends_calls = listens.unwrap_or_else(|| self.methods.attend(Presence::IsDeaf));
         let mut told = Told::default();
         let mut inputs = Inputs::default();
         loop {

@@ -213,7 +213,7 @@ struct State {
     mail: Mailbox<Reply>,
     /// Instances that take calls, or will once they are in charge.
     listening: usize,
-    /// Instances in charge that take none.
+    /// Instances that take none, those that are not in charge yet among them.
     deaf: usize,
     /// The module is not deployed any more, perhaps since its caller found this box.
     removed: bool,

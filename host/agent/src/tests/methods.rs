@@ -475,3 +475,34 @@ async fn a_call_on_its_way_to_a_module_that_is_removed_is_refused() {
     agent.apply(&manifest(&[("b", "{}")], &[])).await.unwrap();
     assert_eq!(ok(found.call(call("m", LONG, LONG)).await), 200, "it is there again");
 }
+
+#[tokio::test]
+async fn an_update_to_a_version_that_takes_no_calls_leaves_no_gap() {
+    let program = Exports { run: true, ..Exports::default() };
+    for exports in [Guest::default().exports, program] {
+        let world = World::default();
+        let gate = Arc::new(Semaphore::new(0));
+        let entered = gate.clone();
+        let old = method(move |_, _, _| {
+            let gate = entered.clone();
+            Box::pin(async move {
+                gate.acquire().await.unwrap().forget();
+                Ok((1, String::new()))
+            })
+        });
+        world.guest("old", Guest { method: old, ..listening() });
+        world.guest("new", Guest { exports, ..Guest::default() });
+        let agent = world.agent().await;
+        let of = |image: &str| manifest(&[("b", &format!(r#"{{"settings":{{"image":"{image}"}}}}"#))], &[]);
+        agent.apply(&of("old")).await.unwrap();
+        let by_old = calling(&agent, "b", call("m", LONG, LONG));
+        until(&agent, "b", "running").await;
+        waits(&agent, "b", 0).await;
+        agent.apply(&of("new")).await.unwrap();
+        until(&agent, "b", "stopping").await;
+        let by_new = calling(&agent, "b", call("m", LONG, 0));
+        waits(&agent, "b", 1).await;
+        gate.add_permits(1);
+        assert_eq!((ok(by_old.await.unwrap()), ok(by_new.await.unwrap())), (1, 501));
+    }
+}
