@@ -178,7 +178,11 @@ impl ModuleTask {
             opened = gate => opened.is_ok(),
             () = self.stop.stopped() => false,
         };
-        if opened { Ok(self.bell.attend()) } else { Err(Exit::new(Exit::STOPPED, "stopped before it was in charge")) }
+        if !opened {
+            return Err(Exit::new(Exit::STOPPED, "stopped before it was in charge"));
+        }
+        self.link.take_charge();
+        Ok(self.bell.attend())
     }
 
     async fn run_handler(

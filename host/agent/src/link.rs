@@ -119,6 +119,11 @@ impl ModuleLink {
         Self { inner: Arc::new(inner) }
     }
 
+    /// From now on the module is this instance.
+    pub(crate) fn take_charge(&self) {
+        self.inner.caller.take_charge();
+    }
+
     /// From now on nothing is accepted from this instance and nothing given to it; what it has not settled returns to its
     /// queue.
     pub(crate) fn close(&self) {

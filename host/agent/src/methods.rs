@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -55,6 +55,14 @@ struct Inner {
 pub(crate) struct Caller {
     id: u64,
     module: ModuleName,
+    in_charge: AtomicBool,
+}
+
+impl Caller {
+    /// From now on calls of its module are its own.
+    pub(crate) fn take_charge(&self) {
+        self.in_charge.store(true, SeqCst);
+    }
 }
 
 impl Methods {
@@ -81,11 +89,11 @@ impl Methods {
         self.box_of(&mut self.inner(), module)
     }
 
-    /// An instance that may call.
+    /// An instance that may call, and is not in charge yet.
     pub(crate) fn caller(&self, module: &ModuleName) -> Caller {
         let mut inner = self.inner();
         inner.callers += 1;
-        Caller { id: inner.callers, module: module.clone() }
+        Caller { id: inner.callers, module: module.clone(), in_charge: AtomicBool::new(false) }
     }
 
     /// Calls a method of a module, and waits for its answer. Without a caller it is the operator's or the cloud's.
@@ -113,7 +121,8 @@ impl Methods {
             return Err(InvokeError::Unknown(module.to_string()));
         }
         let mut wait = None;
-        if let Some(Caller { id, module: from }) = caller {
+        // While another instance answers the calls of its module, nobody waits for it.
+        if let Some(Caller { id, module: from, .. }) = caller.filter(|caller| caller.in_charge.load(SeqCst)) {
             let noted = inner.waits.begin(*id, from, module);
             noted.map_err(|cycle| InvokeError::Denied(cycle.to_string()))?;
             wait = Some(Wait { methods: self, caller: *id });

@@ -67,6 +67,9 @@ impl StartedModule {
             received: self.received.clone(),
             logs: self.logs,
         }));
+        if self.gate.is_none() {
+            link.take_charge();
+        }
         let task = ModuleTask {
             clock: self.clock,
             router: self.router,

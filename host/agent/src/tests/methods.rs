@@ -506,3 +506,38 @@ async fn an_update_to_a_version_that_takes_no_calls_leaves_no_gap() {
         assert_eq!((ok(by_old.await.unwrap()), ok(by_new.await.unwrap())), (1, 501));
     }
 }
+
+#[tokio::test]
+async fn an_update_may_call_whoever_calls_the_version_that_is_in_charge() {
+    let world = World::default();
+    let starts = Arc::new(Semaphore::new(0));
+    let log = world.log.clone();
+    let start: Arc<super::worlds::Start> = Arc::new(move |host: &dyn ModuleHost| {
+        let (answer, log) = (host.invoke("b".into(), call("m", LONG, 0)), log.clone());
+        tokio::spawn(async move { log.push(format!("{:?}", answer.await.map(|answer| answer.status))) });
+        Ok(Ok(()))
+    });
+    world.guest("old", listening());
+    let exports = Exports { start: true, method: true, ..Exports::default() };
+    world.guest("new", Guest { exports, start, starts: Some(starts.clone()), ..Guest::default() });
+    let passes = method(|host, _, _| {
+        Box::pin(async move {
+            match host.invoke("a".into(), call("m", LONG, 0)).await {
+                Ok(answer) => Ok((answer.status, answer.payload)),
+                Err(error) => Ok((error.status().into(), String::new())),
+            }
+        })
+    });
+    world.guest("b", Guest { method: passes, ..listening() });
+    let agent = world.agent().await;
+    let of = |image: &str| {
+        let a = format!(r#"{{"settings":{{"image":"{image}"}}}}"#);
+        manifest(&[("a", &a), ("b", "{}")], &[])
+    };
+    agent.apply(&of("old")).await.unwrap();
+    until(&agent, "a", "running").await;
+    until(&agent, "b", "running").await;
+    agent.apply(&of("new")).await.unwrap();
+    world.log.until("the new one is answered", |lines| lines.contains(&"Ok(200)".into())).await;
+    starts.add_permits(1);
+}
