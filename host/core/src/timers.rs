@@ -1,5 +1,5 @@
 //! The named timers of one module: when each is due, free of drift, late ones once. Here: those that live as long as an instance;
-//! [`durable`]: those that outlive it.
+//! `durable`: those that outlive it.
 
 mod durable;
 
