@@ -12,7 +12,6 @@ mod sequences;
 mod stored;
 
 use std::{
-    collections::BTreeSet,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -65,7 +64,7 @@ pub struct Config {
     pub upstream: Arc<dyn Upstream>,
     /// The twins' side of it.
     pub upstream_twins: Arc<dyn UpstreamTwins>,
-    /// Keeps deployment and twins.
+    /// Keeps deployments and their history, twins, traps.
     pub documents: Arc<dyn Documents>,
     /// Keeps messages; just opened.
     pub log: Box<dyn MessageLog>,
@@ -106,8 +105,6 @@ pub struct Agent {
     in_force: Arc<tokio::sync::Mutex<InForce>>,
     /// One call at a time reads logs for `GetModuleLogs`.
     log_turn: Arc<Semaphore>,
-    /// Digests of the manifests that are stored for the history.
-    texts: tokio::sync::Mutex<BTreeSet<String>>,
     deployment_version: AtomicU64,
     upstream_task: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
     sync_task: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -211,7 +208,6 @@ impl Agent {
             collector,
             in_force: Arc::default(),
             log_turn: Arc::new(Semaphore::new(1)),
-            texts: tokio::sync::Mutex::default(),
             deployment_version: AtomicU64::new(0),
             upstream_task: tokio::sync::Mutex::new(Some(tokio::spawn(upstream.run()))),
             sync_task: tokio::sync::Mutex::new(Some(tokio::spawn(sync.run()))),

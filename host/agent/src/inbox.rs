@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Longest wait at once. A program that asks for more gets nothing after a day and asks again.
-const MAX_PATIENCE: Duration = Duration::from_secs(86_400);
+pub(crate) const MAX_PATIENCE: Duration = Duration::from_secs(86_400);
 
 /// The messages of one instance of a program.
 pub(crate) struct ProgramInbox {

@@ -77,8 +77,8 @@ pub(crate) enum Event {
     Numbers { reply: oneshot::Sender<Numbers> },
     /// Somebody wants to know whether there is such a module. Asked before most questions, so it does not cost a status.
     IsDeployed { name: ModuleName, reply: oneshot::Sender<bool> },
-    /// Somebody wants to know which modules do not do what they should.
-    Unwell { reply: oneshot::Sender<BTreeSet<ModuleName>> },
+    /// Somebody wants to know which modules do not do what they should, and the status at that moment.
+    Unwell { reply: oneshot::Sender<(Status, BTreeSet<ModuleName>)> },
     /// Somebody wants to know which components the modules run or are about to.
     Components { reply: oneshot::Sender<Vec<(ModuleName, String)>> },
     /// Somebody wants to read a module's log.
@@ -239,7 +239,7 @@ impl Supervisor {
                 let _ = reply.send(known);
             }
             Event::Unwell { reply } => {
-                let _ = reply.send(self.unwell());
+                let _ = reply.send((self.status(), self.unwell()));
             }
             Event::Components { reply } => {
                 let components = self.records.iter().flat_map(|(name, record)| {

@@ -63,9 +63,8 @@ pub(crate) struct TwinCell {
     bell: Mutex<Option<Arc<Doorbell>>>,
     /// Wakes those who watch it from outside.
     changed: watch::Sender<()>,
-    /// One report at a time, each not too soon after the one before.
-    reports: tokio::sync::Mutex<()>,
-    last_report: Mutex<Option<Instant>>,
+    /// One report at a time, each not too soon after the one before: when that was.
+    reports: tokio::sync::Mutex<Option<Instant>>,
 }
 
 /// Which twin is news to somebody; every one by default.
@@ -168,7 +167,6 @@ impl Twins {
             bell: Mutex::default(),
             changed: watch::Sender::default(),
             reports: tokio::sync::Mutex::default(),
-            last_report: Mutex::default(),
         });
         // Two that came at once: the first one in stays.
         let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
@@ -187,7 +185,7 @@ impl Twins {
     /// Their deployment is in force. Tells of what the last run of the host did not come to tell of.
     pub(crate) async fn deploy(&self, modules: Vec<ModuleName>) {
         self.deployed.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&modules);
-        self.unsent.ring();
+        self.unsent.deploy(modules.clone());
         for module in &modules {
             match self.cell(module).await {
                 Ok(cell) => {
@@ -258,13 +256,12 @@ impl TwinCell {
         let cell = self.clone();
         // A task: an instance that ends meanwhile must not leave what is stored untold.
         let reporting = tokio::spawn(async move {
-            let _one_report = cell.reports.lock().await;
-            let last = *cell.last_report.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(last) = last {
+            let mut last = cell.reports.lock().await;
+            if let Some(last) = *last {
                 tokio::time::sleep_until(last + BETWEEN_REPORTS).await;
             }
             let result = cell.report_json(&merge_patch_json).await;
-            *cell.last_report.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            *last = Some(Instant::now());
             result
         });
         match reporting.await {

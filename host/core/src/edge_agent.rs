@@ -28,7 +28,7 @@ pub enum AgentCall {
 }
 
 /// Names as they are told, and counted.
-pub const AGENT_METHODS: [&str; 4] = ["ping", "RestartModule", "GetModuleLogs", "GetTaskStatus"];
+const AGENT_METHODS: [&str; 4] = ["ping", "RestartModule", "GetModuleLogs", "GetTaskStatus"];
 
 /// Methods of IoT Edge that send files to a storage of the cloud.
 const WITHOUT_CLOUD: [&str; 2] = ["UploadModuleLogs", "UploadSupportBundle"];

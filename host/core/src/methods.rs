@@ -148,7 +148,7 @@ impl MethodResponse {
             return Self::failed(&format!("the answer has {bytes} bytes, at most {MAX_PAYLOAD_BYTES} are passed on"));
         }
         if payload.trim().is_empty() {
-            return Self { status, payload: "null".into() };
+            return Self::empty(status);
         }
         match is_json(&payload) {
             Ok(()) => Self { status, payload },
@@ -213,7 +213,7 @@ fn depth(json: &str) -> usize {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvokeError {
     /// It may not be made.
-    #[error("{0}")]
+    #[error(transparent)]
     Bad(#[from] BadMethod),
     /// No module of that name is deployed.
     #[error("there is no module `{0}` in the deployment; `marram list` shows the names")]

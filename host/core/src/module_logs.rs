@@ -13,7 +13,8 @@ use regex_lite::{Regex, RegexBuilder};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-pub use self::{line::Line, moment::Moment};
+pub use self::line::Line;
+use self::moment::Moment;
 use crate::{name::ModuleName, time::UtcMillis};
 
 /// A pattern takes at most so many bytes of program. Together with the bound of a module's log it bounds the time of a search.

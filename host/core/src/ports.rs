@@ -681,8 +681,8 @@ pub trait DirectMethods: Send + Sync {
 
 // ---- documents ----
 
-/// Small documents that survive a crash: deployment and twins. Calls block on the disk; the agent makes them from
-/// blocking threads.
+/// Small documents that survive a crash: deployments and their history, twins, traps. Calls block on the disk; the agent makes them
+/// from blocking threads.
 pub trait Documents: Send + Sync {
     /// Reads a document. A damaged one falls back to its previous generation, and `recovered` says so.
     ///

@@ -2,7 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::{deployment::ModuleSpec, manifest::Faults, time::UtcMillis};
+use crate::{
+    deployment::ModuleSpec,
+    manifest::{Faults, Finding},
+    time::UtcMillis,
+};
 
 /// The host and its device.
 #[derive(Debug, Clone, Copy)]
@@ -91,7 +95,7 @@ pub fn refusal(text: &str, faults: &Faults) -> Refusal {
             more => format!("{first} (and {more} more)"),
         })
     };
-    let schema = |fault: &crate::manifest::Finding| fault.at.ends_with("$edgeAgent.properties.desired.schemaVersion");
+    let schema = |fault: &Finding| fault.at.ends_with("$edgeAgent.properties.desired.schemaVersion");
     let code = match () {
         () if is_empty(text) => Code::Empty,
         () if faults.0.iter().any(schema) => Code::BadSchema,

@@ -18,7 +18,7 @@ pub use self::history::{Accepted, Entry, History, MAX_ENTRIES, MAX_TEXT_BYTES, O
 use crate::{
     deployment::{DesiredStatus, ModuleSpec, RolloutOptions},
     name::ModuleName,
-    planner::{ModuleState, NextState, ObservedModule, needs_new_instance, restarts},
+    planner::{ModuleState, NextState, ObservedModule, is_given_up, needs_new_instance, restarts},
     time::Uptime,
 };
 
@@ -70,7 +70,7 @@ pub fn standing(spec: &ModuleSpec, module: Option<&ObservedModule>, unreachable:
         ModuleState::Running { since } => Standing::Up { since },
         ModuleState::Exited { code, at, .. } => match (code, restarts(spec, code, module.failures)) {
             (0, true) => Standing::Up { since: at },
-            (0, false) if !crate::planner::is_given_up(spec, code, module.failures) => Standing::Done,
+            (0, false) if !is_given_up(spec, code, module.failures) => Standing::Done,
             (_, true) => Standing::Failing,
             (_, false) => Standing::Failed,
         },

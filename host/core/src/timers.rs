@@ -5,7 +5,7 @@ mod durable;
 
 use std::{collections::BTreeMap, time::Duration};
 
-pub use self::durable::{DueTimer, DurableTimer, DurableTimers, MIN_DURABLE_INTERVAL};
+pub use self::durable::{DueTimer, DurableTimer, DurableTimers};
 use crate::{ports::TimerError, time::Uptime};
 
 /// Most timers of a module. A driver polls a few devices; more is a leak.

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{message::Accepted, name::ModuleName, ports::Exit, time::UtcMillis};
+use crate::{hex::hex, message::Accepted, name::ModuleName, ports::Exit, time::UtcMillis};
 
 /// Traps that are kept of one module: enough to see whether they are the same.
 pub const MAX_OF_A_MODULE: usize = 10;
@@ -78,7 +78,6 @@ impl HandledMessage {
             Err(error) if error.error_len().is_none() => std::str::from_utf8(&start[..error.valid_up_to()]).ok(),
             Err(_) => None,
         };
-        let hex = || start.iter().fold("0x".to_owned(), |text, byte| text + &format!("{byte:02x}"));
         Self {
             input: input.into(),
             source: accepted.source.to_string(),
@@ -88,7 +87,7 @@ impl HandledMessage {
             bytes: message.body.len(),
             content_type: system.and_then(|system| system.content_type.clone()),
             message_id: system.and_then(|system| system.message_id.clone()),
-            body: Some(text.map_or_else(hex, str::to_owned)),
+            body: Some(text.map_or_else(|| hex("0x", start), str::to_owned)),
         }
     }
 }

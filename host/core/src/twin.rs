@@ -221,7 +221,7 @@ impl Twin {
         if !changes.is_empty() {
             let old = std::mem::replace(&mut self.reported, reported);
             let has = self.upstream_has.take().unwrap_or(old);
-            self.upstream_took(&has);
+            self.upstream_has = (has != self.reported).then_some(has);
             self.reported_version = self.reported_version.saturating_add(1);
             self.reported_metadata.note(&changes, now, self.reported_version);
         }

@@ -162,12 +162,9 @@ mod tests {
         message::Message,
         methods::{InvokeError, MethodRequest, MethodResponse},
         ports::{
-            BoxFuture, ModuleInfo, ReceiveError, Received, ReportError, SendError, Sent, Settlement, TimerError,
-            TwinDocument,
+            BoxFuture, DurableTimerError, ModuleInfo, ReceiveError, Received, ReportError, SendError, Sent, Settlement,
+            TimerError, TwinAck, TwinChange, TwinDocument, WatchError,
         },
-    };
-    use marram_core::{
-        ports::{DurableTimerError, TwinAck, TwinChange, WatchError},
         state::{StateError, Write},
         timers::DurableTimer,
     };

@@ -1,6 +1,9 @@
 //! The deployment that is in force: read, stored, resumed, replaced.
 
-use std::sync::{Arc, atomic::Ordering::SeqCst};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering::SeqCst},
+};
 
 use marram_core::{
     deployment::Deployment,
@@ -66,6 +69,8 @@ pub(super) struct InForce {
     pub(super) stopping: bool,
     /// This deployment and those before it.
     pub(super) history: History,
+    /// Digests of the manifests that are stored for the history.
+    pub(super) texts: BTreeSet<String>,
     /// Why the manifest that came after it was refused.
     pub(super) refused: Option<Refusal>,
 }
@@ -128,7 +133,7 @@ impl Agent {
             tracing::warn!(%faults, "the stored deployment would not be accepted any more; it goes on");
         }
         in_force.set(deployment.clone(), version, false);
-        if self.replace_at_boot(&mut in_force, &deployment.rollout).await {
+        if self.replace_at_boot(&mut in_force).await {
             return Ok(());
         }
         tracing::info!(version, modules = deployment.modules.len(), "resuming the stored deployment");
@@ -270,12 +275,13 @@ impl Agent {
         let sections = self.apply_sections(in_force, &deployment).await;
         self.router.apply(deployment.clone()).await;
         self.methods.deploy(deployment.modules.keys());
+        let way_back = self.way_back(in_force).await;
+        let trial = in_force.trial(way_back.as_deref());
         // Before anything of it is asked for.
-        self.keep_images(in_force).await;
+        self.keep_images(in_force, way_back).await;
         let (twins, modules) = (self.twins.clone(), deployment.clone());
         // Now that their routes are there. It may wait for room.
         tokio::spawn(async move { twins.deploy(modules.modules.keys().cloned().collect()).await });
-        let trial = in_force.trial(self.way_back(in_force).await.as_deref());
         let deployed = Deployed { deployment, version, prefer_cached, trial };
         self.events.send(Event::Deployed(deployed)).await.map_err(|_| ApplyError::Stopping)?;
         sections

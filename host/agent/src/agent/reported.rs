@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{Agent, ModuleError, deploying::InForce};
 use crate::{
+    methods::{EDGE_AGENT, EDGE_HUB},
     status::{ModuleStatus, Status},
     supervisor::Event,
 };
@@ -23,13 +24,11 @@ impl Agent {
     /// The host is ending.
     pub async fn reported(&self) -> Result<Value, ModuleError> {
         let in_force = self.in_force.lock().await;
-        let status = self.status().await?;
-        let unwell = self.ask(|reply| Event::Unwell { reply }).await?;
+        let (status, unwell) = self.ask(|reply| Event::Unwell { reply }).await?;
         let specs = in_force.deployment.iter().flat_map(|deployment| deployment.modules.values());
-        let find = |name: &ModuleName| status.modules.iter().find(|module| module.name == *name);
         let modules: Vec<ModuleFacts<'_>> = specs
             .filter_map(|spec| {
-                let module = find(&spec.name)?;
+                let module = status.modules.iter().find(|module| module.name == spec.name)?;
                 Some(ModuleFacts {
                     spec,
                     status: &module.status,
@@ -53,8 +52,8 @@ impl Agent {
         let hub_refused = in_force.refused.as_ref().and_then(|refusal| refusal.hub.as_deref());
         let hub_tried = if hub_refused.is_some() { tried.version } else { in_force.version };
         Ok(json!({
-            "$edgeAgent": reported::agent(&host, &tried, &modules),
-            "$edgeHub": reported::hub(&host, hub_tried, hub_refused, &modules),
+            (EDGE_AGENT): reported::agent(&host, &tried, &modules),
+            (EDGE_HUB): reported::hub(&host, hub_tried, hub_refused, &modules),
         }))
     }
 }

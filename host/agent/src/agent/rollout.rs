@@ -7,7 +7,7 @@ use std::{
 };
 
 use marram_core::{
-    deployment::{Deployment, DesiredStatus, ModuleSpec, RolloutOptions},
+    deployment::{Deployment, DesiredStatus, ModuleSpec},
     name::ModuleName,
     planner::needs_new_instance,
     ports::DocumentError,
@@ -18,10 +18,6 @@ use tokio::sync::watch;
 
 use super::{Agent, Applied, ApplyError, deploying::InForce, stored::Stored};
 use crate::supervisor::{Event, Judged, Judgement};
-
-/// A host that begins with a deployment on trial, and has ended out of order so often on it, does not try it once more. A device whose
-/// power fails five times within minutes of a deployment is rarer than a deployment that takes all memory.
-const MAX_ENDS: u32 = 5;
 
 /// First wait before a judgement that could not be stored is tried again; doubled up to [`LAST_RETRY`].
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -42,6 +38,11 @@ impl InForce {
     /// The entry of the deployment in force.
     pub(super) fn entry(&self) -> Option<&Entry> {
         self.history.entry(self.version)
+    }
+
+    /// Its entry, as long as it is not known whether it is good.
+    fn on_trial(&self) -> Option<&Entry> {
+        self.entry().filter(|entry| entry.outcome == Outcome::OnTrial)
     }
 
     /// What is to be found out about it.
@@ -94,8 +95,9 @@ impl Agent {
         let history = self.stored_history().await;
         // Also of those whose document is lost: no version is given twice.
         self.deployment_version.fetch_max(history.newest(), SeqCst);
-        *self.texts.lock().await = history.digests().into_iter().map(str::to_owned).collect();
-        self.in_force.lock().await.history = history;
+        let mut in_force = self.in_force.lock().await;
+        in_force.texts = history.digests().into_iter().map(str::to_owned).collect();
+        in_force.history = history;
     }
 
     /// Notes in the history that this deployment is in force.
@@ -107,35 +109,31 @@ impl Agent {
     }
 
     /// Stores the history. If that fails now the next time does it, and at the worst the next start knows less.
-    pub(super) async fn save_history(&self, in_force: &InForce) {
+    pub(super) async fn save_history(&self, in_force: &mut InForce) {
         if let Err(error) = self.try_save_history(in_force).await {
             tracing::error!(%error, "the history of deployments cannot be stored");
         }
     }
 
-    async fn try_save_history(&self, in_force: &InForce) -> Result<(), DocumentError> {
-        let kept = in_force.history.digests();
-        let mut texts = self.texts.lock().await;
-        let gone: Vec<String> = texts.iter().filter(|digest| !kept.contains(digest.as_str())).cloned().collect();
-        *texts = kept.into_iter().map(str::to_owned).collect();
+    async fn try_save_history(&self, in_force: &mut InForce) -> Result<(), DocumentError> {
         self.write_history(&in_force.history).await?;
+        let kept: BTreeSet<String> = in_force.history.digests().into_iter().map(str::to_owned).collect();
+        let gone = in_force.texts.difference(&kept).cloned().collect();
+        in_force.texts = kept;
         self.remove_texts(gone).await;
         Ok(())
     }
 
-    /// Keeps in the cache what the deployment in force needs; and what would take its place, as long as it is not known to be good.
-    pub(super) async fn keep_images(&self, in_force: &InForce) {
+    /// Keeps in the cache what the deployment in force needs, and what would take its place.
+    pub(super) async fn keep_images(&self, in_force: &InForce, way_back: Option<Arc<Deployment>>) {
         let (Some(collector), Some(deployment)) = (&self.collector, &in_force.deployment) else { return };
-        let mut wanted = vec![deployment.clone()];
-        wanted.extend(self.way_back(in_force).await);
-        collector.want(wanted).await;
+        collector.want(std::iter::once(deployment.clone()).chain(way_back).collect()).await;
     }
 
     /// What would take the place of the deployment in force, as long as it is not known to be good.
     pub(super) async fn way_back(&self, in_force: &InForce) -> Option<Arc<Deployment>> {
-        let on_trial = in_force.entry().is_some_and(|entry| entry.outcome == Outcome::OnTrial);
-        let deployment = in_force.deployment.as_ref().filter(|_| on_trial)?;
-        self.instead(in_force, &deployment.rollout).await.map(|(_, _, way_back)| way_back)
+        in_force.on_trial()?;
+        self.instead(in_force).await.map(|(_, _, way_back)| way_back)
     }
 
     /// Modules that fail now and that a deployment leaves as they are: nothing is held against it. After one that is on trial itself that
@@ -144,33 +142,33 @@ impl Agent {
         let Some(old) = in_force.deployment.as_ref().filter(|_| !matches!(way, Way::Rollback { .. })) else {
             return BTreeSet::new();
         };
-        let unwell = self.ask(|reply| Event::Unwell { reply }).await.unwrap_or_default();
+        let unwell = self.ask(|reply| Event::Unwell { reply }).await.map(|(_, unwell)| unwell).unwrap_or_default();
         let is_left = |name: &ModuleName| match (old.modules.get(name), new.modules.get(name)) {
             (Some(old), Some(new)) => !needs_new_instance(old, new),
             _ => false,
         };
-        let on_trial = in_force.entry().filter(|entry| entry.outcome == Outcome::OnTrial);
+        let on_trial = in_force.on_trial();
         let failed_before = |name: &ModuleName| on_trial.is_none_or(|it| it.accepted.failing_before.contains(name));
         unwell.into_iter().filter(|name| is_left(name) && failed_before(name)).collect()
     }
 
     /// At a start: a deployment that is known to be bad, or on which the host has ended again and again, is not begun with. True: another
     /// one is in force.
-    pub(super) async fn replace_at_boot(&self, in_force: &mut InForce, options: &RolloutOptions) -> bool {
+    pub(super) async fn replace_at_boot(&self, in_force: &mut InForce) -> bool {
         let version = in_force.version;
         let because = match in_force.entry().map(|entry| (entry.outcome, entry.reason.clone())) {
             Some((Outcome::RolledBack, reason)) => reason.unwrap_or_else(|| "it was not good".into()),
             Some((Outcome::OnTrial, _)) => {
-                let ends = in_force.history.begins(version, true);
+                let worn_out = in_force.history.begins(version, true);
                 self.save_history(in_force).await;
-                if ends <= MAX_ENDS {
-                    return false;
+                match worn_out {
+                    Some(because) => because,
+                    None => return false,
                 }
-                format!("the host ended {MAX_ENDS} times while it was on trial")
             }
             _ => return false,
         };
-        match self.replace(in_force, options, because, false).await {
+        match self.replace(in_force, because, false).await {
             Ok(replaced) => replaced,
             Err(error) => {
                 tracing::error!(%error, "the deployment is not good, and cannot be rolled back");
@@ -181,9 +179,8 @@ impl Agent {
 
     /// The host stops in order: that is nothing against a deployment.
     pub(super) async fn note_stop(&self, in_force: &mut InForce) {
-        let on_trial = in_force.entry().is_some_and(|entry| entry.outcome == Outcome::OnTrial && entry.ends > 0);
-        if on_trial {
-            in_force.history.begins(in_force.version, false);
+        if in_force.on_trial().is_some_and(|entry| entry.ends > 0) {
+            let _ = in_force.history.begins(in_force.version, false);
             self.save_history(in_force).await;
         }
     }
@@ -212,16 +209,16 @@ impl Agent {
         match &judged.judgement {
             Judgement::Good => {
                 in_force.history.decide(judged.version, Outcome::Good, None, self.clock.utc());
-                self.try_save_history(&in_force).await.map_err(ApplyError::Store)?;
+                self.try_save_history(&mut in_force).await.map_err(ApplyError::Store)?;
                 tracing::info!(version = judged.version, "the deployment is good: all its modules are healthy");
-                self.keep_images(&in_force).await;
+                self.keep_images(&in_force, None).await;
             }
             Judgement::Bad { because, again } => {
-                if self.replace(&mut in_force, &deployment.rollout, because.clone(), *again).await? {
+                if self.replace(&mut in_force, because.clone(), *again).await? {
                     return Ok(());
                 }
                 in_force.history.decide(judged.version, Outcome::Bad, Some(because.clone()), self.clock.utc());
-                self.try_save_history(&in_force).await.map_err(ApplyError::Store)?;
+                self.try_save_history(&mut in_force).await.map_err(ApplyError::Store)?;
                 let is_rollback = in_force.entry().is_some_and(|it| matches!(it.accepted.way, Way::Rollback { .. }));
                 let why = match deployment.rollout.rollback {
                     false => "`rollback` is off",
@@ -239,14 +236,8 @@ impl Agent {
     }
 
     /// Puts the last good deployment in the place of the one in force. False: there is none that may.
-    async fn replace(
-        &self,
-        in_force: &mut InForce,
-        options: &RolloutOptions,
-        because: String,
-        again: bool,
-    ) -> Result<bool, ApplyError> {
-        let Some((to, text, deployment)) = self.instead(in_force, options).await else { return Ok(false) };
+    async fn replace(&self, in_force: &mut InForce, because: String, again: bool) -> Result<bool, ApplyError> {
+        let Some((to, text, deployment)) = self.instead(in_force).await else { return Ok(false) };
         let of = in_force.version;
         tracing::error!(version = of, to, because, "the deployment is not good; it is rolled back");
         match self.accept(in_force, &text, deployment, Way::Rollback { of, to, because, again }).await {
@@ -260,7 +251,8 @@ impl Agent {
     }
 
     /// What takes the place of the deployment in force, if it is not good.
-    async fn instead(&self, in_force: &InForce, options: &RolloutOptions) -> Option<(u64, String, Arc<Deployment>)> {
+    async fn instead(&self, in_force: &InForce) -> Option<(u64, String, Arc<Deployment>)> {
+        let options = &in_force.deployment.as_ref()?.rollout;
         for entry in in_force.history.instead_of(in_force.version, options) {
             let version = entry.accepted.version;
             let read = match self.text_of(&entry.accepted.digest).await {

@@ -112,11 +112,22 @@ pub(crate) fn read_stored(
     let in_force = reading.map_err(|faults| ReadError(format!("is not valid here: {faults}")))?.deployment;
     let history = read_history(documents).unwrap_or_default();
     let open = history.entry(stored.version).is_some_and(|entry| entry.outcome == Outcome::OnTrial);
-    let way_back = history.instead_of(stored.version, &in_force.rollout).filter(|_| open).find_map(|entry| {
-        let document = documents.read(&text_name(&entry.accepted.digest)).ok().flatten()?;
-        manifest::read(std::str::from_utf8(&document.bytes).ok()?, &context).ok()
-    });
+    let way_back = history
+        .instead_of(stored.version, &in_force.rollout)
+        .filter(|_| open)
+        .find_map(|entry| manifest::read(&read_text(documents, &entry.accepted.digest).ok()?, &context).ok());
     Ok([Some(in_force), way_back.map(|reading| reading.deployment)].into_iter().flatten().collect())
+}
+
+/// The manifest of a deployment of the history.
+fn read_text(documents: &dyn Documents, digest: &str) -> Result<String, DocumentError> {
+    let document = documents.read(&text_name(digest))?;
+    let document = document.ok_or_else(|| DocumentError("its manifest is not kept any more".into()))?;
+    let text = String::from_utf8(document.bytes).map_err(|_| DocumentError("its manifest is not UTF-8".into()))?;
+    match manifest_digest(&text) == digest {
+        true => Ok(text),
+        false => Err(DocumentError("its manifest is damaged: it has another digest".into())),
+    }
 }
 
 fn read_history(documents: &dyn Documents) -> Result<History, String> {
@@ -197,15 +208,8 @@ impl Agent {
 
     /// The manifest of a deployment of the history.
     pub(super) async fn text_of(&self, digest: &str) -> Result<String, DocumentError> {
-        let (documents, name) = (self.documents.clone(), text_name(digest));
-        let document = blocking(move || documents.read(&name)).await?;
-        let document = document.ok_or_else(|| DocumentError("its manifest is not kept any more".into()))?;
-        let text = String::from_utf8(document.bytes);
-        let text = text.map_err(|_| DocumentError("its manifest is not UTF-8".into()))?;
-        match manifest_digest(&text) == digest {
-            true => Ok(text),
-            false => Err(DocumentError("its manifest is damaged: it has another digest".into())),
-        }
+        let (documents, digest) = (self.documents.clone(), digest.to_owned());
+        blocking(move || read_text(&*documents, &digest)).await
     }
 
     /// Removes the manifests of deployments that are forgotten.

@@ -21,7 +21,7 @@ async fn status_of(agent: &Agent, name: &str) -> ModuleStatus {
 }
 
 /// Asks until the module is in this status.
-async fn until(agent: &Agent, name: &str, wanted: &str) -> ModuleStatus {
+pub(super) async fn until(agent: &Agent, name: &str, wanted: &str) -> ModuleStatus {
     let found = tokio::time::timeout(super::worlds::DEADLINE, async {
         loop {
             let status = status_of(agent, name).await;

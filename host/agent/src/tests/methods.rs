@@ -9,7 +9,10 @@ use marram_core::{
 };
 use tokio::sync::Semaphore;
 
-use super::worlds::{DEADLINE, Guest, Method, World, manifest, message, text};
+use super::{
+    lifetime::until,
+    worlds::{DEADLINE, Guest, Method, World, manifest, message, text},
+};
 use crate::Agent;
 
 const A_TO_B: &str = r#""FROM /messages/modules/a/* INTO BrokeredEndpoint(\"/modules/b/inputs/in\")""#;
@@ -37,19 +40,6 @@ async fn waits(agent: &Agent, target: &str, calls: usize) {
         }
     };
     tokio::time::timeout(DEADLINE, all).await.unwrap_or_else(|_| panic!("{} calls wait", mailbox.waiting()));
-}
-
-async fn until(agent: &Agent, name: &str, wanted: &str) {
-    let is_so = async {
-        loop {
-            let status = agent.status().await.unwrap();
-            if status.modules.iter().any(|module| module.name.as_str() == name && module.status == wanted) {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, is_so).await.unwrap_or_else(|_| panic!("{name} never became {wanted}"));
 }
 
 fn ok(answer: Answer) -> i32 {
@@ -162,6 +152,7 @@ async fn calls_without_end_do_not_keep_messages_away() {
     drop(calling(&running, "b", call("first", LONG, 0)));
     running.apply(&manifest(&[("a", "{}"), ("b", "{}")], &[A_TO_B])).await.unwrap();
     world.log.until("all handled", |lines| lines.contains(&"handled 4".into())).await;
+    assert!(running.calls_of("b") > 0, "calls were answered meanwhile");
     agent.lock().unwrap().take();
 }
 
@@ -305,8 +296,8 @@ async fn whoever_waits_for_itself_in_a_circle_is_told_at_once() {
     }
 }
 
-#[tokio::test]
-async fn during_an_update_calls_wait_for_the_new_version_and_none_is_refused() {
+/// Updates `b` amid a call: the statuses of that call, and of one that comes while the old version ends.
+async fn update_amid_a_call(new: Guest) -> (i32, i32) {
     let world = World::default();
     let gate = Arc::new(Semaphore::new(0));
     let entered = gate.clone();
@@ -318,20 +309,29 @@ async fn during_an_update_calls_wait_for_the_new_version_and_none_is_refused() {
         })
     });
     world.guest("old", Guest { method: old, ..listening() });
-    world.guest("new", Guest { method: method(|_, _, _| Box::pin(async { Ok((2, String::new())) })), ..listening() });
+    world.guest("new", new);
     let agent = world.agent().await;
-    let of = |image: &str| manifest(&[("b", &format!(r#"{{"settings":{{"image":"{image}"}}}}"#))], &[]);
-    agent.apply(&of("old")).await.unwrap();
+    agent.apply(&manifest(&[("b", &of_image("old"))], &[])).await.unwrap();
     let by_old = calling(&agent, "b", call("m", LONG, LONG));
     until(&agent, "b", "running").await;
     waits(&agent, "b", 0).await;
-    agent.apply(&of("new")).await.unwrap();
+    agent.apply(&manifest(&[("b", &of_image("new"))], &[])).await.unwrap();
     // The old one is asked to end once the new one is up; it ends after its call.
     until(&agent, "b", "stopping").await;
     let by_new = calling(&agent, "b", call("m", LONG, 0));
     waits(&agent, "b", 1).await;
     gate.add_permits(1);
-    assert_eq!((ok(by_old.await.unwrap()), ok(by_new.await.unwrap())), (1, 2));
+    (ok(by_old.await.unwrap()), ok(by_new.await.unwrap()))
+}
+
+fn of_image(image: &str) -> String {
+    format!(r#"{{"settings":{{"image":"{image}"}}}}"#)
+}
+
+#[tokio::test]
+async fn during_an_update_calls_wait_for_the_new_version_and_none_is_refused() {
+    let answers = method(|_, _, _| Box::pin(async { Ok((2, String::new())) }));
+    assert_eq!(update_amid_a_call(Guest { method: answers, ..listening() }).await, (1, 2));
 }
 
 #[tokio::test]
@@ -351,7 +351,7 @@ async fn an_update_that_answers_is_waited_for_where_the_old_version_does_not() {
     world.guest("new", listening());
     let agent = world.agent().await;
     let route = r#""FROM /messages INTO BrokeredEndpoint(\"/modules/b/inputs/in\")""#;
-    let of = |image: &str| manifest(&[("b", &format!(r#"{{"settings":{{"image":"{image}"}}}}"#))], &[route]);
+    let of = |image: &str| manifest(&[("b", &of_image(image))], &[route]);
     agent.apply(&of("old")).await.unwrap();
     until(&agent, "b", "running").await;
     assert_eq!(ok(agent.invoke("b", call("m", LONG, LONG)).await), 501);
@@ -480,30 +480,7 @@ async fn a_call_on_its_way_to_a_module_that_is_removed_is_refused() {
 async fn an_update_to_a_version_that_takes_no_calls_leaves_no_gap() {
     let program = Exports { run: true, ..Exports::default() };
     for exports in [Guest::default().exports, program] {
-        let world = World::default();
-        let gate = Arc::new(Semaphore::new(0));
-        let entered = gate.clone();
-        let old = method(move |_, _, _| {
-            let gate = entered.clone();
-            Box::pin(async move {
-                gate.acquire().await.unwrap().forget();
-                Ok((1, String::new()))
-            })
-        });
-        world.guest("old", Guest { method: old, ..listening() });
-        world.guest("new", Guest { exports, ..Guest::default() });
-        let agent = world.agent().await;
-        let of = |image: &str| manifest(&[("b", &format!(r#"{{"settings":{{"image":"{image}"}}}}"#))], &[]);
-        agent.apply(&of("old")).await.unwrap();
-        let by_old = calling(&agent, "b", call("m", LONG, LONG));
-        until(&agent, "b", "running").await;
-        waits(&agent, "b", 0).await;
-        agent.apply(&of("new")).await.unwrap();
-        until(&agent, "b", "stopping").await;
-        let by_new = calling(&agent, "b", call("m", LONG, 0));
-        waits(&agent, "b", 1).await;
-        gate.add_permits(1);
-        assert_eq!((ok(by_old.await.unwrap()), ok(by_new.await.unwrap())), (1, 501));
+        assert_eq!(update_amid_a_call(Guest { exports, ..Guest::default() }).await, (1, 501));
     }
 }
 
@@ -530,10 +507,7 @@ async fn an_update_may_call_whoever_calls_the_version_that_is_in_charge() {
     });
     world.guest("b", Guest { method: passes, ..listening() });
     let agent = world.agent().await;
-    let of = |image: &str| {
-        let a = format!(r#"{{"settings":{{"image":"{image}"}}}}"#);
-        manifest(&[("a", &a), ("b", "{}")], &[])
-    };
+    let of = |image: &str| manifest(&[("a", &of_image(image)), ("b", "{}")], &[]);
     agent.apply(&of("old")).await.unwrap();
     until(&agent, "a", "running").await;
     until(&agent, "b", "running").await;

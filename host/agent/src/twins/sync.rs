@@ -29,6 +29,8 @@ const LAST_REPORTS: Duration = Duration::from_secs(3);
 #[derive(Default)]
 pub(crate) struct Unsent {
     modules: Mutex<BTreeSet<ModuleName>>,
+    /// The modules that are deployed since this was asked last.
+    deployed: Mutex<Option<Vec<ModuleName>>>,
     bell: Notify,
 }
 
@@ -38,9 +40,14 @@ impl Unsent {
         self.bell.notify_one();
     }
 
-    /// Others are deployed now.
-    pub(super) fn ring(&self) {
+    /// These modules are deployed now.
+    pub(super) fn deploy(&self, modules: Vec<ModuleName>) {
+        *self.deployed.lock().unwrap_or_else(PoisonError::into_inner) = Some(modules);
         self.bell.notify_one();
+    }
+
+    fn take_deployed(&self) -> Option<Vec<ModuleName>> {
+        self.deployed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn take(&self) -> BTreeSet<ModuleName> {
@@ -63,7 +70,9 @@ impl SyncTask {
     pub(crate) async fn run(mut self) {
         let mut sync = TwinSync::default();
         while !*self.closing.borrow_and_update() {
-            sync.deployed(self.twins.deployed());
+            if let Some(modules) = self.twins.unsent().take_deployed() {
+                sync.deployed(modules);
+            }
             self.twins.unsent().take().into_iter().for_each(|module| sync.reported(module));
             if let Some(step) = sync.next(self.clock.uptime()) {
                 self.carry_out(&mut sync, &step).await;
@@ -93,7 +102,7 @@ impl SyncTask {
             UpstreamEvent::Connected => sync.connected(self.twins.deployed()),
             UpstreamEvent::DesiredChanged { module, patch_json } => {
                 let merged = match CloudPatch::read(&patch_json) {
-                    Ok(change) => self.merge(&module, &change).await,
+                    Ok(change) => self.merge(&module, change).await,
                     Err(error) => Err(error.to_string()),
                 };
                 match merged {
@@ -108,9 +117,9 @@ impl SyncTask {
         }
     }
 
-    async fn merge(&self, module: &ModuleName, change: &CloudPatch) -> Result<Merged, String> {
+    async fn merge(&self, module: &ModuleName, change: CloudPatch) -> Result<Merged, String> {
         let cell = self.twins.cell(module).await.map_err(|error| error.to_string())?;
-        cell.merge_cloud_patch(change.clone()).await.map_err(|error| error.to_string())
+        cell.merge_cloud_patch(change).await.map_err(|error| error.to_string())
     }
 
     async fn carry_out(&self, sync: &mut TwinSync, step: &SyncStep) {

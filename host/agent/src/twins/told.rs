@@ -13,10 +13,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::TwinCell;
-use crate::delivery::StopSignal;
-
-/// Longest wait at once. A program that asks for more gets nothing after a day and asks again.
-const MAX_PATIENCE: Duration = Duration::from_secs(86_400);
+use crate::{delivery::StopSignal, inbox::MAX_PATIENCE};
 
 /// What a guest knows of its desired properties.
 #[derive(Default)]

@@ -1,11 +1,12 @@
 //! What a module's instance is made of, as one digest: a runtime tells by it which settings it runs.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _};
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::{ModuleSpec, Mount, PullPolicy};
+use crate::hex::hex;
 
 /// Written as JSON, in this order: the bytes that the digest is of. A new field changes all digests, and costs nothing
 /// worse than an update that was not needed.
@@ -41,11 +42,7 @@ impl ModuleSpec {
         };
         // Texts, numbers and lists always have a JSON text.
         let text = serde_json::to_vec(&settings).unwrap_or_default();
-        let mut digest = String::from("sha256:");
-        for byte in Sha256::digest(text) {
-            let _ = write!(digest, "{byte:02x}");
-        }
-        digest
+        hex("sha256:", &Sha256::digest(text))
     }
 }
 

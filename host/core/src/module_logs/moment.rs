@@ -8,7 +8,7 @@ use crate::time::UtcMillis;
 
 /// A time, or so long before now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moment {
+pub(super) enum Moment {
     /// By the device's clock.
     At(UtcMillis),
     /// Ago.
@@ -19,7 +19,7 @@ const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
-const UNITS: [(&str, u64); 20] = [
+const UNITS: [(&str, u64); 21] = [
     ("s", 1),
     ("sec", 1),
     ("secs", 1),
@@ -40,6 +40,7 @@ const UNITS: [(&str, u64); 20] = [
     ("days", DAY),
     ("w", 7 * DAY),
     ("week", 7 * DAY),
+    ("weeks", 7 * DAY),
 ];
 
 impl Moment {
@@ -90,7 +91,6 @@ fn duration(text: &str) -> Option<Duration> {
         let after = after.trim_start();
         let end = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
         let (unit, after) = after.split_at(end);
-        let unit = if unit == "weeks" { "week" } else { unit };
         let (_, length) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
         seconds = seconds.checked_add(number.parse::<u64>().ok()?.checked_mul(length)?)?;
         rest = after.trim_start();

@@ -1,15 +1,18 @@
 //! The deployments of a device, what became of them, and what follows from that: which was the last good one, and which are
 //! not tried again.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{deployment::RolloutOptions, name::ModuleName, time::UtcMillis};
+use crate::{deployment::RolloutOptions, hex::hex, name::ModuleName, time::UtcMillis};
 
 /// Deployments that are remembered. Enough for a season of changes; each costs some hundred bytes and its manifest.
 pub const MAX_ENTRIES: usize = 20;
+/// A host that was started so often with a deployment on trial, and never stopped in order, does not begin with it once more. A device
+/// whose power fails so often within minutes of a deployment is rarer than a deployment that takes all memory.
+const MAX_ENDS: u32 = 5;
 /// Bytes of their manifests together: two of the largest, hundreds of common ones.
 pub const MAX_TEXT_BYTES: usize = 4 << 20;
 
@@ -17,7 +20,6 @@ pub const MAX_TEXT_BYTES: usize = 4 << 20;
 #[must_use]
 pub fn manifest_digest(text: &str) -> String {
     let (mut in_text, mut escaped) = (false, false);
-    let mut hash = Sha256::new();
     let bytes = text.strip_prefix('\u{feff}').unwrap_or(text).bytes();
     let kept = bytes.filter(|byte| {
         let keep = in_text || !matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
@@ -29,12 +31,7 @@ pub fn manifest_digest(text: &str) -> String {
         }
         keep
     });
-    hash.update(kept.collect::<Vec<u8>>());
-    let mut digest = String::from("sha256:");
-    for byte in hash.finalize() {
-        let _ = write!(digest, "{byte:02x}");
-    }
-    digest
+    hex("sha256:", &Sha256::digest(kept.collect::<Vec<u8>>()))
 }
 
 /// How a deployment came.
@@ -184,22 +181,27 @@ impl History {
 
     /// Notes what became of a deployment.
     pub fn decide(&mut self, version: u64, outcome: Outcome, reason: Option<String>, at: UtcMillis) {
-        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.accepted.version == version) {
+        if let Some(entry) = self.entry_mut(version) {
             (entry.outcome, entry.reason, entry.decided, entry.ends) = (outcome, reason, Some(at), 0);
         }
     }
 
-    /// Notes that the host begins with this deployment on trial (again), or stops in order. Answers how often it has begun so and not
-    /// stopped in order.
-    pub fn begins(&mut self, version: u64, begins: bool) -> u32 {
-        let Some(entry) = self.entries.iter_mut().find(|entry| entry.accepted.version == version) else { return 0 };
+    fn entry_mut(&mut self, version: u64) -> Option<&mut Entry> {
+        self.entries.iter_mut().find(|entry| entry.accepted.version == version)
+    }
+
+    /// Notes that the host begins with this deployment on trial (again), or stops in order. Answers why it is not to begin with it once
+    /// more, when it has done so too often and not stopped in order.
+    pub fn begins(&mut self, version: u64, begins: bool) -> Option<String> {
+        let entry = self.entry_mut(version)?;
         entry.ends = if begins { entry.ends.saturating_add(1) } else { entry.ends.saturating_sub(1) };
-        entry.ends
+        (entry.ends > MAX_ENDS)
+            .then(|| format!("the host was started {MAX_ENDS} times while it was on trial, and never stopped in order"))
     }
 
     /// Notes that a deployment of which nothing was known in the end is in force again.
     pub fn try_again(&mut self, version: u64) {
-        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.accepted.version == version)
+        if let Some(entry) = self.entry_mut(version)
             && entry.outcome == Outcome::Replaced
         {
             (entry.outcome, entry.reason, entry.decided) = (Outcome::OnTrial, None, None);
@@ -215,11 +217,11 @@ impl History {
     /// What takes the place of the deployment of this version, best first: earlier ones that were good, with another manifest, and
     /// not rolled back since.
     pub fn good_before(&self, version: u64) -> impl Iterator<Item = &Entry> {
-        let digest = self.entry(version).map(|entry| entry.accepted.digest.clone());
+        let digest = self.entry(version).map(|entry| &entry.accepted.digest);
         self.entries.iter().rev().filter(move |entry| {
             entry.accepted.version < version
                 && entry.outcome == Outcome::Good
-                && digest.as_ref() != Some(&entry.accepted.digest)
+                && digest != Some(&entry.accepted.digest)
                 && self.rolled_back(&entry.accepted.digest).is_none()
         })
     }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Shortest delay or period. Each firing is a write to flash: one a second is 86,400 a day, some 350 MB.
-pub const MIN_DURABLE_INTERVAL: Duration = Duration::from_secs(1);
+const MIN_DURABLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The durable timers of a module by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -134,7 +134,7 @@ impl Twin {
         validate_desired(&cloud.desired)?;
         let mut wanted = Map::new();
         merge_patch(&mut wanted, &cloud.desired);
-        self.upstream_has = (cloud.reported != self.reported).then(|| cloud.reported.clone());
+        self.upstream_took(&cloud.reported);
         if self.cloud_version == Some(cloud.desired_version) && *self.written() == wanted {
             return Ok(false);
         }
