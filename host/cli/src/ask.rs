@@ -21,9 +21,7 @@ use crate::{
 pub(crate) fn apply(args: Apply) -> Result<(), Failure> {
     let text = input::text(&args.file)?;
     let applied = answer(&args.ask, Call::put("/v1/deployment", text.clone()), |applied: Applied| {
-        for warning in &applied.warnings {
-            output::talk(&format!("warning: {}\n", plain(warning)));
-        }
+        warn(&applied);
         match applied.changed {
             true => format!("deployment {} is in force\n", applied.version),
             false => format!("deployment {} is in force already\n", applied.version),
@@ -31,6 +29,13 @@ pub(crate) fn apply(args: Apply) -> Result<(), Failure> {
     });
     // The host knows the paths of faults; the text is here.
     applied.map_err(|failure| failure.located(&text))
+}
+
+/// Warnings of what was put in force.
+pub(crate) fn warn(applied: &Applied) {
+    for warning in &applied.warnings {
+        output::talk(&format!("warning: {}\n", plain(warning)));
+    }
 }
 
 pub(crate) fn list(args: Ask) -> Result<(), Failure> {

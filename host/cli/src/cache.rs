@@ -143,7 +143,7 @@ fn list_text(status: &CacheStatus) -> String {
         0 => String::new(),
         other => format!(", and {} that the next prune removes", bytes(other)),
     };
-    format!("{}{} of {}{partial}{other}\n", lines(&table), bytes(status.total_bytes), bytes(status.max_bytes))
+    format!("{}{} of {}{partial}{other}\n", table.text(), bytes(status.total_bytes), bytes(status.max_bytes))
 }
 
 fn prune_text(pruned: &Pruned) -> String {
@@ -174,10 +174,6 @@ fn day(time: UtcMillis) -> String {
     let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(time.0)).unwrap_or(SystemTime::UNIX_EPOCH);
     let text = humantime::format_rfc3339_seconds(time).to_string();
     text.split('T').next().unwrap_or_default().to_owned()
-}
-
-pub(crate) fn lines(table: &Table) -> String {
-    table.lines().iter().map(|line| format!("{line}\n")).collect()
 }
 
 #[cfg(test)]

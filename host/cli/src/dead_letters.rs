@@ -92,7 +92,7 @@ fn list_text(letters: &[DeadLetter]) -> String {
             letter.reason.clone(),
         ]);
     }
-    table.lines().iter().map(|line| format!("{line}\n")).collect()
+    table.text()
 }
 
 fn message_text(message: &DeadMessage) -> String {

@@ -5,10 +5,10 @@ use marram_core::rollout::{Entry, Outcome, Way};
 
 use crate::{
     args::{Ask, Rollback},
-    ask::answer,
+    ask::{answer, warn},
     client::Call,
     failure::Failure,
-    output::{self, Table, plain},
+    output::{self, Table},
 };
 
 pub(crate) fn history(ask: &Ask) -> Result<(), Failure> {
@@ -23,9 +23,7 @@ pub(crate) fn history(ask: &Ask) -> Result<(), Failure> {
 pub(crate) fn rollback(args: &Rollback) -> Result<(), Failure> {
     let to = args.to.map_or_else(String::new, |to| format!("?to={to}"));
     answer(&args.ask, Call::post(format!("/v1/rollback{to}")), |applied: Applied| {
-        for warning in &applied.warnings {
-            output::talk(&format!("warning: {}\n", plain(warning)));
-        }
+        warn(&applied);
         format!("deployment {} is in force\n", applied.version)
     })
 }
@@ -45,7 +43,7 @@ fn text(history: &Deployments) -> String {
             entry.reason.clone().unwrap_or_default(),
         ]);
     }
-    table.lines().iter().map(|line| format!("{line}\n")).collect()
+    table.text()
 }
 
 fn way(way: &Way) -> String {
@@ -58,7 +56,7 @@ fn way(way: &Way) -> String {
     }
 }
 
-pub(crate) fn outcome(entry: &Entry) -> &'static str {
+fn outcome(entry: &Entry) -> &'static str {
     match entry.outcome {
         Outcome::OnTrial => "on trial",
         Outcome::Good => "good",

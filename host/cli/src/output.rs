@@ -71,6 +71,11 @@ impl Table {
         self.rows.push(cells.into_iter().map(|cell| plain(&cell).into_owned()).collect());
     }
 
+    /// All lines, each with its end.
+    pub(crate) fn text(&self) -> String {
+        self.lines().iter().map(|line| format!("{line}\n")).collect()
+    }
+
     pub(crate) fn lines(&self) -> Vec<String> {
         let columns = self.rows.first().map_or(0, Vec::len);
         let width = |column| self.rows.iter().map(|row| length(row, column)).max().unwrap_or(0);

@@ -81,5 +81,5 @@ fn in_text(plan: &Explained) -> String {
         let not_before = step.not_before.map_or_else(|| "-".into(), |at| at.to_string());
         table.row([step.action.as_str().into(), step.module.to_string(), not_before, step.reason.clone()]);
     }
-    table.lines().iter().map(|line| format!("{line}\n")).collect()
+    table.text()
 }

@@ -30,7 +30,7 @@ fn text(status: &Status) -> String {
             dropped(queue),
         ]);
     }
-    let mut text: String = table.lines().iter().map(|line| format!("{line}\n")).collect();
+    let mut text = table.text();
     let log = &status.message_log;
     text +=
         &format!("message log: {} of {}, {} dead letters", bytes(log.bytes), bytes(log.max_bytes), log.dead_letters);

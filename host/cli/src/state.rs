@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::{
     args::{Ask, RemoveState, State},
-    cache::{lines, refuse_anothers, write},
+    cache::{refuse_anothers, write},
     config,
     failure::{Code, Failure},
     output::{Table, bytes, plain},
@@ -77,5 +77,5 @@ fn list_text(kept: &[Kept]) -> String {
     for Kept { module, bytes: size } in kept {
         table.row([plain(module).into_owned(), bytes(*size)]);
     }
-    lines(&table)
+    table.text()
 }

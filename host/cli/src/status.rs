@@ -16,7 +16,7 @@ pub(crate) fn status(ask: &Ask) -> Result<(), Failure> {
 
 fn text(reported: &Value) -> String {
     let (agent, hub) = (&reported["$edgeAgent"], &reported["$edgeHub"]);
-    let mut text = desired("$edgeAgent", agent) + &desired("$edgeHub", hub);
+    let text = desired("$edgeAgent", agent) + &desired("$edgeHub", hub);
     let mut table = Table::new(&["MODULE", "STATUS", "EXIT", "RESTARTS", "LAST START", "DESCRIPTION"], &[2, 3]);
     let modules = agent["modules"].as_object().into_iter().flatten();
     for (name, module) in modules {
@@ -31,10 +31,7 @@ fn text(reported: &Value) -> String {
             word("statusDescription"),
         ]);
     }
-    for line in table.lines() {
-        text += &format!("{line}\n");
-    }
-    text
+    text + &table.text()
 }
 
 /// What became of the desired properties tried last.

@@ -37,7 +37,7 @@ pub(crate) enum Op {
     History,
 }
 
-const POLICIES: [&str; 4] = ["never", "on-failure", "on-unhealthy", "always"];
+pub(crate) const POLICIES: [&str; 4] = ["never", "on-failure", "on-unhealthy", "always"];
 
 impl Op {
     /// Reads `apply a=a:1,policy=never b=b:1`, `kill` and so on.
@@ -51,7 +51,6 @@ impl Op {
             ["call", module, timeouts @ ..] => {
                 let (mut connect, mut response) = (0, 30_000);
                 for timeout in timeouts {
-                    let millis = |text| duration(text).map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
                     match timeout.split_once('=') {
                         Some(("connect", time)) => connect = millis(time)?,
                         Some(("response", time)) => response = millis(time)?,
@@ -101,6 +100,11 @@ fn module(text: &str) -> Result<(String, Wanted), String> {
         }
     }
     Ok((name.into(), wanted))
+}
+
+/// The same in milliseconds.
+pub(crate) fn millis(text: &str) -> Result<u64, String> {
+    duration(text).map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// `250ms`, `5s`, `10m`, `2h`.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::{
     fate::{Fate, Fates},
     host::Host,
-    op::{Op, duration},
+    op::{Op, duration, millis},
 };
 
 /// Divides what happens from what comes of it.
@@ -56,7 +56,6 @@ pub fn play(text: &str) -> Result<String, String> {
 fn read_fate(text: &str) -> Result<Fate, String> {
     let mut fate = Fate::default();
     for word in text.split_whitespace() {
-        let millis = |text| duration(text).map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         match word.split_once('=') {
             None if word == "missing" => fate.missing = true,
             None if word == "unreachable" => fate.unreachable = true,

@@ -6,7 +6,7 @@ use crate::{
     fate::{Dice, Fates},
     host::Host,
     invariants::{Deployment, Wanted},
-    op::Op,
+    op::{Op, POLICIES},
 };
 
 /// Lets a host live through what this seed says, then without failures until all is at rest.
@@ -61,7 +61,7 @@ fn deployment(dice: &mut Dice) -> Deployment {
         let wanted = Wanted {
             image: format!("{name}:{}", dice.below(3)),
             runs: dice.below(5) > 0,
-            policy: ["never", "on-failure", "on-unhealthy", "always"][usize::try_from(dice.below(4)).unwrap_or(0)],
+            policy: POLICIES[index(dice, 4)],
             max_restarts: (dice.below(4) == 0).then_some(u32::try_from(dice.below(3)).unwrap_or(0)),
             order: u32::try_from(dice.below(3)).unwrap_or(0),
         };

@@ -44,20 +44,6 @@ impl Log {
         safe.map(|()| done)
     }
 
-    /// What was stored from this sequence on survives a loss of power when this returns.
-    fn make_safe(&mut self, from: u64) -> io::Result<()> {
-        self.sync_active()?;
-        if self.is_any_unsafe(from) {
-            self.copy_suspects();
-        }
-        if self.is_any_unsafe(from) {
-            return Err(io::Error::other(
-                "the disk does not keep a segment of the message log, and it cannot be copied",
-            ));
-        }
-        Ok(())
-    }
-
     /// Sees whether a message of so many bytes would be stored now: makes the room that it would take, and writes a stamp.
     ///
     /// # Errors

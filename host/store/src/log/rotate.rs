@@ -252,18 +252,23 @@ impl Log {
     /// # Errors
     /// What the disk said; also if messages that it has refused to keep earlier cannot be copied yet.
     pub fn sync(&mut self) -> io::Result<()> {
+        self.make_safe(0)
+    }
+
+    /// The same for messages from this sequence on.
+    pub(super) fn make_safe(&mut self, from: u64) -> io::Result<()> {
         self.sync_active()?;
-        if self.is_any_unsafe(0) {
+        if self.is_any_unsafe(from) {
             self.copy_suspects();
         }
-        if self.is_any_unsafe(0) {
+        if self.is_any_unsafe(from) {
             return Err(io::Error::other("messages that the disk did not keep cannot be copied yet"));
         }
         Ok(())
     }
 
     /// Whether the disk does not keep a message of a full segment, from this sequence on.
-    pub(super) fn is_any_unsafe(&self, from: u64) -> bool {
+    fn is_any_unsafe(&self, from: u64) -> bool {
         self.segments.iter().any(|segment| segment.unsafe_on_disk && segment.last >= from)
     }
 
