@@ -102,6 +102,40 @@ impl Host {
         modules.into_iter().find(|module| module["name"] == name).cloned().unwrap_or_default()
     }
 
+    /// The deployments that it remembers, the newest first.
+    ///
+    /// # Panics
+    /// It does not answer.
+    #[must_use]
+    #[track_caller]
+    pub fn deployments(&self) -> Vec<Value> {
+        self.get("/v1/history").expect("the history")["deployments"].as_array().expect("a list").clone()
+    }
+
+    /// Waits until this became of a deployment; returns its entry.
+    ///
+    /// # Panics
+    /// It is not in time.
+    #[track_caller]
+    pub fn wait_for_outcome(&self, version: u64, outcome: &str) -> Value {
+        self.wait(&format!("deployment {version} to be {outcome}"), |host| {
+            host.deployments().into_iter().find(|it| it["version"] == version && it["outcome"] == outcome)
+        })
+    }
+
+    /// Waits until module `m`, a `plain_program`, runs with this in its environment as `VALUE`.
+    ///
+    /// # Panics
+    /// It is not in time.
+    #[track_caller]
+    pub fn wait_for_value(&self, value: &str) {
+        let line = format!("plain-program: env VALUE={value}");
+        self.wait(&format!("an instance with {value}"), |host| {
+            let last = host.logs("m").into_iter().rfind(|text| text.contains("env VALUE="));
+            (last.as_ref() == Some(&line) && host.module("m")["status"] == "running").then_some(())
+        });
+    }
+
     /// Waits until a module is in a state; returns its part of the status.
     ///
     /// # Panics

@@ -6,7 +6,6 @@ use std::fs;
 
 use marram_tests::{
     device::Device,
-    host::Host,
     manifest::{Manifest, Module},
     program::Layout,
 };
@@ -18,24 +17,6 @@ fn manifest(layout: &Layout, value: &str, code: &str) -> Manifest {
         Module::new(&layout.image("plain_program")).env("VALUE", value).env("RUN_MS", run).env("EXIT_CODE", code);
     let rollout = json!({ "probation": "500ms", "healthTimeout": "3s" });
     Manifest::new().module("m", module).rollout(rollout)
-}
-
-#[track_caller]
-fn wait_for_outcome(host: &Host, version: u64, outcome: &str) {
-    host.wait(&format!("deployment {version} to be {outcome}"), |host| {
-        let history = host.get("/v1/history").unwrap();
-        let mut all = history["deployments"].as_array().unwrap().iter();
-        all.any(|it| it["version"] == version && it["outcome"] == outcome).then_some(())
-    });
-}
-
-#[track_caller]
-fn wait_for_value(host: &Host, value: &str) {
-    let line = format!("plain-program: env VALUE={value}");
-    host.wait(&format!("an instance with {value}"), |host| {
-        let last = host.logs("m").into_iter().rfind(|text| text.contains("env VALUE="));
-        (last.as_ref() == Some(&line)).then_some(())
-    });
 }
 
 /// One bit of the newest generation.
@@ -51,15 +32,15 @@ fn damage(device: &Device) {
 fn a_damaged_deployment_falls_back_to_the_one_before_and_says_so() {
     let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
     let host = device.start(&manifest(&layout, "first", "0"));
-    wait_for_outcome(&host, 1, "good");
+    host.wait_for_outcome(1, "good");
     let _ = device.apply(&manifest(&layout, "second", "0").to_json()).ok();
-    wait_for_outcome(&host, 2, "good");
+    host.wait_for_outcome(2, "good");
     host.kill();
     damage(&device);
     // Nothing of it is fetched anew.
     fs::remove_dir_all(layout.path()).unwrap();
     let host = device.start_stored(&[]);
-    wait_for_value(&host, "first");
+    host.wait_for_value("first");
     assert_eq!(host.status()["deploymentVersion"], 1);
     let log = host.log();
     assert!(log.contains("the stored deployment was damaged") && log.contains("deployment.json"), "{log}");
@@ -72,14 +53,14 @@ fn a_damaged_deployment_falls_back_to_the_one_before_and_says_so() {
 fn a_damaged_document_does_not_bring_back_a_deployment_that_was_rolled_back() {
     let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
     let host = device.start(&manifest(&layout, "good", "0"));
-    wait_for_outcome(&host, 1, "good");
+    host.wait_for_outcome(1, "good");
     let _ = device.apply(&manifest(&layout, "bad", "1").to_json()).ok();
-    wait_for_outcome(&host, 3, "good");
+    host.wait_for_outcome(3, "good");
     host.stop();
     damage(&device);
     let host = device.start_stored(&[]);
-    wait_for_value(&host, "good");
+    host.wait_for_value("good");
     assert_eq!(host.status()["deploymentVersion"], 4, "the one before is known to be bad, and is replaced at once");
-    wait_for_outcome(&host, 4, "good");
+    host.wait_for_outcome(4, "good");
     host.stop();
 }

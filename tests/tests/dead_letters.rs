@@ -24,13 +24,8 @@ fn all_are_sent_again_page_by_page_up_to_the_first_that_no_route_leads_to() {
     let modules =
         Manifest::new().module("sender", Module::new(&image).misbehave(&flood)).module("receiver", Module::new(&image));
     let host = device.start(&modules.clone().route("in", &into("in")).route("other", &into("other")));
-    let wait = |endpoint: &str, count: u64| {
-        host.wait("messages to be rejected", |host| {
-            (host.queue(endpoint)["dropped"]["rejected"].as_u64()? == count).then_some(())
-        });
-    };
-    wait("receiver/in", 6);
-    wait("receiver/other", 6);
+    wait_for_rejected(&host, "receiver/in", 6);
+    wait_for_rejected(&host, "receiver/other", 6);
     let first = host.get("/v1/dead-letters").unwrap()["letters"].as_array().unwrap().len();
     let letters = list(&device);
     assert!((1..12).contains(&first) && letters.len() == 12, "{first} at once, {} in all", letters.len());
@@ -44,13 +39,13 @@ fn all_are_sent_again_page_by_page_up_to_the_first_that_no_route_leads_to() {
     let hint = format!("{gone} of 12 were sent again before dead letter {}", letters[gone]["id"]);
     assert!(answer.err.contains(&hint), "{answer:?}");
     // Those that were sent again are rejected again.
-    wait(kept, 6 + gone as u64);
+    wait_for_rejected(&host, kept, 6 + gone as u64);
     let others = list(&device).into_iter().filter(|letter| letter["endpoint"] != kept);
     let ids: Vec<String> = others.map(|letter| letter["id"].to_string()).collect();
     let purge = ["deadletters".to_owned(), "purge".to_owned()].into_iter().chain(ids).collect::<Vec<_>>();
     assert_eq!(device.marram(&purge).ok().out, "6 dead letters forgotten\n");
     assert_eq!(device.marram(&["deadletters", "replay", "--all"]).ok().out, "6 dead letters sent again\n");
-    wait(kept, 12 + gone as u64);
+    wait_for_rejected(&host, kept, 12 + gone as u64);
 }
 
 /// A sender of three messages, which the receiver rejects because they are no JSON.
@@ -63,13 +58,13 @@ fn start(registry: &DockerRegistry, device: &Device) -> Host {
         .module("receiver", Module::new(&image))
         .route("r", r#"FROM /messages/modules/sender/* INTO BrokeredEndpoint("/modules/receiver/inputs/in")"#);
     let host = device.start(&manifest);
-    wait_for_rejected(&host, 3);
+    wait_for_rejected(&host, "receiver/in", 3);
     host
 }
 
-fn wait_for_rejected(host: &Host, count: u64) {
-    host.wait("messages to be rejected", |host| {
-        (host.queue("receiver/in")["dropped"]["rejected"].as_u64()? == count).then_some(())
+fn wait_for_rejected(host: &Host, endpoint: &str, count: u64) {
+    host.wait(&format!("{count} messages of {endpoint} to be rejected"), |host| {
+        (host.queue(endpoint)["dropped"]["rejected"].as_u64()? == count).then_some(())
     });
 }
 
@@ -95,14 +90,14 @@ fn what_was_rejected_is_listed_shown_sent_again_and_forgotten_also_after_a_resta
     // It is rejected again: a dead letter of another number.
     let replayed = device.marram(&["deadletters", "replay", &id]).ok().out;
     assert_eq!(replayed, "1 dead letter sent again\n");
-    wait_for_rejected(&host, 4);
+    wait_for_rejected(&host, "receiver/in", 4);
     let unknown = device.marram(&["deadletters", "show", &id, "--format", "json"]);
     assert_eq!((unknown.code, unknown.json()["error"]["code"].as_str()), (Some(1), Some("unknown-dead-letter")));
     host.stop();
 
     let host = device.start_stored(&[]);
     // The sender sends again when it starts.
-    wait_for_rejected(&host, 3);
+    wait_for_rejected(&host, "receiver/in", 3);
     let purged = device.marram(&["deadletters", "purge", &list(&device)[0]["id"].to_string()]).ok().out;
     assert_eq!(purged, "1 dead letter forgotten\n");
     assert_eq!(device.marram(&["deadletters", "purge", "--all"]).ok().out, "5 dead letters forgotten\n");

@@ -15,8 +15,11 @@ use marram_tests::{
 use serde_json::{Value, json};
 
 fn invoke(device: &Device, module: &str, name: &str, payload: &Value, args: &[&str]) -> Answer {
-    let payload = payload.to_string();
-    device.marram(&[&["method", "invoke", module, name, &payload, "--format", "json"][..], args].concat())
+    device.marram(&words(module, name, &payload.to_string(), args))
+}
+
+fn words<'a>(module: &'a str, name: &'a str, payload: &'a str, args: &[&'a str]) -> Vec<&'a str> {
+    [&["method", "invoke", module, name, payload, "--format", "json"], args].concat()
 }
 
 /// The status and the payload of an answer, whatever the exit code.
@@ -38,8 +41,7 @@ struct Calling(Child);
 
 impl Calling {
     fn begin(device: &Device, module: &str, name: &str, payload: &Value, args: &[&str]) -> Self {
-        let payload = payload.to_string();
-        Self(device.spawn(&[&["method", "invoke", module, name, &payload, "--format", "json"][..], args].concat()))
+        Self(device.spawn(&words(module, name, &payload.to_string(), args)))
     }
 
     fn end(mut self) -> (Option<i32>, Value) {
@@ -141,9 +143,7 @@ fn each_way_in_which_nobody_answers_has_its_word_and_its_exit_code() {
     assert_eq!(device.marram(&["method", "invoke", "m", "echo", "{"]).code, Some(2));
 
     // One that answers later than its caller waits, and what it is then.
-    let slow = Calling::begin(&device, "m", "do", &json!({ "do": "sleep", "ms": 8000 }), &["--timeout", "5"]);
-    let (code, json) = slow.end();
-    assert_eq!((code, &json["error"]["code"]), (Some(8), &json!("timeout")), "{json}");
+    failed(&invoke(&device, "m", "do", &json!({ "do": "sleep", "ms": 8000 }), &["--timeout", "5"]), 8, "timeout");
     let late = Calling::begin(&device, "late", "echo", &json!([7]), &["--connect-timeout", "300"]);
     wait_for_waiting(&device, &host, "late", 1);
     let _ = device.apply(&of("running").to_json()).ok();

@@ -6,7 +6,6 @@ use std::fs;
 
 use marram_tests::{
     device::Device,
-    host::Host,
     manifest::{Manifest, Module},
     program::Layout,
 };
@@ -28,42 +27,21 @@ fn manifest(module: Module, twin: &str) -> Manifest {
     Manifest::new().module("m", module).twin("m", json!({ "is": twin })).rollout(rollout)
 }
 
-fn deployments(host: &Host) -> Vec<Value> {
-    host.get("/v1/history").unwrap()["deployments"].as_array().unwrap().clone()
-}
-
-#[track_caller]
-fn wait_for_outcome(host: &Host, version: u64, outcome: &str) -> Value {
-    host.wait(&format!("deployment {version} to be {outcome}"), |host| {
-        deployments(host).into_iter().find(|it| it["version"] == version && it["outcome"] == outcome)
-    })
-}
-
-/// What the running instance was started with.
-#[track_caller]
-fn wait_for_value(host: &Host, value: &str) {
-    let line = format!("plain-program: env VALUE={value}");
-    host.wait(&format!("an instance with {value}"), |host| {
-        let last = host.logs("m").into_iter().rfind(|text| text.contains("env VALUE="));
-        (last.as_ref() == Some(&line) && host.module("m")["status"] == "running").then_some(())
-    });
-}
-
 #[test]
 fn a_version_that_crashes_is_rolled_back_and_not_tried_again_until_it_changes() {
     let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
     let bad = manifest(crashing(&layout, "bad"), "bad");
     let host = device.start(&manifest(good(&layout, "good"), "good"));
-    wait_for_outcome(&host, 1, "good");
+    host.wait_for_outcome(1, "good");
     let _ = device.apply(&bad.to_json()).ok();
-    let rolled_back = wait_for_outcome(&host, 2, "rolled-back");
+    let rolled_back = host.wait_for_outcome(2, "rolled-back");
     let reason = rolled_back["reason"].as_str().unwrap();
     assert!(reason.starts_with("module `m` was not healthy within 3 s: exit 1: "), "{reason}");
-    wait_for_value(&host, "good");
+    host.wait_for_value("good");
     let twin = host.twin("m");
     assert_eq!((&twin["desired"], &twin["desiredVersion"]), (&json!({ "is": "good" }), &json!(4)), "{twin}");
     assert_eq!(twin["desiredOrigin"], "manifest (deployment 3)");
-    let newest = wait_for_outcome(&host, 3, "good");
+    let newest = host.wait_for_outcome(3, "good");
     assert_eq!((&newest["way"], &newest["of"], &newest["to"]), (&json!("rollback"), &json!(2), &json!(1)));
 
     let reported = host.get("/v1/reported").unwrap()["$edgeAgent"].clone();
@@ -80,14 +58,14 @@ fn a_version_that_crashes_is_rolled_back_and_not_tried_again_until_it_changes() 
     refused("in the same life");
     host.kill();
     let host = device.start(&bad);
-    wait_for_value(&host, "good");
+    host.wait_for_value("good");
     assert!(host.log().contains("is not tried again until it changes"), "{}", host.log());
     refused("after a kill, with the bad one as file");
     assert_eq!(host.status()["deploymentVersion"], 3);
 
     device.write_deployment(&manifest(good(&layout, "mended"), "bad"));
-    wait_for_value(&host, "mended");
-    let newest = wait_for_outcome(&host, 4, "good");
+    host.wait_for_value("mended");
+    let newest = host.wait_for_outcome(4, "good");
     assert_eq!(newest["way"], "file");
     let shown = device.marram(&["history"]).ok().out;
     let lines: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
@@ -105,11 +83,11 @@ fn a_deployment_that_changes_only_a_twin_is_watched_and_rolled_back_too() {
         }))
     };
     let host = device.start(&with(json!({ "command": null })));
-    wait_for_outcome(&host, 1, "good");
+    host.wait_for_outcome(1, "good");
     let _ = device.apply(&with(json!({ "command": { "do": "trap" } })).to_json()).ok();
-    let rolled_back = wait_for_outcome(&host, 2, "rolled-back");
+    let rolled_back = host.wait_for_outcome(2, "rolled-back");
     assert!(rolled_back["reason"].as_str().unwrap().contains("exit 134: "), "{rolled_back}");
-    wait_for_outcome(&host, 3, "good");
+    host.wait_for_outcome(3, "good");
     host.stop();
 }
 
@@ -118,11 +96,11 @@ fn what_the_section_of_a_bad_deployment_replaced_comes_back_with_the_rollback() 
     let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
     let rollout = json!({ "probation": "500ms", "healthTimeout": "3s" });
     let host = device.start(&Manifest::new().module("m", good(&layout, "good")).rollout(rollout));
-    wait_for_outcome(&host, 1, "good");
+    host.wait_for_outcome(1, "good");
     let _ = device.marram(&["twin", "set", "m", r#"{"by":"hand"}"#]).ok();
     let _ = device.apply(&manifest(crashing(&layout, "bad"), "bad").to_json()).ok();
     assert_eq!(host.twin("m")["desired"], json!({ "is": "bad" }));
-    wait_for_outcome(&host, 2, "rolled-back");
+    host.wait_for_outcome(2, "rolled-back");
     let twin = host.wait("the twin to be as it was", |host| {
         Some(host.twin("m")).filter(|twin| twin["desired"] == json!({ "by": "hand" }))
     });
@@ -134,18 +112,18 @@ fn what_the_section_of_a_bad_deployment_replaced_comes_back_with_the_rollback() 
 fn a_kill_amid_the_probation_costs_neither_the_verdict_nor_the_way_back() {
     let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
     let host = device.start(&manifest(good(&layout, "good"), "good"));
-    wait_for_outcome(&host, 1, "good");
+    host.wait_for_outcome(1, "good");
     let _ = device.apply(&manifest(crashing(&layout, "bad"), "bad").to_json()).ok();
     host.wait_for_status("m", "backoff");
     host.kill();
     let host = device.start_stored(&[]);
     assert_eq!(host.status()["deploymentVersion"], 2, "the one on trial goes on");
-    wait_for_outcome(&host, 2, "rolled-back");
-    wait_for_value(&host, "good");
+    host.wait_for_outcome(2, "rolled-back");
+    host.wait_for_value("good");
     host.kill();
     let host = device.start_stored(&[]);
-    wait_for_value(&host, "good");
-    let newest = wait_for_outcome(&host, 3, "good");
+    host.wait_for_value("good");
+    let newest = host.wait_for_outcome(3, "good");
     assert_eq!(newest["to"], 1, "one rollback, not one a start");
     host.stop();
 }
@@ -154,22 +132,22 @@ fn a_kill_amid_the_probation_costs_neither_the_verdict_nor_the_way_back() {
 fn an_operator_goes_back_to_the_last_good_one_and_forth_to_any() {
     let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
     let host = device.start(&manifest(good(&layout, "first"), "first"));
-    wait_for_outcome(&host, 1, "good");
+    host.wait_for_outcome(1, "good");
     let none = device.marram(&["rollback"]);
     assert_eq!((none.code, none.err.contains("no earlier deployment")), (Some(6), true), "{none:?}");
     let second = manifest(good(&layout, "second"), "second");
     let _ = device.apply(&second.to_json()).ok();
-    wait_for_outcome(&host, 2, "good");
+    host.wait_for_outcome(2, "good");
 
     assert_eq!(device.marram(&["rollback"]).ok().out, "deployment 3 is in force\n");
-    wait_for_value(&host, "first");
+    host.wait_for_value("first");
     assert_eq!(device.apply(&second.to_json()).code, Some(6), "it was rolled back");
     assert_eq!(device.marram(&["rollback", "--to", "1"]).code, Some(6), "it is in force");
     assert_eq!(device.marram(&["rollback", "--to", "9"]).code, Some(6), "there is none");
     let forth = device.marram(&["rollback", "--to", "2", "--format", "json"]).ok().json();
     assert_eq!((&forth["version"], &forth["changed"]), (&json!(4), &json!(true)));
-    wait_for_value(&host, "second");
-    wait_for_outcome(&host, 4, "good");
+    host.wait_for_value("second");
+    host.wait_for_outcome(4, "good");
     host.stop();
 }
 
@@ -192,7 +170,7 @@ fn a_device_that_lost_its_deployment_gives_no_version_twice() {
     assert_eq!(host.status()["deploymentVersion"], 0);
     let answer = device.apply(&manifest(good(&layout, "last"), "last").to_json()).ok();
     assert_eq!(answer.out, "deployment 4 is in force\n");
-    let shown = deployments(&host);
+    let shown = host.deployments();
     assert_eq!((&shown[0]["version"], &shown[0]["way"], shown.len()), (&json!(4), &json!("apply"), 4), "{shown:?}");
     host.stop();
 }
@@ -202,19 +180,19 @@ fn a_registry_out_of_reach_is_not_held_against_a_deployment_unless_it_says_so() 
     let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
     let rollout = |wait: bool| json!({ "probation": "500ms", "healthTimeout": "1s", "waitForNetwork": wait });
     let host = device.start(&manifest(good(&layout, "good"), "good"));
-    wait_for_outcome(&host, 1, "good");
+    host.wait_for_outcome(1, "good");
     // Nobody listens on port 1.
     let away = |tag: u32| Module::new(&format!("127.0.0.1:1/team/away:{tag}"));
     let patient = manifest(away(1), "good").rollout(rollout(true));
     let _ = device.apply(&patient.to_json()).ok();
     // The second try comes ten seconds after the first, long after the time-out.
     host.wait("a second try", |host| (host.log().matches("cannot be prepared").count() >= 2).then_some(()));
-    let entry = deployments(&host).into_iter().find(|it| it["version"] == 2).unwrap();
+    let entry = host.deployments().into_iter().find(|it| it["version"] == 2).unwrap();
     assert_eq!(entry["outcome"], "on-trial", "{entry}");
     assert_eq!(host.module("m")["status"], "running", "the old version goes on");
     let _ = device.apply(&manifest(away(1), "good").rollout(rollout(false)).to_json()).ok();
-    let entry = wait_for_outcome(&host, 3, "rolled-back");
+    let entry = host.wait_for_outcome(3, "rolled-back");
     assert!(entry["reason"].as_str().unwrap().contains("127.0.0.1:1"), "{entry}");
-    assert_eq!(wait_for_outcome(&host, 2, "replaced")["version"], 2);
+    assert_eq!(host.wait_for_outcome(2, "replaced")["version"], 2);
     host.stop();
 }
