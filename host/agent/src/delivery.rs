@@ -345,6 +345,7 @@ impl ModuleTask {
         let retry = exports.input.then(|| inputs.next_due()).flatten();
         let due = timer.into_iter().chain(retry).min();
         tokio::select! {
+            biased;
             () = self.bell.wait() => {}
             () = stop => {}
             () = sleep_until(self.clock, due) => {}

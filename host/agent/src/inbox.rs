@@ -89,6 +89,7 @@ impl ProgramInbox {
                 Look::Nothing(due) => {
                     let due = due.map_or(until, |due| due.min(until));
                     tokio::select! {
+                        biased;
                         () = self.bell.wait() => {}
                         () = stop => {}
                         () = sleep_until(self.clock, Some(due)) => {}

@@ -156,6 +156,8 @@ impl Supervisor {
                 self.worlds.settled.notify_one();
             }
             let mut event = tokio::select! {
+                // What has happened before what is due; and the same each time, where both are ready.
+                biased;
                 event = self.events.recv() => event,
                 // Never in the past: a plan that asks again at once without a step must not spin.
                 () = sleep_until(self.worlds.clock, wake_at.map(|at| at.max(self.worlds.clock.uptime().after(SHORTEST)))) => continue,

@@ -55,6 +55,7 @@ impl UpstreamTask {
                         break;
                     }
                     tokio::select! {
+                        biased;
                         () = bell.wait() => {}
                         () = closed(&mut self.closing) => {}
                     }
@@ -72,6 +73,7 @@ impl UpstreamTask {
             return tokio::time::sleep(LAST_TRIES).await;
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep(retry_delay(failures, 0.5)) => {}
             () = closed(&mut self.closing) => {}
         }

@@ -12,11 +12,14 @@ fn each_scenario_comes_out_as_it_is_written() {
     assert!(files.len() >= 5, "{files:?}");
     for file in files {
         let text = fs::read_to_string(&file).expect("a text");
-        let played = marram_sim::play(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let play = || marram_sim::play(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         if env::var("MARRAM_SCENARIOS").is_ok_and(|word| word == "write") {
-            fs::write(&file, &played).expect("a folder to write to");
-        } else {
-            assert_eq!(played, text, "{}", file.display());
+            fs::write(&file, play()).expect("a folder to write to");
+            continue;
+        }
+        // What comes out differently now and then depends on chance, and is shown here rather than on another machine.
+        for _ in 0..6 {
+            assert_eq!(play(), text, "{}", file.display());
         }
     }
 }

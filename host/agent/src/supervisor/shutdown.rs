@@ -119,6 +119,7 @@ impl Supervisor {
         let mut look = FIRST_LOOK;
         while Instant::now() < until && !self.is_drained(group, until) {
             tokio::select! {
+                biased;
                 event = self.events.recv() => self.hear(event),
                 () = tokio::time::sleep(look) => look = (look * 2).min(LAST_LOOK),
             }

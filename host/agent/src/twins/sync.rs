@@ -80,8 +80,9 @@ impl SyncTask {
             }
             let unsent = self.twins.unsent().clone();
             tokio::select! {
-                () = unsent.bell.notified() => {}
+                biased;
                 Some(event) = self.events.recv() => self.note(&mut sync, event).await,
+                () = unsent.bell.notified() => {}
                 () = sleep_until(self.clock, sync.next_due()) => {}
                 changed = self.closing.changed() => if changed.is_err() { break },
             }

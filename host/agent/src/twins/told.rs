@@ -66,6 +66,7 @@ impl Watch {
                 return Ok(Some(change));
             }
             tokio::select! {
+                biased;
                 _ = changed.changed() => {} // the sender lives in the cell, which is ours
                 () = stop => {}
                 () = tokio::time::sleep_until(until) => return Ok(None),
