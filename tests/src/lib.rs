@@ -12,6 +12,7 @@ pub mod journal;
 pub mod machine;
 pub mod manifest;
 pub mod memory;
+pub mod mixed;
 pub mod program;
 pub mod receipts;
 pub mod registry;

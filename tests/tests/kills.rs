@@ -19,6 +19,7 @@ use marram_tests::{
     host::Host,
     journal::{Journal, text},
     manifest::{Manifest, Module},
+    mixed::{Mixed, RUN_BITS},
     program::push,
     receipts,
     registry::DockerRegistry,
@@ -39,9 +40,6 @@ fn what_a_host_acknowledged_survives_many_kills() {
     kill_again_and_again(rounds);
 }
 
-/// Bits of a sequence below the number of the host's start (`docs/journal.md`).
-const RUN_BITS: u32 = 36;
-
 /// A message log that fills up now and then.
 const SETTINGS: &str = "[messages]\nmax-bytes = 8388608\n";
 
@@ -51,7 +49,8 @@ fn kill_again_and_again(rounds: usize) {
     device.configure(SETTINGS);
     let images = ["misbehaving", "forwarder", "device_telemetry", "threshold_filter"];
     images.iter().for_each(|image| drop(push(image, &registry.image(&format!("{image}:1")))));
-    let scene = Scene { registry: registry.image(""), receipts: tempfile::tempdir().unwrap() };
+    let mixed = Mixed::new();
+    let mut scene = Scene { registry: registry.image(""), receipts: tempfile::tempdir().unwrap(), mixed };
     let host = device.start(&scene.manifest(0));
     wait_for_load(&host);
     registry.stop(); // from here on its images come from the device
@@ -68,6 +67,7 @@ fn kill_again_and_again(rounds: usize) {
         }
         let host = device.start_stored(&["--grace", "1"]);
         known.check(&host);
+        scene.mixed.collect(&device);
         let enough = journal.read().len() + chance.below(2000);
         journal.wait_for("messages of this life", |all| (all.len() > enough).then_some(()));
         end(host, &device, &scene, &mut known, &mut chance);
@@ -86,12 +86,13 @@ fn kill_again_and_again(rounds: usize) {
         queues.into_iter().all(|queue| queue["length"] == 0).then_some(())
     });
     let status = host.status();
-    let dropped = status["queues"].as_array().unwrap().iter().map(|queue| &queue["dropped"]);
-    assert!(dropped.clone().all(|dropped| *dropped == json!({})), "{status}");
+    assert!(status["queues"].as_array().unwrap().iter().all(Mixed::is_as_expected), "{status}");
     assert_eq!((&status["messageLog"]["damaged"], &status["messageLog"]["lost"]), (&json!(0), &json!(0)), "{status}");
+    scene.mixed.collect(&device);
     host.stop();
     still_there(&journal, &lines);
     let entries = journal.read();
+    let expired = scene.mixed.check(entries);
     let again = check_sequences(entries);
     let receipts = receipts::check(&scene.receipts.path().join("lines"), entries, &["bad", "forwarder"]);
     for file in device.journal().bytes() {
@@ -102,6 +103,7 @@ fn kill_again_and_again(rounds: usize) {
     figure("kills.lives", f64::from(lives), "");
     figure("kills.messages", entries.len() as f64, "");
     figure("kills.receipts", receipts as f64, "");
+    figure("kills.expired", expired as f64, "");
     figure("kills.again", again as f64, "");
 }
 
@@ -109,6 +111,8 @@ fn kill_again_and_again(rounds: usize) {
 struct Scene {
     registry: String,
     receipts: tempfile::TempDir,
+    /// Load of other kinds.
+    mixed: Mixed,
 }
 
 impl Scene {
@@ -124,7 +128,7 @@ impl Scene {
         let filter = Module::new(&image("threshold_filter")).env("VARIANT", &variant.to_string());
         let bad = Module::new(&image("misbehaving")).limit("handlerTime", "1h").limit("handlerWall", "1h");
         let bad = bad.writes(self.receipts.path(), "/receipts").status(senders);
-        Manifest::new()
+        let manifest = Manifest::new()
             .module("bad", bad)
             .module("forwarder", Module::new(&image("forwarder")))
             .module("telemetry", Module::new(&image("device_telemetry")).reads_proc().status(senders))
@@ -136,7 +140,8 @@ impl Scene {
             .route("filter", &format!("FROM /messages/modules/telemetry/* {}", into("filter")))
             .twin("bad", json!({ "command": command }))
             .twin("telemetry", json!({ "intervalMs": 10 }))
-            .twin("filter", json!({ "field": "memTotalKiB", "threshold": 0 }))
+            .twin("filter", json!({ "field": "memTotalKiB", "threshold": 0 }));
+        self.mixed.add(manifest, image, senders)
     }
 }
 

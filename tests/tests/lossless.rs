@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests
 
 use std::{
+    collections::BTreeSet,
     env, fs,
     io::Write as _,
     path::{Path, PathBuf},
@@ -17,13 +18,14 @@ use marram_tests::{
     device::Device,
     figure::figure,
     host::Host,
-    journal::sequences,
+    journal::text,
     manifest::{Manifest, Module},
+    mixed::Mixed,
     program::push,
     receipts,
     registry::DockerRegistry,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[test]
 fn nothing_is_lost_in_half_a_minute_of_load_with_restarts_and_updates() {
@@ -46,13 +48,17 @@ struct Scene {
     bytes: u32,
     /// Durability of the way upstream.
     up: &'static str,
+    /// Load of other kinds.
+    mixed: Option<Mixed>,
 }
 
 impl Scene {
     fn new(bytes: u32, up: &'static str) -> Self {
         let registry = DockerRegistry::start();
-        ["misbehaving", "forwarder"].iter().for_each(|image| drop(push(image, &registry.image(&format!("{image}:1")))));
-        Self { registry, receipts: tempfile::tempdir().unwrap(), bytes, up }
+        ["misbehaving", "forwarder", "device_telemetry"]
+            .iter()
+            .for_each(|image| drop(push(image, &registry.image(&format!("{image}:1")))));
+        Self { registry, receipts: tempfile::tempdir().unwrap(), bytes, up, mixed: None }
     }
 
     fn receipts(&self) -> PathBuf {
@@ -68,17 +74,29 @@ impl Scene {
         let module = Module::new(&image("forwarder")).env("VERSION", &version.to_string()).status(forwarder);
         let forward = r#"FROM /messages/modules/bad/* INTO BrokeredEndpoint("/modules/forwarder/inputs/in")"#;
         let up = "FROM /messages/modules/forwarder/* INTO $upstream";
-        Manifest::new()
+        let manifest = Manifest::new()
             .module("bad", bad.writes(self.receipts.path(), "/receipts").status(sender))
             .module("forwarder", module)
             .route_object("up", json!({ "route": up, "marram": { "durability": self.up } }))
             .route("forward", forward)
-            .twin("bad", json!({ "command": command }))
+            .twin("bad", json!({ "command": command }));
+        match &self.mixed {
+            Some(mixed) => mixed.add(manifest, image, sender),
+            None => manifest,
+        }
+    }
+
+    /// Takes note of the dead letters.
+    fn collect(&mut self, device: &Device) {
+        if let Some(mixed) = &mut self.mixed {
+            mixed.collect(device);
+        }
     }
 }
 
 fn load_for(time: Duration) {
-    let (scene, device, mut chance) = (Scene::new(200, "crash"), Device::new(), Chance::new());
+    let (mut scene, device, mut chance) = (Scene::new(200, "crash"), Device::new(), Chance::new());
+    scene.mixed = Some(Mixed::new());
     device.configure("[messages]\nmax-bytes = 8388608\n");
     let mut host = device.start(&scene.manifest(0, "running", "running"));
     wait_for_more(&host);
@@ -103,8 +121,9 @@ fn load_for(time: Duration) {
             }
         }
         wait_for_more(&host);
+        scene.collect(&device);
     }
-    let again = drain_and_check(&scene, &device, host, version);
+    let again = drain_and_check(&mut scene, &device, host, version);
     assert!(deeds.iter().sum::<u32>() > 4, "{deeds:?}");
     for (name, count) in ["restarts", "updates", "kills", "stops"].iter().zip(deeds) {
         figure(&format!("lossless.{name}"), f64::from(count), "");
@@ -113,7 +132,7 @@ fn load_for(time: Duration) {
 }
 
 /// Stops the sender, has all handled, and compares. Returns how many messages came more than once.
-fn drain_and_check(scene: &Scene, device: &Device, host: Host, version: usize) -> usize {
+fn drain_and_check(scene: &mut Scene, device: &Device, host: Host, version: usize) -> usize {
     let _ = device.apply(&scene.manifest(version + 1, "stopped", "running").to_json()).ok();
     host.wait("all queues to be empty", |host| {
         let status = host.status();
@@ -121,18 +140,21 @@ fn drain_and_check(scene: &Scene, device: &Device, host: Host, version: usize) -
         queues.into_iter().all(|queue| queue["length"] == 0).then_some(())
     });
     let status = host.status();
-    assert!(status["queues"].as_array().unwrap().iter().all(|queue| queue["dropped"] == json!({})), "{status}");
+    assert!(status["queues"].as_array().unwrap().iter().all(Mixed::is_as_expected), "{status}");
     assert_eq!((&status["messageLog"]["damaged"], &status["messageLog"]["lost"]), (&json!(0), &json!(0)), "{status}");
+    scene.collect(device);
     host.stop();
     let mut journal = device.journal();
     let entries = journal.read();
+    if let Some(mixed) = &scene.mixed {
+        figure("lossless.expired", mixed.check(entries) as f64, "");
+    }
     let receipts = receipts::check(&scene.receipts(), entries, &["forwarder"]);
     figure("lossless.receipts", receipts as f64, "");
-    let messages = |name: &str| entries.iter().filter(|entry| entry["properties"][name].is_string()).count();
-    let mut unique = sequences(entries);
-    unique.sort_unstable();
-    unique.dedup();
-    messages("n") - unique.len()
+    let numbered = |entry: &&Value| entry["properties"]["n"].is_string();
+    let of = |entry: &Value| (text(entry, "/source").to_owned(), entry["sequence"].as_u64());
+    let unique: BTreeSet<_> = entries.iter().filter(numbered).map(of).collect();
+    entries.iter().filter(numbered).count() - unique.len()
 }
 
 /// Until messages pass through the forwarder that runs now.
@@ -146,7 +168,7 @@ fn wait_for_more(host: &Host) {
 fn on_a_full_disk_senders_hear_full_readings_go_on_and_appends_resume_when_there_is_room() {
     // Large ones: what the host counts for each beside its bytes must not fill the queue before the disk.
     // What the forwarder sends needs no room.
-    let (scene, device) = (Scene::new(4000, "memory"), Device::new());
+    let (mut scene, device) = (Scene::new(4000, "memory"), Device::new());
     // Of this size, the largest with segments of 1 MiB, an input may have 5.4 MiB: more than there will be, for two spares are not for it.
     device.configure("[messages]\nmax-bytes = 66060288\n");
     let Some(disk) = SmallDisk::mount(&device.data().join("messages"), 7) else { return };
@@ -177,7 +199,7 @@ fn on_a_full_disk_senders_hear_full_readings_go_on_and_appends_resume_when_there
     let host = device.start_stored(&["--grace", "2"]);
     host.wait_for_status("forwarder", "running");
     assert_eq!(host.queue("forwarder/in")["length"], 0);
-    assert_eq!(drain_and_check(&scene, &device, host, 1), 0, "messages that came again");
+    assert_eq!(drain_and_check(&mut scene, &device, host, 1), 0, "messages that came again");
 }
 
 /// A file system of some MiB.
