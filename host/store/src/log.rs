@@ -24,6 +24,7 @@ mod expire;
 mod files;
 mod format;
 mod index;
+mod medium;
 mod opening;
 mod pending;
 mod port;
@@ -72,7 +73,7 @@ pub(crate) type Key = (u32, u8);
 /// The message log of a host.
 pub struct Log {
     path: PathBuf,
-    folder: Box<dyn SegmentFolder>,
+    folder: Arc<dyn SegmentFolder>,
     options: Options,
     salt: u64,
     next_generation: u64,
@@ -159,7 +160,7 @@ impl Log {
         let io = |source| OpenError::Io { path: path.to_owned(), source };
         options.check()?;
         let folder = RealFolder::make(path).map_err(io)?;
-        Self::open_on(path, Box::new(folder), options, clocks)
+        Self::open_on(path, Arc::new(folder), options, clocks)
     }
 
     /// The number of an endpoint; a name that is new gets one. The name is on the disk when a message for it is.

@@ -130,12 +130,20 @@ impl Log {
         let names = self.names_of(place)?;
         let (header, end) = (self.segments[place].header, self.segments[place].data_end);
         let file = self.files.file(&*self.folder, header.generation)?;
-        let mut scanner = Scanner::new(&*file, header.generation, header.frame(), end);
+        let patched = self.files.bad.patch(header.generation, file);
+        let mut scanner = Scanner::new(&patched, header.generation, header.frame(), end);
         let (mut buffer, mut staged) = (Vec::new(), Vec::new());
         let (mut damaged, mut missing) = (Damaged::default(), self.segments[place].live);
         let base = copy.base();
         loop {
-            let (at, payload) = match scanner.next()? {
+            let next = match scanner.next() {
+                Ok(next) => next,
+                Err(error) => {
+                    self.is_lost(place, &error); // then the next copy goes without it
+                    return Err(error);
+                }
+            };
+            let (at, payload) = match next {
                 Found::Record { kind: Kind::Message, at, payload, .. } => (at, payload),
                 Found::Record { .. } => continue,
                 Found::Damaged { at, bytes, kind } => {

@@ -75,13 +75,9 @@ impl Log {
         let key = place.endpoint.key(place.priority);
         let before = place.sequence.checked_sub(1);
         match self.next_live(key, before)? {
-            Some((_, spot)) if spot.sequence == place.sequence => {}
-            _ => return Ok(None),
+            Some((at, spot)) if spot.sequence == place.sequence => self.load_or_give_up(at, key, spot),
+            _ => Ok(None),
         }
-        let mut found = Vec::new();
-        self.read(place.endpoint, place.priority, before, 1, &mut found)?;
-        // Damaged, it was passed over.
-        Ok(found.pop().filter(|stored| stored.place == place))
     }
 
     /// The dead letters behind `after`, oldest first; as [`Log::read`].

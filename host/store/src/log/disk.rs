@@ -4,20 +4,21 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
+    num::NonZeroU64,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use rustix::{
-    fs::{FallocateFlags, fallocate},
+    fs::{Advice, FallocateFlags, fadvise, fallocate},
     io::Errno,
 };
 
 use crate::disk::create_private_folder;
 
 /// The folder of a log. An operation that fails may have been done in part; nothing is done after it returned.
-pub(crate) trait SegmentFolder: Send {
+pub(crate) trait SegmentFolder: Send + Sync {
     /// Every file in it, with its length.
     fn list(&self) -> io::Result<Vec<(String, u64)>>;
     /// Makes a file of `len` bytes that read as zeros, or anything if one of that name was there; its room is set aside where the
@@ -33,10 +34,16 @@ pub(crate) trait SegmentFolder: Send {
     fn sync_names(&self) -> io::Result<()>;
 }
 
-/// One file. Written in place, by one writer.
-pub(crate) trait SegmentFile: Send + Sync {
+/// Bytes of a file.
+pub(crate) trait Readable: Send + Sync {
     /// Bytes from `at`, fewer only at the end of the file.
     fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<usize>;
+}
+
+/// One file. Written in place, by one writer.
+pub(crate) trait SegmentFile: Readable {
+    /// The same, as far as possible from the medium and not from memory.
+    fn read_anew(&self, bytes: &mut [u8], at: u64) -> io::Result<usize>;
     /// Writes all bytes at `at`. After an error some of them may be there.
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
     /// Cuts it, or makes it longer by zeros.
@@ -108,7 +115,7 @@ impl SegmentFolder for RealFolder {
     }
 }
 
-impl SegmentFile for File {
+impl Readable for File {
     fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<usize> {
         let mut done = 0;
         while done < bytes.len() {
@@ -120,6 +127,15 @@ impl SegmentFile for File {
             }
         }
         Ok(done)
+    }
+}
+
+impl SegmentFile for File {
+    fn read_anew(&self, bytes: &mut [u8], at: u64) -> io::Result<usize> {
+        // Whole pages are dropped, not dirty ones, and not on each file system: it is the best that can be asked for.
+        let pages = (at + bytes.len() as u64).next_multiple_of(4096) - at / 4096 * 4096;
+        let _ = fadvise(self, at / 4096 * 4096, NonZeroU64::new(pages), Advice::DontNeed);
+        Readable::read_at(self, bytes, at)
     }
 
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {

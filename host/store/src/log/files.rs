@@ -1,12 +1,13 @@
-//! Open files of full segments, the few that were used last, and one window of bytes that were read ahead. Knows no record
+//! Open files of full segments, the few that were used last, and windows of bytes that were read ahead. Knows no record
 //! beyond its frame.
 
 use std::{io, sync::Arc};
 
 use super::{
-    disk::{SegmentFile, SegmentFolder},
+    disk::{Readable, SegmentFile, SegmentFolder},
     file_name,
     format::{Frame, HEAD_BYTES, Head, Kind},
+    medium::{BadPages, PAGE, is_bad_medium, read_pages},
 };
 
 /// Open files of full segments. Eight serve as many queues that are read at different ages; devices allow few.
@@ -24,6 +25,7 @@ pub(super) struct Files {
     open: Vec<Open>,
     /// Used last comes first.
     windows: [Window; 2],
+    pub(super) bad: BadPages,
 }
 
 struct Open {
@@ -86,6 +88,7 @@ impl Files {
     /// The segment is gone, or its bytes have changed.
     pub(super) fn forget(&mut self, generation: u64) {
         self.open.retain(|open| open.generation != generation);
+        self.bad.forget(generation);
         for window in &mut self.windows {
             if window.generation == generation {
                 *window = Window::default();
@@ -96,7 +99,7 @@ impl Files {
     /// A record whose payload is good; `None`: what is there is none. `end`: no byte behind it is read.
     pub(super) fn record(
         &mut self,
-        file: &dyn SegmentFile,
+        file: &dyn Readable,
         generation: u64,
         frame: &Frame,
         at: u64,
@@ -129,7 +132,7 @@ impl Window {
     /// A record whose payload is good; `None`: what is there is none. `end`: no byte behind it is read.
     pub(super) fn record(
         &mut self,
-        file: &dyn SegmentFile,
+        file: &dyn Readable,
         frame: &Frame,
         at: u64,
         end: u64,
@@ -142,7 +145,7 @@ impl Window {
     }
 
     /// `len` bytes at `at`, fewer only at `end` or at the end of the file.
-    pub(super) fn get(&mut self, file: &dyn SegmentFile, at: u64, len: usize, end: u64) -> io::Result<&[u8]> {
+    pub(super) fn get(&mut self, file: &dyn Readable, at: u64, len: usize, end: u64) -> io::Result<&[u8]> {
         let len = len.min(end.saturating_sub(at).try_into().unwrap_or(usize::MAX));
         if !self.has(at, len) {
             self.fill(file, at, len, end)?;
@@ -156,7 +159,7 @@ impl Window {
         at >= self.start && at + len as u64 <= self.start.saturating_add(self.filled as u64)
     }
 
-    fn fill(&mut self, file: &dyn SegmentFile, at: u64, len: usize, end: u64) -> io::Result<()> {
+    fn fill(&mut self, file: &dyn Readable, at: u64, len: usize, end: u64) -> io::Result<()> {
         let ahead = end.saturating_sub(at).min(self.ahead as u64) as usize;
         (self.start, self.filled) = (at, 0);
         if self.bytes.capacity() > WINDOW && len <= WINDOW {
@@ -169,40 +172,15 @@ impl Window {
         }
         let bytes = &mut self.bytes[..wanted];
         let read = match file.read_at(bytes, at) {
-            // One bad sector must not cost what stands before it.
-            Err(error) if is_bad_medium(&error) => read_around(file, bytes, at, error),
+            // One bad page must not cost what stands before it: no further than what is asked for, and its page.
+            Err(error) if is_bad_medium(&error) => {
+                let asked = (at + len as u64).next_multiple_of(PAGE) - at;
+                let asked = usize::try_from(asked).unwrap_or(wanted).min(wanted);
+                read_pages(file, &mut bytes[..asked], at, |_, error, _| Err(error))
+            }
             read => read,
         };
         self.filled = read?;
         Ok(())
     }
-}
-
-/// Whether an error speaks of the bytes and not of this moment.
-pub(super) fn is_bad_medium(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::BADMSG | Errno::UCLEAN))
-}
-
-/// Reads sector by sector; those that cannot be read are zeros, which no checksum takes for a record.
-fn read_around(file: &dyn SegmentFile, bytes: &mut [u8], at: u64, first: io::Error) -> io::Result<usize> {
-    let (mut done, mut good) = (0, false);
-    while done < bytes.len() {
-        let step = (512 - (at as usize + done) % 512).min(bytes.len() - done);
-        match file.read_at(&mut bytes[done..done + step], at + done as u64) {
-            Ok(read) => {
-                good |= read > 0;
-                done += read;
-                if read < step {
-                    break;
-                }
-            }
-            Err(_) => {
-                bytes[done..done + step].fill(0);
-                done += step;
-            }
-        }
-    }
-    // Not one sector: the disk is gone, not the bytes.
-    if good { Ok(done) } else { Err(first) }
 }

@@ -10,10 +10,11 @@ use std::{
 
 use super::{
     Damage, Loss, MAX_REPORTED, OpenError, Torn,
-    disk::{SegmentFile, SegmentFolder},
+    disk::{Readable, SegmentFolder},
     file_name,
     files::Window,
     format::{BadHeader, HEADER_BYTES, Header, Kind, Origin, TAIL_BYTES, TRAILER_BYTES},
+    medium::Patient,
     read::add_names,
     record::{Checkpoint, Summary, take_head},
     rotate::Active,
@@ -29,13 +30,13 @@ const MAX_NUMBER: u64 = 1 << 63;
 pub(super) struct Candidate {
     pub(super) header: Header,
     pub(super) len: u64,
-    pub(super) file: Arc<dyn SegmentFile>,
+    pub(super) file: Arc<Patient>,
 }
 
 /// What is found, as it is found.
 pub(super) struct Opening<'p> {
     pub(super) path: &'p Path,
-    pub(super) folder: &'p dyn SegmentFolder,
+    pub(super) folder: &'p Arc<dyn SegmentFolder>,
     pub(super) candidates: BTreeMap<u64, Candidate>,
     pub(super) spares: Vec<(u64, u64)>,
     pub(super) next_generation: u64,
@@ -50,7 +51,7 @@ pub(super) struct Opening<'p> {
 }
 
 impl<'p> Opening<'p> {
-    pub(super) fn list(path: &'p Path, folder: &'p dyn SegmentFolder) -> Result<Self, OpenError> {
+    pub(super) fn list(path: &'p Path, folder: &'p Arc<dyn SegmentFolder>) -> Result<Self, OpenError> {
         let mut opening = Self {
             path,
             folder,
@@ -86,15 +87,11 @@ impl<'p> Opening<'p> {
     fn look_at(&mut self, generation: u64, name: &str, len: u64) -> Result<(), OpenError> {
         let path = self.path.join(name);
         let io = |source| OpenError::io(&path, source);
-        let file = self.folder.open(name).map_err(io)?;
+        let file = Arc::new(Patient::new(self.folder.open(name).map_err(io)?, self.folder));
         for at in [Some(0), len.checked_sub(TAIL_BYTES as u64)].into_iter().flatten() {
             let mut bytes = [0; HEADER_BYTES];
-            let header = match file.read_at(&mut bytes, at) {
-                Ok(_) => Header::decode(&bytes),
-                Err(_) if at == 0 => Err(BadHeader::Damaged),
-                Err(error) => return Err(io(error)),
-            };
-            match header {
+            file.read_at(&mut bytes, at).map_err(io)?;
+            match Header::decode(&bytes) {
                 Ok(header) if header.generation == generation && header.base.sequence < MAX_NUMBER => {
                     if at > 0 {
                         self.report(generation, 0, HEADER_BYTES as u64, Loss::Nothing);
@@ -191,8 +188,8 @@ impl<'p> Opening<'p> {
             let is_whole = self.damage.len() == before;
             if Some(generation) == last && is_whole {
                 let end = header.frame().end(segment.data_end);
-                let spoiled = torn && file.write_at(&end, segment.data_end).is_err();
-                let mut active_segment = Active::new(segment, file);
+                let spoiled = torn && file.file().write_at(&end, segment.data_end).is_err();
+                let mut active_segment = Active::new(segment, file.file().clone());
                 (active_segment.spoiled, active_segment.dirty) = (spoiled, true);
                 active = Some(active_segment);
             } else {
@@ -207,7 +204,7 @@ impl<'p> Opening<'p> {
     }
 
     /// A segment without summary ends with its header. Otherwise it has been cut.
-    fn check_end(&mut self, file: &dyn SegmentFile, header: Header, len: u64) -> io::Result<()> {
+    fn check_end(&mut self, file: &dyn Readable, header: Header, len: u64) -> io::Result<()> {
         let (mut bytes, at) = ([0; HEADER_BYTES], len.saturating_sub(TAIL_BYTES as u64));
         file.read_at(&mut bytes, at)?;
         if at < HEADER_BYTES as u64 || Header::decode(&bytes) != Ok(header) {
@@ -245,7 +242,7 @@ impl<'p> Opening<'p> {
     }
 
     /// Reads a segment from end to end. True: it breaks off.
-    fn scan(&mut self, file: &dyn SegmentFile, header: Header, len: u64) -> io::Result<(Segment, bool)> {
+    fn scan(&mut self, file: &dyn Readable, header: Header, len: u64) -> io::Result<(Segment, bool)> {
         let generation = header.generation;
         let end = len.saturating_sub(TAIL_BYTES as u64);
         let mut segment = Segment::new(header, len, end);
@@ -319,7 +316,7 @@ fn read_checkpoint(candidate: &Candidate) -> io::Result<Option<Checkpoint>> {
 }
 
 /// A sealed segment from its summary; none = it has no good one.
-fn sealed(file: &dyn SegmentFile, header: Header, len: u64) -> io::Result<Option<Segment>> {
+fn sealed(file: &dyn Readable, header: Header, len: u64) -> io::Result<Option<Segment>> {
     let Some(at) = len.checked_sub(TRAILER_BYTES as u64) else { return Ok(None) };
     let (mut bytes, frame) = ([0; TRAILER_BYTES], header.frame());
     file.read_at(&mut bytes, at)?;

@@ -6,9 +6,10 @@ use marram_core::queue::ITEM_OVERHEAD;
 
 use super::{
     Damage, EndpointId, Key, Log, Loss, Place, Reference, Stored, Walk, file_name,
-    files::{Names, is_bad_medium},
+    files::Names,
     format::Kind,
     index::Spot,
+    medium,
     record::{take_head, take_name},
     scan::{Found, Scanner},
     segment::{Segment, Sources},
@@ -30,7 +31,7 @@ impl Log {
     /// [`Log::take_damage`]. Times to live are the caller's to judge.
     ///
     /// # Errors
-    /// The disk cannot be read now (too many open files, no permission). What was read before stands in `into`.
+    /// The disk cannot be read now (too many open files, or it does not answer). What was read before stands in `into`.
     pub fn read(
         &mut self,
         endpoint: EndpointId,
@@ -47,18 +48,45 @@ impl Log {
                 break; // an index that is none
             }
             after = Some(spot.sequence);
-            match self.load(place, key, spot) {
-                Ok(Some(stored)) => {
-                    bytes += stored.accepted.message.size() + ITEM_OVERHEAD;
-                    into.push(stored);
-                }
-                Ok(None) => self.give_up(place, key, spot),
-                Err(error) if is_bad_medium(&error) => self.give_up(place, key, spot),
-                Err(source) => return Err(self.read_error(place, source)),
+            if let Some(stored) = self.load_or_give_up(place, key, spot)? {
+                bytes += stored.accepted.message.size() + ITEM_OVERHEAD;
+                into.push(stored);
             }
         }
         self.give_room_back();
         Ok(())
+    }
+
+    /// The message at a place; none = it is lost, which is told.
+    pub(super) fn load_or_give_up(&mut self, place: usize, key: Key, spot: Spot) -> Result<Option<Stored>, ReadError> {
+        let names = self.names_of(place).map_err(|source| self.read_error(place, source))?;
+        let loaded = match self.load(place, key, spot, &names) {
+            Err(error) if self.is_lost(place, &error) => Ok(None),
+            loaded => loaded,
+        };
+        let stored = loaded.map_err(|source| self.read_error(place, source))?;
+        match (&stored, self.segment(place).map(Segment::generation)) {
+            (Some(stored), Some(generation)) => {
+                self.files.bad.read(generation, u64::from(spot.at), stored.accepted.message.size() as u64);
+            }
+            _ => self.give_up(place, key, spot),
+        }
+        Ok(stored)
+    }
+
+    /// Whether bytes of a segment that could not be read are lost, and not only out of reach: it was tried often enough, while the disk
+    /// could read others. Counts the tries.
+    pub(super) fn is_lost(&mut self, place: usize, error: &io::Error) -> bool {
+        let (Some(at), Some(segment)) = (medium::bad_page(error), self.segment(place)) else { return false };
+        let generation = segment.generation();
+        self.may_be_lost(place, error) && self.files.bad.failed(generation, at)
+    }
+
+    /// Whether it is this page, and not the disk, that cannot be read now.
+    pub(super) fn may_be_lost(&mut self, place: usize, error: &io::Error) -> bool {
+        let (Some(at), Some(segment)) = (medium::bad_page(error), self.segment(place)) else { return false };
+        let file = self.files.file(&*self.folder, segment.generation());
+        file.is_ok_and(|file| medium::answers(&*self.folder, &*file, at))
     }
 
     /// The next message of a queue that is not settled.
@@ -117,10 +145,9 @@ impl Log {
     }
 
     /// The message at a place; none = it is damaged.
-    pub(super) fn load(&mut self, place: usize, key: Key, spot: Spot) -> io::Result<Option<Stored>> {
+    fn load(&mut self, place: usize, key: Key, spot: Spot, names: &Names) -> io::Result<Option<Stored>> {
         let Some(segment) = self.segment(place) else { return Ok(None) };
         let (header, end, frame) = (segment.header, segment.data_end, segment.header.frame());
-        let names = self.names_of(place)?;
         let file = match &self.active {
             Some(active) if place == self.segments.len() => active.file.clone(),
             _ => self.files.file(&*self.folder, header.generation)?,
@@ -134,7 +161,7 @@ impl Log {
         let Some(Reference { endpoint, priority, deadline, max_attempts }) = reference.copied() else {
             return Ok(None);
         };
-        let Some((accepted, death)) = head.message(|number| name_of(&names, number)) else {
+        let Some((accepted, death)) = head.message(|number| name_of(names, number)) else {
             return Ok(None);
         };
         let place = Place { endpoint, priority, sequence: spot.sequence };
@@ -167,15 +194,20 @@ impl Log {
         let mut names = Vec::new();
         match window.record(&*file, &header.frame(), u64::from(at), end) {
             Ok(Some((Kind::Sources, payload))) => add_names(&mut names, payload),
-            Err(error) if !is_bad_medium(&error) => return Err(error),
+            Err(error) if medium::bad_page(&error).is_none() => return Err(error),
             _ => {
                 // They stand before the messages as well.
-                let mut scanner = Scanner::new(&*file, header.generation, header.frame(), data_end);
+                let patched = self.files.bad.patch(header.generation, file);
+                let mut scanner = Scanner::new(&patched, header.generation, header.frame(), data_end);
                 loop {
-                    match scanner.next()? {
-                        Found::Record { kind: Kind::Sources, payload, .. } => add_names(&mut names, payload),
-                        Found::End { .. } | Found::Torn { .. } => break,
-                        Found::Record { .. } | Found::Damaged { .. } => {}
+                    match scanner.next() {
+                        Ok(Found::Record { kind: Kind::Sources, payload, .. }) => add_names(&mut names, payload),
+                        Ok(Found::End { .. } | Found::Torn { .. }) => break,
+                        Ok(Found::Record { .. } | Found::Damaged { .. }) => {}
+                        Err(error) => {
+                            self.is_lost(place, &error); // then the next try passes over it
+                            return Err(error);
+                        }
                     }
                 }
             }

@@ -5,6 +5,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     io,
     path::Path,
+    sync::Arc,
 };
 
 use marram_core::elapsed::{Clocks, Elapsed, Stamp};
@@ -36,12 +37,12 @@ struct Notes {
 impl Log {
     pub(super) fn open_on(
         path: &Path,
-        folder: Box<dyn SegmentFolder>,
+        folder: Arc<dyn SegmentFolder>,
         options: Options,
         clocks: &Clocks,
     ) -> Result<(Self, Recovery), OpenError> {
         let io = |source| OpenError::io(path, source);
-        let mut opening = Opening::list(path, &*folder)?;
+        let mut opening = Opening::list(path, &folder)?;
         opening.drop_replaced().map_err(io)?;
         let checkpoint = opening.checkpoint().map_err(io)?;
         opening.drop_freed(checkpoint.as_ref()).map_err(io)?;
@@ -76,8 +77,10 @@ impl Log {
             damage,
             settled: [0; super::How::COUNT],
         };
+        log.give_up_pages(&candidates);
         log.count();
         let notes = log.read_stream(&candidates, &streams).map_err(io)?;
+        log.give_up_pages(&candidates);
         log.miss(checkpoint, notes, &spares, &replaced, &headless);
         log.name_the_nameless();
         let elapsed = candidates.values().map(|candidate| candidate.header.base.elapsed).max().unwrap_or(0);
@@ -97,6 +100,13 @@ impl Log {
             elapsed: log.stamp.elapsed,
         };
         Ok((log, recovery))
+    }
+
+    /// Pages that could not be read are not tried again and again.
+    fn give_up_pages(&mut self, candidates: &BTreeMap<u64, Candidate>) {
+        for (generation, candidate) in candidates {
+            self.files.bad.give_up(*generation, candidate.file.given_up());
+        }
     }
 
     /// Counts what the segments hold.
@@ -126,7 +136,9 @@ impl Log {
                         let mut take = Take(payload);
                         notes.copied.extend(take.number().zip(take.number()));
                     }
-                    Found::Record { kind, payload, .. } => self.replay_record(*header, kind, payload, &mut notes.freed),
+                    Found::Record { kind, payload, .. } => {
+                        self.replay_record(*header, kind, payload, &mut notes.freed)?;
+                    }
                     Found::Damaged { .. } => {}
                     Found::End { .. } | Found::Torn { .. } => break,
                 }
@@ -135,7 +147,13 @@ impl Log {
         Ok(notes)
     }
 
-    fn replay_record(&mut self, header: Header, kind: Kind, payload: &[u8], freed: &mut BTreeSet<u64>) {
+    fn replay_record(
+        &mut self,
+        header: Header,
+        kind: Kind,
+        payload: &[u8],
+        freed: &mut BTreeSet<u64>,
+    ) -> io::Result<()> {
         let mut take = Take(payload);
         match kind {
             Kind::Checkpoint => {
@@ -153,7 +171,7 @@ impl Log {
             Kind::Settled => {
                 while let Some(range) = take_range(&mut take, header.base) {
                     self.next_sequence = self.next_sequence.max(range.last.saturating_add(1));
-                    self.settle_again(range);
+                    self.settle_again(range)?;
                 }
             }
             Kind::Attempts => {
@@ -169,6 +187,7 @@ impl Log {
             }
             _ => {}
         }
+        Ok(())
     }
 
     /// Reports segments that should be there and are not.

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{
-    disk::SegmentFile,
+    disk::Readable,
     files::Window,
     format::{END_BYTES, Frame, HEAD_BYTES, HEADER_BYTES, Head, Kind},
 };
@@ -35,7 +35,7 @@ pub(super) enum Found<'w> {
 
 /// A walk.
 pub(super) struct Scanner<'f> {
-    file: &'f dyn SegmentFile,
+    file: &'f dyn Readable,
     frame: Frame,
     at: u64,
     limit: u64,
@@ -52,7 +52,7 @@ enum At {
 
 impl<'f> Scanner<'f> {
     /// From the first record; nothing from `limit` on is read.
-    pub(super) fn new(file: &'f dyn SegmentFile, generation: u64, frame: Frame, limit: u64) -> Self {
+    pub(super) fn new(file: &'f dyn Readable, generation: u64, frame: Frame, limit: u64) -> Self {
         Self { file, frame, at: HEADER_BYTES as u64, limit, window: Window::of(generation) }
     }
 

@@ -3,7 +3,7 @@
 use std::{io, sync::Arc};
 
 use super::{
-    How, Key, Log, Place, Walk,
+    Damage, How, Key, Log, Loss, Place, Walk,
     format::Kind,
     index::{Cursor, Index, Spot},
     record::{Range, Tried, take_head},
@@ -143,7 +143,7 @@ impl Log {
         let read = own.record(&*file, &frame, u64::from(at), end);
         match read {
             Ok(Some((Kind::Index, payload))) => return Ok(Some(payload.into())),
-            Err(error) if !super::files::is_bad_medium(&error) => return Err(error),
+            Err(error) if super::medium::bad_page(&error).is_none() => return Err(error),
             _ => {}
         }
         self.index_by_scan(place, key, count, data_end).map(Some)
@@ -158,10 +158,18 @@ impl Log {
             "an index of the message log is damaged; it is made again from the messages"
         );
         let file = self.files.file(&*self.folder, header.generation)?;
-        let mut scanner = Scanner::new(&*file, header.generation, header.frame(), data_end);
+        let patched = self.files.bad.patch(header.generation, file);
+        let mut scanner = Scanner::new(&patched, header.generation, header.frame(), data_end);
         let (mut index, mut found) = (Index::default(), 0);
         loop {
-            match scanner.next()? {
+            let next = match scanner.next() {
+                Ok(next) => next,
+                Err(error) => {
+                    self.is_lost(place, &error); // then the next try passes over it
+                    return Err(error);
+                }
+            };
+            match next {
                 Found::Record { kind: Kind::Message, at, payload, .. } => {
                     let Some(head) = take_head(payload, header.base) else { continue };
                     if head.references.iter().any(|reference| reference.endpoint.key(reference.priority) == key) {
@@ -172,6 +180,10 @@ impl Log {
                 Found::Record { .. } | Found::Damaged { .. } => {}
                 Found::End { .. } | Found::Torn { .. } => break,
             }
+        }
+        if found < count {
+            let (path, messages) = (self.path.join(super::file_name(header.generation)), u64::from(count - found));
+            self.report(Damage { path, at: 0, bytes: 0, loss: Loss::Messages(messages) });
         }
         let index_bytes: Arc<[u8]> = index.bytes.clone().into();
         if let Some(segment) = self.segments.get_mut(place)
@@ -197,7 +209,7 @@ impl Log {
     }
 
     /// Settles, at an opening, what a record says is settled. Nothing is written.
-    pub(super) fn settle_again(&mut self, range: Range) {
+    pub(super) fn settle_again(&mut self, range: Range) -> io::Result<()> {
         let Range { key, first, last } = range;
         self.forget_attempts(range);
         for place in 0..=self.segments.len() {
@@ -211,8 +223,14 @@ impl Log {
                 self.count_settled(key, u64::from(count), None);
                 continue;
             }
-            self.settle_part(place, range);
+            // An opening does not wait for a page: it is tried until it is given up, if the disk answers.
+            while let Err(error) = self.settle_part(place, range) {
+                if !self.may_be_lost(place, &error) {
+                    return Err(error);
+                }
+            }
         }
+        Ok(())
     }
 
     pub(super) fn forget_attempts(&mut self, Range { key, first, last }: Range) {
@@ -222,12 +240,17 @@ impl Log {
         }
     }
 
-    fn settle_part(&mut self, place: usize, range: Range) {
+    fn settle_part(&mut self, place: usize, range: Range) -> io::Result<()> {
         let Range { key, first, last } = range;
-        let Some(generation) = self.segment(place).map(Segment::generation) else { return };
+        let Some(generation) = self.segment(place).map(Segment::generation) else { return Ok(()) };
         let walk = self.queues.get_mut(&key).and_then(|state| state.settler.take());
-        let walk = walk.filter(|walk| walk.generation == generation).or_else(|| self.walk_or_warn(place, key));
-        let Some(mut walk) = walk.filter(|walk| walk.index.is_some() || self.is_in_memory(place, key)) else { return };
+        let walk = match walk.filter(|walk| walk.generation == generation) {
+            Some(walk) => Some(walk),
+            None => self.walk(place, key)?,
+        };
+        let Some(mut walk) = walk.filter(|walk| walk.index.is_some() || self.is_in_memory(place, key)) else {
+            return Ok(());
+        };
         match first.checked_sub(1) {
             Some(before) => self.seek(&mut walk, place, key, before),
             None => walk.cursor = Cursor::default(),
@@ -240,6 +263,7 @@ impl Log {
         if let Some(state) = self.queues.get_mut(&key) {
             state.settler = Some(walk);
         }
+        Ok(())
     }
 
     /// The next entry of a walk that is not behind `last`.

@@ -7,6 +7,7 @@ mod full;
 mod fuzz;
 mod model;
 mod promises;
+mod reads;
 pub(crate) mod sim;
 
 use std::sync::Arc;

@@ -111,6 +111,15 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+    /// The disk does not answer. Nothing was changed by that.
+    #[error("the disk cannot read the message log {}; see whether it is there and sound, and start again", .path.display())]
+    Disk {
+        /// What could not be read.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Written by a version after this one.
     #[error(
         "the message log {} is of version {version}, this host knows {}; run the newer host, or move the folder away to begin \
@@ -130,7 +139,11 @@ pub enum OpenError {
 
 impl OpenError {
     pub(super) fn io(path: &Path, source: io::Error) -> Self {
-        Self::Io { path: path.to_owned(), source }
+        let path = path.to_owned();
+        match super::medium::bad_page(&source) {
+            Some(_) => Self::Disk { path, source },
+            None => Self::Io { path, source },
+        }
     }
 }
 

@@ -239,7 +239,7 @@ fn a_newer_version_is_refused_and_told_what_to_try() {
         bytes[12..16].copy_from_slice(&crc.to_le_bytes());
     }
     let sim = Sim::with(&files);
-    let error = Log::open_on(Path::new("/log"), Box::new(sim.clone()), options(), &clocks(1)).err().unwrap();
+    let error = Log::open_on(Path::new("/log"), Arc::new(sim.clone()), options(), &clocks(1)).err().unwrap();
     let text = error.to_string();
     assert!(matches!(error, OpenError::Newer { version: 2, .. }), "{text}");
     assert!(text.contains("/log/") && text.contains("version 2") && text.contains("run the newer host"), "{text}");

@@ -33,7 +33,9 @@ fn scenario(log: &mut Log) -> Told {
             Ok(_) => told.accepted.extend(numbers.iter().map(|number| (*number, safety))),
             Err(_) => told.refused.extend(&numbers),
         }
-        let waiting = all(log, a, 0);
+        // What cannot be read now is settled later.
+        let mut waiting = Vec::new();
+        let _ = log.read(a, 0, None, usize::MAX, &mut waiting);
         for stored in waiting.iter().rev().skip(2).filter(|stored| stored.accepted.sequence % 10 != 7) {
             for (endpoint, priority) in [(a, 0), (b, 3)] {
                 log.settle(Place { endpoint, priority, sequence: stored.place.sequence }, How::Delivered);
@@ -102,6 +104,55 @@ fn attack(fault: impl Fn(usize) -> Fault) {
             invariant_every_accepted_message_is_settled_or_stored(&told, &left, true, &format!("{case}, power {seed}"));
         }
     }
+}
+
+/// The n-th reading and so many behind it fail, for every n.
+fn attack_readings(count: usize) {
+    let reads = {
+        let sim = Sim::new();
+        let (mut log, _) = sim.open(SMALL, &clocks(0));
+        scenario(&mut log);
+        sim.reads()
+    };
+    assert!(reads > 50, "{reads}");
+    for at in 0..reads {
+        let case = format!("{count} readings from {at}");
+        let sim = Sim::new();
+        let (mut log, _) = sim.open(SMALL, &clocks(0));
+        sim.fail_reads(at..at.saturating_add(count));
+        let told = scenario(&mut log);
+        sim.fail_reads(0..0);
+        let now = waiting(&mut log);
+        invariant_every_accepted_message_is_settled_or_stored(&told, &now, false, &case);
+        assert!(told.refused.is_disjoint(&now), "{case}: refused and there");
+        assert_eq!(log.take_damage(), [], "{case}");
+        let _ = log.flush();
+        let (mut killed, recovery) = sim.killed().open(SMALL, &clocks(1));
+        let left = waiting(&mut killed);
+        invariant_every_accepted_message_is_settled_or_stored(&told, &left, false, &format!("{case}, killed"));
+        assert_eq!(recovery.damage, [], "{case}, killed");
+        for seed in 1..4 {
+            let (mut dark, _) = sim.without_power(&mut Chance(seed)).open(SMALL, &clocks(1));
+            let left = waiting(&mut dark);
+            invariant_every_accepted_message_is_settled_or_stored(&told, &left, true, &format!("{case}, power {seed}"));
+        }
+    }
+}
+
+#[test]
+fn no_reading_that_fails_loses_what_was_accepted() {
+    attack_readings(1);
+}
+
+#[test]
+fn no_readings_that_fail_for_a_while_lose_what_was_accepted() {
+    attack_readings(3);
+    attack_readings(30);
+}
+
+#[test]
+fn no_disk_that_cannot_be_read_any_more_loses_what_was_accepted() {
+    attack_readings(usize::MAX);
 }
 
 #[test]

@@ -11,7 +11,7 @@ const OPTIONS: Options = Options { segment_bytes: 4 << 10, max_bytes: 64 << 12, 
 /// again.
 fn attack(files: &BTreeMap<String, Vec<u8>>) {
     let sim = Sim::with(files);
-    let Ok((mut log, _)) = Log::open_on(Path::new("/log"), Box::new(sim.clone()), OPTIONS, &clocks(1)) else { return };
+    let Ok((mut log, _)) = Log::open_on(Path::new("/log"), Arc::new(sim.clone()), OPTIONS, &clocks(1)) else { return };
     read_all(&mut log);
     let a = log.endpoint("a");
     if append(&mut log, &message("s", 500, 100), &[to(a, 0)]).is_ok() {

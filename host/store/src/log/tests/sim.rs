@@ -1,8 +1,9 @@
 //! A disk in memory that knows what has reached the medium and what has not. It fails, tears, fills up, is killed and loses power.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
+    ops::Range,
     path::Path,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -10,7 +11,7 @@ use std::{
 use rustix::io::Errno;
 
 use super::{
-    super::disk::{SegmentFile, SegmentFolder},
+    super::disk::{Readable, SegmentFile, SegmentFolder},
     *,
 };
 
@@ -65,6 +66,11 @@ struct State {
     operations: usize,
     capacity: Option<u64>,
     no_more_files: bool,
+    reads: usize,
+    /// Numbers of the readings that fail, counted from 0.
+    failing_reads: Range<usize>,
+    /// Pages that cannot be read, by file.
+    bad_pages: BTreeSet<(usize, usize)>,
 }
 
 #[derive(Clone)]
@@ -102,19 +108,48 @@ impl Sim {
         self.state().no_more_files = no_more;
     }
 
+    /// As while a controller is reset: the n-th readings from here on fail.
+    pub(crate) fn fail_reads(&self, which: Range<usize>) {
+        let mut state = self.state();
+        state.reads = 0;
+        state.failing_reads = which;
+    }
+
+    /// Readings since then.
+    pub(super) fn reads(&self) -> usize {
+        self.state().reads
+    }
+
+    /// A page of a file cannot be read any more.
+    pub(super) fn spoil(&self, name: &str, page: usize) {
+        let mut state = self.state();
+        let file = state.names[name];
+        state.bad_pages.insert((file, page));
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         let state = self.state();
         state.names.values().map(|file| state.files[*file].seen.len() as u64).sum()
     }
 
     pub(super) fn open(&self, options: Options, clocks: &Clocks) -> (Log, Recovery) {
-        Log::open_on(Path::new("/log"), Box::new(self.clone()), options, clocks).unwrap()
+        self.try_open(options, clocks).unwrap()
+    }
+
+    pub(super) fn try_open(&self, options: Options, clocks: &Clocks) -> Result<(Log, Recovery), OpenError> {
+        Log::open_on(Path::new("/log"), Arc::new(self.clone()), options, clocks)
     }
 
     /// What a killed process leaves: the kernel has all that was written.
     pub(crate) fn killed(&self) -> Sim {
         let state = self.state().clone();
-        Sim { state: Arc::new(Mutex::new(State { operations: 0, ..state })), fault: Arc::new(Mutex::new(Fault::None)) }
+        Self::after(state)
+    }
+
+    /// A disk on which nothing fails, but for its bad pages.
+    fn after(state: State) -> Self {
+        let state = State { operations: 0, reads: 0, failing_reads: 0..0, ..state };
+        Self { state: Arc::new(Mutex::new(state)), fault: Arc::new(Mutex::new(Fault::None)) }
     }
 
     /// What a loss of power leaves: of the writes and names that were not synced, any.
@@ -137,7 +172,7 @@ impl Sim {
             apply(&mut state.safe_names, change);
         }
         state.names = state.safe_names.clone();
-        Sim { state: Arc::new(Mutex::new(State { operations: 0, ..state })), fault: Arc::new(Mutex::new(Fault::None)) }
+        Self::after(state)
     }
 
     /// Spares whose room is not set aside, though their length says so.
@@ -282,13 +317,26 @@ struct SimFile {
     number: usize,
 }
 
-impl SegmentFile for SimFile {
+impl Readable for SimFile {
     fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<usize> {
-        let state = self.sim.state();
+        let mut state = self.sim.state();
+        state.reads += 1;
+        let pages = at as usize / 4096..=(at as usize + bytes.len().max(1) - 1) / 4096;
+        if state.failing_reads.contains(&(state.reads - 1))
+            || state.bad_pages.range((self.number, *pages.start())..=(self.number, *pages.end())).next().is_some()
+        {
+            return Err(Errno::IO.into());
+        }
         let from = state.files[self.number].seen.get(at as usize..).unwrap_or_default();
         let count = from.len().min(bytes.len());
         bytes[..count].copy_from_slice(&from[..count]);
         Ok(count)
+    }
+}
+
+impl SegmentFile for SimFile {
+    fn read_anew(&self, bytes: &mut [u8], at: u64) -> io::Result<usize> {
+        self.read_at(bytes, at)
     }
 
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
