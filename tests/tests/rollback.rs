@@ -129,6 +129,20 @@ fn a_kill_amid_the_probation_costs_neither_the_verdict_nor_the_way_back() {
 }
 
 #[test]
+fn a_module_that_failed_before_the_host_was_stopped_is_not_held_against_a_file_that_was_changed_meanwhile() {
+    let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
+    // Up for less than the probation, then in its back-off for ten seconds and more.
+    let flapping = || crashing(&layout, "flapping").env("RUN_MS", "300");
+    let with = |value: &str| manifest(good(&layout, value), value).module("flapping", flapping());
+    let host = device.start(&with("first"));
+    host.wait_for_outcome(1, "bad");
+    host.stop();
+    let host = device.start(&with("second"));
+    host.wait_for_outcome(2, "good");
+    host.stop();
+}
+
+#[test]
 fn an_operator_goes_back_to_the_last_good_one_and_forth_to_any() {
     let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
     let host = device.start(&manifest(good(&layout, "first"), "first"));

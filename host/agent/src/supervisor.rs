@@ -20,7 +20,7 @@ use marram_core::{
     name::ModuleName,
     planner::{Explained, Observed, plan},
     ports::{Artifact, Component, Engine, Exit, Images, Room},
-    rollout::Trial,
+    rollout::{Fitness, Trial},
     time::{Uptime, UtcMillis},
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -79,6 +79,8 @@ pub(crate) enum Event {
     IsDeployed { name: ModuleName, reply: oneshot::Sender<bool> },
     /// Somebody wants to know which modules do not do what they should, and the status at that moment.
     Unwell { reply: oneshot::Sender<(Status, BTreeSet<ModuleName>)> },
+    /// Somebody wants to know how the modules have fared.
+    Fitness { reply: oneshot::Sender<BTreeMap<ModuleName, Fitness>> },
     /// Somebody wants to know which components the modules run or are about to.
     Components { reply: oneshot::Sender<Vec<(ModuleName, String)>> },
     /// Somebody wants to read a module's log.
@@ -242,6 +244,9 @@ impl Supervisor {
             }
             Event::Unwell { reply } => {
                 let _ = reply.send((self.status(), self.unwell()));
+            }
+            Event::Fitness { reply } => {
+                let _ = reply.send(self.fitness());
             }
             Event::Components { reply } => {
                 let components = self.records.iter().flat_map(|(name, record)| {

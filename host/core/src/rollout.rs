@@ -83,6 +83,40 @@ impl Standing {
     pub fn is_unwell(self) -> bool {
         matches!(self, Self::Failing | Self::Failed)
     }
+
+    /// How it has fared until now. `failed`: it has, and has not run long since.
+    #[must_use]
+    pub fn fitness(self, failed: bool, probation: Duration, now: Uptime) -> Fitness {
+        match self {
+            Self::Done => Fitness::Well,
+            Self::Up { since } if now.since(since) >= probation => Fitness::Well,
+            Self::Failing | Self::Failed => Fitness::Unwell,
+            Self::Up { .. } | Self::Starts | Self::Waits if failed => Fitness::Unwell,
+            Self::Up { .. } | Self::Starts | Self::Waits | Self::Unreachable | Self::Absent => Fitness::Unknown,
+        }
+    }
+}
+
+/// How a module has fared: what the next deployment, if it leaves the module as it is, can do nothing for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fitness {
+    /// It is healthy.
+    Well,
+    /// It fails, or has failed and not been healthy since.
+    Unwell,
+    /// It has done neither in this life of the host.
+    Unknown,
+}
+
+/// Failures in a row of the version that is wanted.
+#[must_use]
+pub fn failures(spec: &ModuleSpec, module: &ObservedModule) -> u32 {
+    match needs_new_instance(&module.spec, spec) {
+        true => {
+            module.next.as_ref().filter(|next| !needs_new_instance(&next.spec, spec)).map_or(0, |next| next.failures)
+        }
+        false => module.failures,
+    }
 }
 
 /// What is thought of a deployment.

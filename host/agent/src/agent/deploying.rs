@@ -90,7 +90,7 @@ impl Agent {
         let stored = self.stored().await?;
         let old = stored.as_ref().and_then(|stored| self.read_accepted(stored.manifest.get()).ok());
         let new = self.read_accepted(text).ok();
-        if let (Some(stored), Some((old, _)), Some((new, warnings))) = (&stored, old, new)
+        if let (Some(stored), Some((old, _)), Some((new, warnings))) = (&stored, &old, &new)
             && old == new
         {
             let warnings = warnings.iter().map(ToString::to_string).collect();
@@ -99,7 +99,11 @@ impl Agent {
         }
         // Later deployments count on from the stored one, whether or not it is put in force.
         if let Some(stored) = stored {
-            self.remember(&mut *self.in_force.lock().await, &stored);
+            let mut in_force = self.in_force.lock().await;
+            self.remember(&mut in_force, &stored);
+            if let Some((old, _)) = old {
+                in_force.set(old.into(), stored.version, false);
+            }
         }
         let result = self.apply_from(Way::File, text).await;
         let resume = matches!(result, Err(ApplyError::Bad(_) | ApplyError::Store(_) | ApplyError::Refused(_)));

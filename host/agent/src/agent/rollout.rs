@@ -11,7 +11,7 @@ use marram_core::{
     name::ModuleName,
     planner::needs_new_instance,
     ports::DocumentError,
-    rollout::{Entry, Outcome, Trial, Way},
+    rollout::{Entry, Fitness, Outcome, Trial, Way},
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -136,20 +136,34 @@ impl Agent {
         self.instead(in_force).await.map(|(_, _, way_back)| way_back)
     }
 
-    /// Modules that fail now and that a deployment leaves as they are: nothing is held against it. After one that is on trial itself that
-    /// is only so of those that failed before that one too: the others may fail by its doing, and would make it good by the back door.
+    /// Modules that failed before a deployment came and that it leaves as they are: nothing is held against it. After one that is on trial
+    /// itself, and in a rollback, that is only so of those that failed before that one too: the others may fail by its doing, and would
+    /// make the next one good by the back door.
     pub(super) async fn failing_before(&self, in_force: &InForce, new: &Deployment, way: &Way) -> BTreeSet<ModuleName> {
-        let Some(old) = in_force.deployment.as_ref().filter(|_| !matches!(way, Way::Rollback { .. })) else {
-            return BTreeSet::new();
-        };
-        let unwell = self.ask(|reply| Event::Unwell { reply }).await.map(|(_, unwell)| unwell).unwrap_or_default();
+        let (Some(old), Some(entry)) = (&in_force.deployment, in_force.entry()) else { return BTreeSet::new() };
+        let unwell = self.unwell(entry).await;
         let is_left = |name: &ModuleName| match (old.modules.get(name), new.modules.get(name)) {
             (Some(old), Some(new)) => !needs_new_instance(old, new),
             _ => false,
         };
-        let on_trial = in_force.on_trial();
-        let failed_before = |name: &ModuleName| on_trial.is_none_or(|it| it.accepted.failing_before.contains(name));
+        let is_suspect = entry.outcome == Outcome::OnTrial || matches!(way, Way::Rollback { .. });
+        let failed_before = |name: &ModuleName| !is_suspect || entry.accepted.failing_before.contains(name);
         unwell.into_iter().filter(|name| is_left(name) && failed_before(name)).collect()
+    }
+
+    /// Modules that have failed under the deployment in force and not been healthy since. Of what nothing is known yet in this life of the
+    /// host, what was noted before holds.
+    async fn unwell(&self, entry: &Entry) -> BTreeSet<ModuleName> {
+        let mut unwell = entry.unwell.clone();
+        let fitness = self.ask(|reply| Event::Fitness { reply }).await.unwrap_or_default();
+        for (name, fitness) in fitness {
+            match fitness {
+                Fitness::Unwell => drop(unwell.insert(name)),
+                Fitness::Well => drop(unwell.remove(&name)),
+                Fitness::Unknown => {}
+            }
+        }
+        unwell
     }
 
     /// At a start: a deployment that is known to be bad, or on which the host has ended again and again, is not begun with. True: another
@@ -177,10 +191,16 @@ impl Agent {
         }
     }
 
-    /// The host stops in order: that is nothing against a deployment.
+    /// The host stops in order: that is nothing against a deployment. Whoever puts another one in its place while the host is down finds
+    /// which modules failed.
     pub(super) async fn note_stop(&self, in_force: &mut InForce) {
-        if in_force.on_trial().is_some_and(|entry| entry.ends > 0) {
-            let _ = in_force.history.begins(in_force.version, false);
+        let Some(entry) = in_force.entry() else { return };
+        let (version, was_counted) = (in_force.version, entry.outcome == Outcome::OnTrial && entry.ends > 0);
+        let unwell = self.unwell(entry).await;
+        if was_counted {
+            let _ = in_force.history.begins(version, false);
+        }
+        if in_force.history.note_unwell(version, unwell) || was_counted {
             self.save_history(in_force).await;
         }
     }

@@ -187,6 +187,15 @@ impl Record {
         self.prepare_error.clone().or_else(|| self.update_error.clone()).or_else(exit)
     }
 
+    /// What it did last was to fail; the network is no failure.
+    pub(super) fn has_failed(&self) -> bool {
+        let ended_badly = |(_, exit): &(UtcMillis, Exit)| !matches!(exit.code, Exit::DONE | Exit::STOPPED);
+        match &self.prepare_error {
+            Some(_) => !self.unreachable,
+            None => self.update_error.is_some() || self.last_exit.as_ref().is_some_and(ended_badly),
+        }
+    }
+
     /// Digests of the components that run or are ready to.
     pub(super) fn components(&self) -> impl Iterator<Item = &str> {
         self.prepared.iter().chain(&self.next).map(|prepared| prepared.artifact.component_digest.as_str())

@@ -1,10 +1,10 @@
 //! Watches whether the deployment in force is good, by what is observed of its modules. Tells it; what follows is not decided here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use marram_core::{
     name::ModuleName,
-    rollout::{Standing, Trial, Verdict, standing},
+    rollout::{Fitness, Standing, Trial, Verdict, failures, standing},
     time::Uptime,
 };
 
@@ -66,6 +66,18 @@ impl Supervisor {
     /// The modules that do not do what they should.
     pub(super) fn unwell(&self) -> BTreeSet<ModuleName> {
         self.standings().filter(|(_, standing)| standing.is_unwell()).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// How all modules have fared under the deployment in force.
+    pub(super) fn fitness(&self) -> BTreeMap<ModuleName, Fitness> {
+        let (now, probation) = (self.worlds.clock.uptime(), self.desired.rollout.probation);
+        let has_failed = |name: &ModuleName| {
+            let (spec, module) = (self.desired.modules.get(name)?, self.observed.modules.get(name)?);
+            Some(failures(spec, module) > 0 && self.records.get(name)?.has_failed())
+        };
+        self.standings()
+            .map(|(name, it)| (name.clone(), it.fitness(has_failed(name) == Some(true), probation, now)))
+            .collect()
     }
 
     fn standings(&self) -> impl Iterator<Item = (&ModuleName, Standing)> {

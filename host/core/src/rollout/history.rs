@@ -117,6 +117,9 @@ pub struct Entry {
     /// When that was known.
     #[serde(default, rename = "decidedMs", skip_serializing_if = "Option::is_none")]
     pub decided: Option<UtcMillis>,
+    /// Modules that failed when the host stopped last, or, until it has stopped, before this deployment came.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unwell: BTreeSet<ModuleName>,
     /// How often the host was started while it was on trial, and did not stop in order.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub ends: u32,
@@ -175,7 +178,8 @@ impl History {
         }
         // What ran before anybody kept a history is what the device's owner had.
         let outcome = if accepted.way == Way::Unknown { Outcome::Good } else { Outcome::OnTrial };
-        self.entries.push(Entry { accepted, outcome, reason: None, decided: None, ends: 0 });
+        let unwell = accepted.failing_before.clone();
+        self.entries.push(Entry { accepted, outcome, reason: None, decided: None, unwell, ends: 0 });
         self.forget();
     }
 
@@ -184,6 +188,11 @@ impl History {
         if let Some(entry) = self.entry_mut(version) {
             (entry.outcome, entry.reason, entry.decided, entry.ends) = (outcome, reason, Some(at), 0);
         }
+    }
+
+    /// Notes which modules fail as the host stops. True: that is news.
+    pub fn note_unwell(&mut self, version: u64, unwell: BTreeSet<ModuleName>) -> bool {
+        self.entry_mut(version).is_some_and(|entry| std::mem::replace(&mut entry.unwell, unwell.clone()) != unwell)
     }
 
     fn entry_mut(&mut self, version: u64) -> Option<&mut Entry> {

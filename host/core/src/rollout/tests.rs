@@ -187,6 +187,26 @@ fn how_an_exit_counts_is_a_matter_of_its_code_and_of_what_follows() {
 }
 
 #[test]
+fn a_module_is_unwell_from_its_failure_until_it_has_been_up_for_the_probation() {
+    let fitness = |standing: Standing, failed, now| standing.fitness(failed, OPTIONS.probation, seconds(now));
+    let up = Standing::Up { since: seconds(100) };
+    assert_eq!(fitness(up, true, 159), Fitness::Unwell);
+    assert_eq!([true, false].map(|failed| fitness(up, failed, 160)), [Fitness::Well; 2]);
+    assert_eq!(fitness(up, false, 159), Fitness::Unknown);
+    assert_eq!([Standing::Failing, Standing::Failed].map(|it| fitness(it, false, 0)), [Fitness::Unwell; 2]);
+    assert_eq!([Standing::Starts, Standing::Waits].map(|it| fitness(it, true, 0)), [Fitness::Unwell; 2]);
+    assert_eq!([Standing::Absent, Standing::Unreachable].map(|it| fitness(it, true, 0)), [Fitness::Unknown; 2]);
+    assert_eq!(fitness(Standing::Done, true, 0), Fitness::Well);
+}
+
+#[test]
+fn failures_of_the_old_version_do_not_count_for_the_update_that_is_wanted() {
+    let next = Some(NextVersion { spec: spec("b"), state: NextState::Preparing, failures: 2 });
+    let module = ObservedModule { spec: spec("a"), state: ModuleState::Starting, failures: 1, next };
+    assert_eq!(["a", "b", "c"].map(|image| failures(&spec(image), &module)), [1, 2, 0]);
+}
+
+#[test]
 fn the_old_version_of_an_update_says_nothing_of_the_new_one() {
     let running = ModuleState::Running { since: Uptime(1) };
     let updating = |state, unreachable| {
