@@ -30,6 +30,8 @@ pub struct Time {
 pub(crate) struct Clock {
     /// Milliseconds from the boot to the start.
     started: u64,
+    /// The same moment on the clock of timers, which stands while the device is suspended.
+    began: tokio::time::Instant,
     read: fn() -> Clocks,
     /// None: the device's clocks, read without a detour, because each message is stamped.
     time: Option<Time>,
@@ -44,12 +46,12 @@ impl Clock {
 
     /// A clock whose [`Uptime`] starts now; `read` reads what the message log notes.
     pub(crate) fn start_with(read: fn() -> Clocks) -> Self {
-        Self { started: since_boot(), read, time: None }
+        Self { started: since_boot(), began: tokio::time::Instant::now(), read, time: None }
     }
 
     /// A clock of a simulation.
     pub(crate) fn simulated(read: fn() -> Clocks, time: Time) -> Self {
-        Self { started: (time.since_boot)(), read, time: Some(time) }
+        Self { started: (time.since_boot)(), began: tokio::time::Instant::now(), read, time: Some(time) }
     }
 
     /// Monotonic time since [`Clock::start`], suspended time included: what a time to live is spent in.
@@ -57,6 +59,12 @@ impl Clock {
     pub(crate) fn uptime(&self) -> Uptime {
         let since_boot = self.time.map_or_else(since_boot, |time| (time.since_boot)());
         Uptime(since_boot.saturating_sub(self.started))
+    }
+
+    /// How much of the uptime the device was suspended; to some milliseconds.
+    #[must_use]
+    pub(crate) fn suspended(&self) -> Duration {
+        Duration::from_millis(self.uptime().0).saturating_sub(self.began.elapsed())
     }
 
     /// The instant of an uptime, for timers.

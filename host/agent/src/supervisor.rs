@@ -212,7 +212,7 @@ impl Supervisor {
                 self.desired = deployed.deployment;
                 self.version = deployed.version;
                 self.prefer_cached = deployed.prefer_cached;
-                self.trial = deployed.trial.map(Watched::new);
+                self.trial = deployed.trial.map(|trial| Watched::new(trial, self.worlds.clock));
                 self.forget_updates_taken_back();
                 self.expect_running();
                 // Of modules that were forgotten before they were removed.

@@ -14,7 +14,9 @@ use std::{
     time::Duration,
 };
 
-pub use self::history::{Accepted, Entry, History, MAX_ENTRIES, MAX_TEXT_BYTES, Outcome, Way, manifest_digest};
+pub use self::history::{
+    Accepted, Entry, History, LONG_LIFE, MAX_ENTRIES, MAX_TEXT_BYTES, Outcome, Way, manifest_digest,
+};
 use crate::{
     deployment::{DesiredStatus, ModuleSpec, RolloutOptions},
     name::ModuleName,
@@ -130,12 +132,27 @@ pub enum Verdict {
     Bad {
         /// Which.
         module: ModuleName,
-        /// True: it cannot become so by itself. False: it did not in time.
-        lasting: bool,
-        /// It could not be reached, and nothing is known against it.
-        absent: bool,
+        /// Why it is not.
+        fault: Fault,
     },
 }
+
+/// Why a module is not healthy, as far as a deployment goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It has failed and is not started again.
+    Lasting,
+    /// It did not become healthy in time.
+    Late,
+    /// It could not be reached in time; nothing is known against it.
+    Absent,
+    /// It was healthy at times, but all modules never were at the same time.
+    InTurn,
+}
+
+/// A deployment may be on trial for so many time-outs together, if its modules become healthy only in turn. Each module has one; one that
+/// waits for another by failing needs a second, and hardly a third: so four are more than enough, and the default comes to 20 minutes.
+pub const MAX_TIMEOUTS: u32 = 4;
 
 /// An answer of [`Trial::look`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,9 +172,14 @@ pub struct Trial {
     /// Modules that the deployment which would take its place has running in another version.
     would_run: BTreeSet<ModuleName>,
     courses: BTreeMap<ModuleName, Course>,
-    /// The first look. What has been up before shows only from then on that it bears the deployment: its twin, its routes, its policy.
+    /// What is up shows only from then on that it bears the deployment, its twin, its routes, its policy: since the first look, or the
+    /// last suspension of the device.
     began: Option<Uptime>,
     looked: Option<Uptime>,
+    /// How long it has been open by its modules' own doing.
+    open: Duration,
+    /// It is.
+    is_open: bool,
 }
 
 /// A module's way to health.
@@ -177,7 +199,16 @@ impl Trial {
     /// A trial that begins with the first look.
     #[must_use]
     pub fn new(options: RolloutOptions, exempt: BTreeSet<ModuleName>) -> Self {
-        Self { options, exempt, would_run: BTreeSet::new(), courses: BTreeMap::new(), began: None, looked: None }
+        Self {
+            options,
+            exempt,
+            would_run: BTreeSet::new(),
+            courses: BTreeMap::new(),
+            began: None,
+            looked: None,
+            open: Duration::ZERO,
+            is_open: false,
+        }
     }
 
     /// With modules that a rollback would have running. While one of them is absent its time counts, network or not: no device is to
@@ -187,11 +218,25 @@ impl Trial {
         Self { would_run, ..self }
     }
 
+    /// The device was suspended for so long since the last look. Nothing ran meanwhile: no module has proved itself, and none is late by it.
+    pub fn suspended(&mut self, by: Duration) {
+        let Some(looked) = self.looked.map(|looked| looked.after(by)) else { return };
+        (self.began, self.looked) = (Some(looked), Some(looked));
+        for since in self.courses.values_mut().filter_map(|course| course.clean_since.as_mut()) {
+            *since = since.after(by);
+        }
+    }
+
     /// Looks at all modules. To be done after each event: what has been between two looks is not seen.
     pub fn look<'a>(&mut self, standings: impl IntoIterator<Item = (&'a ModuleName, Standing)>, now: Uptime) -> Look {
         let began = *self.began.get_or_insert(now);
         let passed = self.looked.replace(now).map_or(Duration::ZERO, |looked| now.since(looked));
+        if self.is_open {
+            self.open = self.open.saturating_add(passed);
+        }
         let mut look = Look { verdict: Verdict::Good, wake_at: None };
+        // The first that is not healthy, and whether one of them waits.
+        let (mut unhealthy, mut waits) = (None, false);
         for (name, standing) in standings {
             if self.exempt.contains(name) {
                 continue;
@@ -217,12 +262,17 @@ impl Trial {
                 Standing::Absent => !self.options.wait_for_network || self.would_run.contains(name),
                 _ => true,
             };
+            waits |= !course.spends;
+            unhealthy = unhealthy.or(Some(name));
             let left = self.options.timeout().saturating_sub(course.spent);
             let lasting = standing == Standing::Failed;
             if lasting || left.is_zero() {
-                if !matches!(look.verdict, Verdict::Bad { .. }) {
-                    look.verdict = Verdict::Bad { module: name.clone(), lasting, absent };
-                }
+                let fault = match absent {
+                    _ if lasting => Fault::Lasting,
+                    true => Fault::Absent,
+                    false => Fault::Late,
+                };
+                look.fails(name, fault);
             } else if look.verdict == Verdict::Good {
                 look.verdict = Verdict::Open;
             }
@@ -233,7 +283,24 @@ impl Trial {
             let late_at = (course.spends && !lasting && !left.is_zero()).then(|| now.after(left));
             look.wake_at = [look.wake_at, healthy_at, late_at].into_iter().flatten().min();
         }
+        self.is_open = look.verdict == Verdict::Open && !waits;
+        if let Some(module) = unhealthy.filter(|_| self.is_open) {
+            let left = self.options.timeout().saturating_mul(MAX_TIMEOUTS).saturating_sub(self.open);
+            match left.is_zero() {
+                true => look.fails(module, Fault::InTurn),
+                false => look.wake_at = look.wake_at.into_iter().chain([now.after(left)]).min(),
+            }
+        }
         look
+    }
+}
+
+impl Look {
+    /// The first fault is the one that is told.
+    fn fails(&mut self, module: &ModuleName, fault: Fault) {
+        if !matches!(self.verdict, Verdict::Bad { .. }) {
+            self.verdict = Verdict::Bad { module: module.clone(), fault };
+        }
     }
 }
 

@@ -71,6 +71,10 @@ impl Host {
                 time::set_wall_clock(*by);
                 self.note(format!("> clock {by} ms"));
             }
+            Op::Suspend(millis) => {
+                self.note(format!("> suspend {millis} ms"));
+                time::suspend(Duration::from_millis(*millis));
+            }
             Op::Calm => {
                 let mut inner = self.world.lock();
                 (inner.calm, inner.full) = (true, false);

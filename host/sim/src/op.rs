@@ -27,6 +27,8 @@ pub(crate) enum Op {
     Stop,
     /// The wall clock is set, by so many milliseconds.
     Clock(i64),
+    /// The device is suspended, for so many milliseconds.
+    Suspend(u64),
     /// Nothing fails any more.
     Calm,
     /// The modules are shown.
@@ -69,6 +71,7 @@ impl Op {
                 let millis = duration(rest.trim_start_matches('+'))?.as_millis();
                 Self::Clock(sign * i64::try_from(millis).map_err(|_| bad(text))?)
             }
+            ["suspend", time] => Self::Suspend(millis(time)?),
             ["calm"] => Self::Calm,
             ["status"] => Self::Status,
             ["rollback"] => Self::Rollback,

@@ -44,6 +44,12 @@ pub(crate) fn begin(at: u64) {
     SHOWN.set(at);
 }
 
+/// The device is suspended: its clocks go on, and no timer does.
+pub(crate) fn suspend(time: Duration) {
+    let by = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    LIFE.set(LIFE.get().map(|(began, at)| (began, at + by)));
+}
+
 /// Sets the wall clock forward, or back.
 pub(crate) fn set_wall_clock(by: i64) {
     SET.set(SET.get() + by);

@@ -263,7 +263,8 @@ impl Agent {
             routes = deployment.routes.len(),
             "deployment accepted"
         );
-        self.remember(in_force, &stored);
+        in_force.history.accept(stored.accepted());
+        self.deployment_version.store(version, SeqCst);
         self.save_history(in_force).await;
         in_force.refused = None;
         in_force.set(deployment, version, false);

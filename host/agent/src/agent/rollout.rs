@@ -11,7 +11,7 @@ use marram_core::{
     name::ModuleName,
     planner::needs_new_instance,
     ports::DocumentError,
-    rollout::{Entry, Fitness, Outcome, Trial, Way},
+    rollout::{Entry, Fitness, LONG_LIFE, Outcome, Trial, Way},
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -100,9 +100,9 @@ impl Agent {
         in_force.history = history;
     }
 
-    /// Notes in the history that this deployment is in force.
+    /// Notes in the history that this deployment is stored, at a start.
     pub(super) fn remember(&self, in_force: &mut InForce, stored: &Stored) {
-        in_force.history.accept(stored.accepted());
+        in_force.history.resume(stored.accepted());
         in_force.history.try_again(stored.version);
         let newest = in_force.history.newest().max(stored.version);
         self.deployment_version.fetch_max(newest, SeqCst);
@@ -168,7 +168,7 @@ impl Agent {
 
     /// At a start: a deployment that is known to be bad, or on which the host has ended again and again, is not begun with. True: another
     /// one is in force.
-    pub(super) async fn replace_at_boot(&self, in_force: &mut InForce) -> bool {
+    pub(super) async fn replace_at_boot(self: &Arc<Self>, in_force: &mut InForce) -> bool {
         let version = in_force.version;
         let because = match in_force.entry().map(|entry| (entry.outcome, entry.reason.clone())) {
             Some((Outcome::RolledBack, reason)) => reason.unwrap_or_else(|| "it was not good".into()),
@@ -177,7 +177,10 @@ impl Agent {
                 self.save_history(in_force).await;
                 match worn_out {
                     Some(because) => because,
-                    None => return false,
+                    None => {
+                        tokio::spawn(self.clone().note_long_life(version));
+                        return false;
+                    }
                 }
             }
             _ => return false,
@@ -188,6 +191,15 @@ impl Agent {
                 tracing::error!(%error, "the deployment is not good, and cannot be rolled back");
                 false
             }
+        }
+    }
+
+    /// A deployment with which the host lives for a while is not what ends it.
+    async fn note_long_life(self: Arc<Self>, version: u64) {
+        tokio::time::sleep(LONG_LIFE).await;
+        let mut in_force = self.in_force.lock().await;
+        if !in_force.stopping && in_force.history.has_lived(version) {
+            self.save_history(&mut in_force).await;
         }
     }
 

@@ -1,14 +1,18 @@
 //! Watches whether the deployment in force is good, by what is observed of its modules. Tells it; what follows is not decided here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use marram_core::{
     name::ModuleName,
-    rollout::{Fitness, Standing, Trial, Verdict, failures, standing},
+    rollout::{Fault, Fitness, Look, MAX_TIMEOUTS, Standing, Trial, Verdict, failures, standing},
     time::Uptime,
 };
 
 use super::Supervisor;
+use crate::clock::Clock;
 
 /// What became of a deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,15 +32,30 @@ pub(crate) enum Judgement {
     },
 }
 
+/// A suspension that is shorter is lost in how the clocks are rounded, and costs a trial nothing.
+const SUSPENDED: Duration = Duration::from_secs(1);
+
 /// A trial, and whether it was told that the deployment is bad.
 pub(super) struct Watched {
     trial: Trial,
     told: bool,
+    /// How long the device had been suspended by the last look.
+    suspended: Duration,
 }
 
 impl Watched {
-    pub(super) fn new(trial: Trial) -> Self {
-        Self { trial, told: false }
+    pub(super) fn new(trial: Trial, clock: Clock) -> Self {
+        Self { trial, told: false, suspended: clock.suspended() }
+    }
+
+    fn look<'a>(&mut self, standings: impl IntoIterator<Item = (&'a ModuleName, Standing)>, clock: Clock) -> Look {
+        let suspended = clock.suspended();
+        let by = suspended.saturating_sub(self.suspended);
+        if by >= SUSPENDED {
+            self.trial.suspended(by);
+            self.suspended = suspended;
+        }
+        self.trial.look(standings, clock.uptime())
     }
 }
 
@@ -45,17 +64,17 @@ impl Supervisor {
     pub(super) fn watch_trial(&mut self) -> Option<Uptime> {
         let mut watched = self.trial.take()?;
         let standings: Vec<(&ModuleName, Standing)> = self.standings().collect();
-        let look = watched.trial.look(standings, self.worlds.clock.uptime());
+        let look = watched.look(standings, self.worlds.clock);
         match look.verdict {
             Verdict::Open => {}
             Verdict::Good => {
                 self.tell(Judgement::Good);
                 return None;
             }
-            Verdict::Bad { module, lasting, absent } => {
+            Verdict::Bad { module, fault } => {
                 if !watched.told {
                     watched.told = true;
-                    self.tell(Judgement::Bad { because: self.why(&module, lasting), again: absent });
+                    self.tell(Judgement::Bad { because: self.why(&module, fault), again: fault == Fault::Absent });
                 }
             }
         }
@@ -91,13 +110,21 @@ impl Supervisor {
         self.worlds.judgements.send_replace(Some(Judged { version: self.version, judgement }));
     }
 
-    fn why(&self, module: &ModuleName, lasting: bool) -> String {
+    fn why(&self, module: &ModuleName, fault: Fault) -> String {
         let trouble = self.records.get(module).and_then(|record| record.trouble());
         let trouble = trouble.map(|trouble| format!(": {trouble}")).unwrap_or_default();
-        if lasting {
-            return format!("module `{module}` failed, and is not started again{trouble}");
+        let timeout = self.desired.rollout.timeout();
+        match fault {
+            Fault::Lasting => format!("module `{module}` failed, and is not started again{trouble}"),
+            Fault::Late | Fault::Absent => {
+                format!("module `{module}` was not healthy within {} s{trouble}", timeout.as_secs())
+            }
+            Fault::InTurn => {
+                let seconds = timeout.saturating_mul(MAX_TIMEOUTS).as_secs();
+                format!(
+                    "the modules were never healthy at the same time within {seconds} s; now `{module}` is not{trouble}"
+                )
+            }
         }
-        let seconds = self.desired.rollout.timeout().as_secs();
-        format!("module `{module}` was not healthy within {seconds} s{trouble}")
     }
 }

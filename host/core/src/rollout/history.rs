@@ -1,7 +1,7 @@
 //! The deployments of a device, what became of them, and what follows from that: which was the last good one, and which are
 //! not tried again.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -10,9 +10,12 @@ use crate::{deployment::RolloutOptions, hex::hex, name::ModuleName, time::UtcMil
 
 /// Deployments that are remembered. Enough for a season of changes; each costs some hundred bytes and its manifest.
 pub const MAX_ENTRIES: usize = 20;
-/// A host that was started so often with a deployment on trial, and never stopped in order, does not begin with it once more. A device
-/// whose power fails so often within minutes of a deployment is rarer than a deployment that takes all memory.
+/// A host that was started so often with a deployment on trial, and neither stopped in order nor lived for [`LONG_LIFE`], does not begin
+/// with it once more. A device whose power fails so often within minutes is rarer than a deployment that takes all memory.
 const MAX_ENDS: u32 = 5;
+/// After that a host has not ended by what it began with. A deployment that takes all memory or breaks the network shows it sooner,
+/// and a device whose power is cut every quarter of an hour is not told from one that it ends.
+pub const LONG_LIFE: Duration = Duration::from_secs(600);
 /// Bytes of their manifests together: two of the largest, hundreds of common ones.
 pub const MAX_TEXT_BYTES: usize = 4 << 20;
 
@@ -120,7 +123,7 @@ pub struct Entry {
     /// Modules that failed when the host stopped last, or, until it has stopped, before this deployment came.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub unwell: BTreeSet<ModuleName>,
-    /// How often the host was started while it was on trial, and did not stop in order.
+    /// How often the host was started while it was on trial, and neither stopped in order nor lived for [`LONG_LIFE`].
     #[serde(default, skip_serializing_if = "is_zero")]
     pub ends: u32,
 }
@@ -183,6 +186,16 @@ impl History {
         self.forget();
     }
 
+    /// The same for the deployment that is stored, at a start. If nothing else is remembered, its history is lost, or ended before it began:
+    /// then it counts as good, because it is what the device has, and something to go back to.
+    pub fn resume(&mut self, accepted: Accepted) {
+        let (lost, version, at) = (self.entries.is_empty(), accepted.version, accepted.at);
+        self.accept(accepted);
+        if lost {
+            self.decide(version, Outcome::Good, None, at);
+        }
+    }
+
     /// Notes what became of a deployment.
     pub fn decide(&mut self, version: u64, outcome: Outcome, reason: Option<String>, at: UtcMillis) {
         if let Some(entry) = self.entry_mut(version) {
@@ -204,8 +217,17 @@ impl History {
     pub fn begins(&mut self, version: u64, begins: bool) -> Option<String> {
         let entry = self.entry_mut(version)?;
         entry.ends = if begins { entry.ends.saturating_add(1) } else { entry.ends.saturating_sub(1) };
-        (entry.ends > MAX_ENDS)
-            .then(|| format!("the host was started {MAX_ENDS} times while it was on trial, and never stopped in order"))
+        let minutes = LONG_LIFE.as_secs() / 60;
+        (entry.ends > MAX_ENDS).then(|| {
+            format!(
+                "the host was started {MAX_ENDS} times while it was on trial, and neither lived for {minutes} minutes nor stopped in order"
+            )
+        })
+    }
+
+    /// Notes that the host has lived for [`LONG_LIFE`] with this deployment. True: that is news.
+    pub fn has_lived(&mut self, version: u64) -> bool {
+        self.entry_mut(version).is_some_and(|entry| std::mem::take(&mut entry.ends) > 0)
     }
 
     /// Notes that a deployment of which nothing was known in the end is in force again.

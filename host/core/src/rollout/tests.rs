@@ -49,8 +49,8 @@ fn wakes(at: u64) -> Look {
     Look { verdict: Verdict::Open, wake_at: Some(seconds(at)) }
 }
 
-fn bad(module: &str, lasting: bool) -> Look {
-    Look { verdict: Verdict::Bad { module: name(module), lasting, absent: false }, wake_at: None }
+fn bad(module: &str, fault: Fault) -> Look {
+    Look { verdict: Verdict::Bad { module: name(module), fault }, wake_at: None }
 }
 
 #[test]
@@ -70,13 +70,13 @@ fn one_that_fails_begins_its_probation_anew_and_one_that_goes_on_failing_is_late
         [(0, UP), (20, failing), (30, UP), (50, failing), (90, UP), (110, failing), (299, failing), (300, failing)];
     let verdicts = course(OPTIONS, &crashes);
     assert_eq!(verdicts[6], wakes(300));
-    assert_eq!(verdicts[7], bad("m", false));
+    assert_eq!(verdicts[7], bad("m", Fault::Late));
 }
 
 #[test]
 fn what_cannot_become_healthy_is_bad_at_once_and_what_is_done_is_healthy() {
     let verdicts = course(OPTIONS, &[(0, Standing::Starts), (1, Standing::Failed)]);
-    assert_eq!(verdicts[1], bad("m", true));
+    assert_eq!(verdicts[1], bad("m", Fault::Lasting));
     assert_eq!(course(OPTIONS, &[(0, Standing::Done)]), [GOOD]);
 }
 
@@ -87,7 +87,7 @@ fn a_device_without_network_waits_and_is_not_late_unless_the_deployment_says_so(
     assert_eq!(course(OPTIONS, &waits)[1..3], [OPEN, OPEN]);
     assert_eq!(course(OPTIONS, &waits)[4], GOOD);
     let counts = course(RolloutOptions { wait_for_network: false, ..OPTIONS }, &waits);
-    assert_eq!(counts[1..3], [wakes(300), bad("m", false)]);
+    assert_eq!(counts[1..3], [wakes(300), bad("m", Fault::Late)]);
 }
 
 #[test]
@@ -102,8 +102,7 @@ fn what_would_run_after_a_rollback_is_not_waited_for_without_end_while_it_is_abs
     let trial = || Trial::new(OPTIONS, BTreeSet::new()).or_else_run(BTreeSet::from([module.clone()]));
     let mut away = trial();
     assert_eq!(away.look([(&module, absent)], seconds(0)), wakes(300));
-    let late = Verdict::Bad { module: module.clone(), lasting: false, absent: true };
-    assert_eq!(away.look([(&module, absent)], seconds(300)), Look { verdict: late, wake_at: None });
+    assert_eq!(away.look([(&module, absent)], seconds(300)), bad("m", Fault::Absent));
     let mut here = trial();
     let _ = here.look([(&module, absent)], seconds(0));
     assert_eq!(
@@ -121,10 +120,10 @@ fn time_that_one_module_waits_for_another_counts_for_the_other() {
         let verdict = trial.look([(&a, Standing::Failing), (&b, Standing::Waits)], seconds(at));
         assert_eq!(verdict, wakes(300));
     }
-    assert_eq!(trial.look([(&a, Standing::Failing), (&b, Standing::Waits)], seconds(300)), bad("a", false));
+    assert_eq!(trial.look([(&a, Standing::Failing), (&b, Standing::Waits)], seconds(300)), bad("a", Fault::Late));
     let up = Standing::Up { since: seconds(300) };
     let look = trial.look([(&a, up), (&b, Standing::Done)], seconds(301));
-    assert_eq!(look, Look { wake_at: Some(seconds(360)), ..bad("a", false) }, "it is late until it is healthy");
+    assert_eq!(look, Look { wake_at: Some(seconds(360)), ..bad("a", Fault::Late) }, "it is late until it is healthy");
     assert_eq!(trial.look([(&a, up), (&b, Standing::Done)], seconds(360)), GOOD);
 }
 
@@ -141,6 +140,62 @@ fn a_module_that_failed_before_and_was_not_changed_is_not_held_against_a_deploym
 fn a_module_that_was_up_before_has_its_probation_with_each_deployment() {
     let up = Standing::Up { since: seconds(1) };
     assert_eq!(course(OPTIONS, &[(1_000, up), (1_059, up), (1_060, up)]), [wakes(1_060), wakes(1_060), GOOD]);
+}
+
+/// Each is up again ten seconds after it has failed, and fails every two minutes: one of them amid the life of the other.
+fn out_of_phase(at: u64) -> [Standing; 2] {
+    [0, 60].map(|ahead| match (at + ahead) % 120 {
+        0..10 => Standing::Failing,
+        own => Standing::Up { since: seconds((at + 10).saturating_sub(own)) },
+    })
+}
+
+#[test]
+fn modules_that_are_healthy_only_in_turn_are_given_up_after_four_time_outs() {
+    let (a, b) = (name("a"), name("b"));
+    let mut trial = Trial::new(OPTIONS, BTreeSet::new());
+    let mut look = |at: u64| {
+        let [first, second] = out_of_phase(at);
+        trial.look([(&a, first), (&b, second)], seconds(at))
+    };
+    for at in (0..1_200).step_by(5) {
+        let look = look(at);
+        assert_eq!(look.verdict, Verdict::Open, "at {at} s");
+        assert!(look.wake_at.is_some_and(|wake| wake <= seconds(1_200)), "{look:?}");
+    }
+    assert!(matches!(look(1_200).verdict, Verdict::Bad { fault: Fault::InTurn, .. }));
+}
+
+#[test]
+fn time_in_which_one_waits_is_no_time_in_which_the_others_are_healthy_in_turn() {
+    let (a, b, c) = (name("a"), name("b"), name("c"));
+    let mut trial = Trial::new(OPTIONS, BTreeSet::new());
+    for at in (0..20_000).step_by(5) {
+        let [first, second] = out_of_phase(at);
+        let look = trial.look([(&a, first), (&b, second), (&c, Standing::Unreachable)], seconds(at));
+        assert_eq!(look.verdict, Verdict::Open, "at {at} s");
+    }
+}
+
+#[test]
+fn while_the_device_is_suspended_nothing_proves_itself_and_nothing_is_late() {
+    let (module, up) = (name("m"), Standing::Up { since: seconds(0) });
+    let mut proving = Trial::new(OPTIONS, BTreeSet::new());
+    assert_eq!(proving.look([(&module, up)], seconds(0)), wakes(60));
+    proving.suspended(Duration::from_secs(3_600));
+    assert_eq!(proving.look([(&module, up)], seconds(3_610)), wakes(3_660));
+    assert_eq!(proving.look([(&module, up)], seconds(3_660)), GOOD);
+
+    let mut failing = Trial::new(OPTIONS, BTreeSet::new());
+    assert_eq!(failing.look([(&module, Standing::Failing)], seconds(0)), wakes(300));
+    failing.suspended(Duration::from_secs(3_600));
+    assert_eq!(failing.look([(&module, Standing::Failing)], seconds(3_700)), wakes(3_900), "100 s of it are its own");
+
+    let mut unseen = Trial::new(OPTIONS, BTreeSet::new());
+    let _ = unseen.look([(&module, Standing::Starts)], seconds(100));
+    unseen.suspended(Duration::from_secs(3_600));
+    let came_up_before = Standing::Up { since: seconds(101) };
+    assert_eq!(unseen.look([(&module, came_up_before)], seconds(3_702)), wakes(3_760));
 }
 
 // ---- how a module stands ----
@@ -420,8 +475,27 @@ fn a_host_that_dies_on_a_deployment_again_and_again_is_counted_and_one_that_stop
     }
     assert_eq!(device.in_force().ends, 5);
     assert!(device.history.begins(1, true).unwrap().contains("started 5 times"), "the sixth is too much");
+    assert!(device.history.has_lived(1));
+    assert_eq!(device.in_force().ends, 0, "it has lived for a while: that is not what ended it");
+    assert_eq!((device.history.has_lived(1), device.history.begins(1, true)), (false, None));
     device.decide(true);
     assert_eq!(device.in_force().ends, 0);
+}
+
+#[test]
+fn what_a_device_has_counts_as_good_when_nothing_is_known_of_it_any_more() {
+    let mut device = Device::default();
+    device.accept(Way::Rollback { of: 2, to: 1, because: "why".into(), again: false }, "good".into());
+    let (known, stored) = (device.history.clone(), device.in_force().accepted.clone());
+    device.history = History::default();
+    device.history.resume(stored.clone());
+    assert_eq!(device.in_force().outcome, Outcome::Good);
+    device.accept(Way::File, "bad".into());
+    assert_eq!(device.decide(false), Some(1));
+    device.history = known;
+    device.version = 1;
+    device.history.resume(stored);
+    assert_eq!(device.in_force().outcome, Outcome::OnTrial, "it is known that this one is on trial");
 }
 
 #[test]
