@@ -338,7 +338,7 @@ impl Agent {
         self.clock.utc()
     }
 
-    pub(crate) fn router(&self) -> &Router {
+    pub(crate) fn router(&self) -> &Arc<Router> {
         &self.router
     }
 

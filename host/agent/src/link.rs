@@ -15,7 +15,7 @@ use marram_core::{
     name::check_port_name,
     ports::{
         BoxFuture, DurableTimerError, LogStream, ModuleHost, ModuleInfo, ReceiveError, Received, ReportError,
-        SendError, Sent, Settlement, TimerError, TwinAck, TwinChange, TwinDocument, WatchError,
+        SendError, Sent, Settlement, Storing, TimerError, TwinAck, TwinChange, TwinDocument, WatchError,
     },
     route::{Origin, module_source},
     state::{StateError, Write},
@@ -31,8 +31,9 @@ use crate::{
     inbox::ProgramInbox,
     logs::LogBuffer,
     methods::{Caller, Methods, is_system},
-    router::{self, Attempt, Chosen, Refusal, Resolved, Router},
+    router::{self, Attempt, Chosen, Refusal, Resolved, Router, Taken},
     state::StateCell,
+    storage::Answer,
     twins::{TwinCell, Watch},
 };
 
@@ -252,12 +253,31 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// The answer of a message whose body was read to find its receivers: it is not read again where the log refuses it.
+    fn storing(self: &Arc<Self>, answer: Answer, output: &str, message: &Arc<Message>, chosen: Chosen) -> Storing {
+        let (inner, chosen) = (self.clone(), (output.into(), message.clone(), chosen));
+        Storing(Box::pin(async move {
+            let stored = answer.stored().await.ok();
+            if stored.is_none() {
+                inner.outputs().chosen = Some(chosen);
+            }
+            stored
+        }))
+    }
+}
+
 impl ModuleHost for ModuleLink {
     fn try_send(&self, output: &str, message: &Arc<Message>) -> Sent {
         let (inner, mut chosen) = (&self.inner, None);
         let accept = |found: &Resolved| inner.router.accept_now(found, message, &inner.sequence, &mut chosen);
         match inner.offer(output, message, accept) {
-            Ok(sequence) => Sent::Accepted(sequence),
+            Ok(Taken::Now(sequence)) => Sent::Accepted(sequence),
+            Ok(Taken::Storing(answer, _)) => Sent::Storing(match chosen {
+                None => Storing(Box::pin(async { answer.stored().await.ok() })),
+                Some(chosen) => inner.storing(answer, output, message, chosen),
+            }),
+            Ok(Taken::Not(..)) => Sent::Wait,
             Err(Attempt::Refused(error)) => Sent::Refused(error),
             Err(Attempt::Full(_, patience)) if patience.is_zero() => {
                 inner.counts(output).full();

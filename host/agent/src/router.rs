@@ -23,7 +23,7 @@ use marram_core::{
 #[cfg(test)]
 pub(crate) use self::accept::BODIES_READ;
 pub(crate) use self::{
-    accept::{Chosen, Refusal, Taken, stored},
+    accept::{Chosen, Refusal, Taken},
     patience::{Attempt, patiently},
 };
 use crate::{

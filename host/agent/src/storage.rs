@@ -1,11 +1,12 @@
 //! The message log behind the router. It has one owner at a time ([`writer`]): as a rule a thread of its own ([`thread`]), because calls may
 //! block on the disk; everybody else hands it jobs, which it does in their order. What senders hand over while it writes is its next
 //! write: so groups form by themselves. A sender that finds the log idle and the disk quick does not wait for another thread: it stores
-//! its message itself ([`at_once`]).
+//! its message itself ([`at_once`]); many at the same time let each other have their turn first, and store together ([`together`]).
 
 mod at_once;
 mod dead_letters;
 mod thread;
+mod together;
 mod writer;
 
 use std::{
@@ -25,7 +26,7 @@ use marram_core::{
 };
 use tokio::sync::{oneshot, watch};
 
-pub(crate) use self::dead_letters::Replayed;
+pub(crate) use self::{dead_letters::Replayed, together::Answer};
 use self::{thread::Thread, writer::Writer};
 use crate::{clock::Clock, counts::SourceCounts, endpoint::Endpoint};
 
@@ -46,6 +47,8 @@ pub(crate) struct Storage {
     came: Condvar,
     /// Whether `jobs` has some, or takes no more. Set under its lock.
     has_jobs: AtomicBool,
+    /// Whether senders store together.
+    together: AtomicBool,
     /// Whoever works with the log; none: nobody does any more. Locked before the locks of endpoints and of `jobs`.
     owner: Mutex<Option<Writer>>,
     facts: Mutex<Facts>,
@@ -59,6 +62,9 @@ pub(crate) struct Storage {
 #[derive(Debug, Default)]
 struct Jobs {
     list: Vec<Job>,
+    /// How many of them are messages whose senders see to it that they are stored, and their size.
+    joined: usize,
+    joined_bytes: usize,
     /// What is done with. It may be noted before jobs that came earlier, and nobody waits for it.
     told: Vec<Outcome>,
     /// The thread is to look what is due.
@@ -216,6 +222,7 @@ impl Storage {
             jobs: Mutex::default(),
             came: Condvar::new(),
             has_jobs: AtomicBool::new(false),
+            together: AtomicBool::new(false),
             owner: Mutex::new(None),
             began: Elapsed(now.0.saturating_sub(clock.uptime().0)),
             for_messages: facts.room.for_messages,
@@ -242,15 +249,6 @@ impl Storage {
     /// The reverse; what was before this run is its beginning.
     fn uptime(&self, at: Elapsed) -> Uptime {
         Uptime(at.0.saturating_sub(self.began.0))
-    }
-
-    /// Hands a message over. The caller holds the locks of its receivers, so that what becomes of them later comes later here.
-    pub(crate) fn append(&self, append: Append) -> Result<(), Append> {
-        match self.push(Job::Append(append)) {
-            Ok(()) => Ok(()),
-            Err(Job::Append(append)) => Err(append),
-            Err(_) => Ok(()), // what comes back is what was handed over
-        }
     }
 
     /// Tells what became of deliveries. When the log has ended, they come again at the next start.
@@ -377,6 +375,7 @@ impl Storage {
     fn take(&self) -> (Vec<Outcome>, Vec<Job>) {
         let mut jobs = self.lock();
         jobs.look = false;
+        (jobs.joined, jobs.joined_bytes) = (0, 0);
         self.has_jobs.store(jobs.closed, Release);
         (std::mem::take(&mut jobs.told), std::mem::take(&mut jobs.list))
     }

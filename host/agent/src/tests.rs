@@ -22,6 +22,7 @@ mod replaying;
 mod routing;
 mod shares;
 mod storing;
+mod together;
 mod twins;
 mod upstream;
 mod worlds;

@@ -9,6 +9,7 @@ pub mod deployment;
 pub mod edge_agent;
 pub mod elapsed;
 pub mod exposition;
+pub mod grouping;
 mod hex;
 pub mod log;
 pub mod manifest;

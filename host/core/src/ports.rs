@@ -395,7 +395,7 @@ impl Exit {
 /// What one module's instance may ask of the host. Methods without a future never wait.
 pub trait ModuleHost: Send + Sync {
     /// Sends if there is room now; the common case, without allocating a future. [`Sent::Wait`] says: a receiver
-    /// is full, call [`ModuleHost::send`].
+    /// is full, call [`ModuleHost::send`]; [`Sent::Storing`]: wait for that answer, and call it if there is none.
     fn try_send(&self, output: &str, message: &Arc<Message>) -> Sent;
 
     /// Sends, waiting for room for at most the route's send time-out.
@@ -466,15 +466,36 @@ pub trait ModuleHost: Send + Sync {
 }
 
 /// Result of [`ModuleHost::try_send`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Sent {
     /// In every receiver's queue, under this sequence.
     Accepted(u64),
+    /// Handed over, and not stored yet.
+    Storing(Storing),
     /// Refused; waiting would not help.
     Refused(SendError),
     /// A receiver is full: nothing was stored.
     Wait,
 }
+
+/// A message that is on its way into the message log. The future answers its sequence; none: it was not stored, and
+/// [`ModuleHost::send`] tries again or says why.
+pub struct Storing(pub BoxFuture<'static, Option<u64>>);
+
+impl std::fmt::Debug for Storing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Storing").finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Storing {
+    /// No message is another one.
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl Eq for Storing {}
 
 /// Messages that a program may hold unsettled. Enough to join a minute of readings into one; not more, because what a
 /// program holds for long keeps its queue full.

@@ -1,6 +1,6 @@
 //! A compiled component whose imports are met: which exports it has, and how to instantiate it.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use marram_core::{
     deployment::ModuleSpec,
@@ -95,7 +95,7 @@ impl WasmComponent {
         live.store.data_mut().memory.take_instances(self.cost).map_err(|over| live.exit(&over.into()))?;
         // Initialisers run now: guest code like any other, so within the bounds of a call.
         live.store.data_mut().deadline.begin(Some(limits));
-        let made = limits.last_resort(self.linked.instantiate_async(&mut live.store)).await;
+        let made = limits.last_resort(pin!(self.linked.instantiate_async(&mut live.store))).await;
         let instance = match made {
             Ok(Ok(instance)) => instance,
             Ok(Err(error)) => return Err(live.exit(&error)),

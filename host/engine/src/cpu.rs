@@ -1,6 +1,7 @@
 //! The processor time that one instance uses, and the share of it that programs get. Waiting costs nothing: the clock is
-//! the thread's own, read when a call goes on after a wait, when it waits again and at ticks. A call that neither waits nor
-//! meets a tick reads no clock. Ends nobody: [`crate::deadline`] does.
+//! the thread's own, read when a call goes on after a wait, when it waits again and at ticks. That clock costs a system call, which is
+//! much for who works for microseconds between two waits: for him the time on the wall counts, which is never less. A call that neither
+//! waits nor meets a tick reads no clock. Ends nobody: [`crate::deadline`] does.
 
 use std::{
     future::{Future, poll_fn},
@@ -18,6 +19,12 @@ use crate::ticker::Ticker;
 
 /// The base of a call that has read no clock yet.
 const UNKNOWN: u64 = u64::MAX;
+/// The base of one that has looked at the wall since it goes on.
+const ON_THE_WALL: u64 = u64::MAX - 1;
+
+/// Whoever works longer than this between two waits is measured by the thread's clock when he goes on. Reading it twice is a hundredth of
+/// that.
+const LONG: u64 = 100_000;
 
 /// Cores that one program may use on average. A program that waits for events needs little; a busy one must leave room for
 /// handlers even on a device with a single core.
@@ -36,11 +43,15 @@ pub(crate) struct Meter {
     /// The thread's time up to which all is counted.
     base: AtomicU64,
     used: AtomicU64,
+    /// When it went on, in nanoseconds since `origin`.
+    went_on: AtomicU64,
+    origin: Instant,
 }
 
 impl Meter {
     pub(crate) fn new(ticker: Arc<Ticker>) -> Arc<Self> {
-        Arc::new(Self { ticker, base: AtomicU64::new(UNKNOWN), used: AtomicU64::new(0) })
+        let (base, used, went_on) = (AtomicU64::new(UNKNOWN), AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { ticker, base, used, went_on, origin: Instant::now() })
     }
 
     /// A call begins. What it uses before its first tick is not counted.
@@ -53,23 +64,57 @@ impl Meter {
     pub(crate) fn read(&self) -> Duration {
         let now = thread_time();
         let base = self.base.swap(now, Relaxed);
-        let more = if base == UNKNOWN { 0 } else { now.saturating_sub(base) };
+        let more = match base {
+            UNKNOWN => 0,
+            ON_THE_WALL => self.since_it_went_on(),
+            base => now.saturating_sub(base),
+        };
         Duration::from_nanos(self.used.fetch_add(more, Relaxed) + more)
+    }
+
+    /// It goes on after a wait, as somebody who worked for long or not before that.
+    fn go_on(&self, was_long: bool) {
+        self.went_on.store(self.wall(), Relaxed);
+        self.base.store(if was_long { thread_time() } else { ON_THE_WALL }, Relaxed);
+    }
+
+    /// It waits. True: it has worked for long.
+    fn wait(&self) -> bool {
+        let worked = self.since_it_went_on();
+        match self.base.load(Relaxed) {
+            // A call that has begun since, and met no tick.
+            UNKNOWN => {}
+            ON_THE_WALL => {
+                self.used.fetch_add(worked, Relaxed);
+            }
+            _ => {
+                self.read();
+            }
+        }
+        worked > LONG
+    }
+
+    fn since_it_went_on(&self) -> u64 {
+        self.wall().saturating_sub(self.went_on.load(Relaxed))
+    }
+
+    fn wall(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Ticks while `future` is being polled and measures it after its first wait.
     pub(crate) async fn during<T>(self: Arc<Self>, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
-        let mut waited = false;
+        // Whether it worked for long before it waited; none: it has not waited.
+        let mut was_long = None;
         poll_fn(move |context| {
             let _running = self.ticker.enter();
-            if waited {
-                self.base.store(thread_time(), Relaxed);
+            if let Some(was_long) = was_long {
+                self.go_on(was_long);
             }
             let poll = future.as_mut().poll(context);
             if poll.is_pending() {
-                self.read();
-                waited = true;
+                was_long = Some(self.wait());
             }
             poll
         })

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::time::Sleep;
+
 use crate::{
     cpu::{Meter, PROGRAM_SHARE, Share},
     exit::Ended,
@@ -91,23 +93,33 @@ impl CallLimits {
     }
 
     /// Drops `call` when it is still waiting after the wall bound: the last resort, without a backtrace, for host
-    /// functions that do not watch the time themselves. The timer is only made when the call first waits.
+    /// functions that do not watch the time themselves. The timer is only made when the call waits.
     ///
     /// # Errors
     /// [`Ended::Deadline`]; the store must not be used again.
-    pub(crate) async fn last_resort<T>(self, call: impl Future<Output = T>) -> Result<T, Ended> {
-        let mut call = pin!(call);
-        let mut timer: Option<Pin<Box<tokio::time::Sleep>>> = None;
-        poll_fn(move |context| {
-            if let Poll::Ready(value) = call.as_mut().poll(context) {
-                return Poll::Ready(Ok(value));
-            }
-            let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.wall.saturating_add(GRACE))));
-            timer
-                .as_mut()
-                .poll(context)
-                .map(|()| Err(self.wall_exceeded("waiting in a host function; it was abandoned")))
-        })
-        .await
+    pub(crate) async fn last_resort<T>(self, call: Pin<&mut impl Future<Output = T>>) -> Result<T, Ended> {
+        let bound = self.wall.saturating_add(GRACE);
+        bounded(call, || tokio::time::sleep(bound))
+            .await
+            .ok_or_else(|| self.wall_exceeded("waiting in a host function; it was abandoned"))
     }
+}
+
+/// Drops `future` when it is still waiting at the end of `bound`. Many wait for no more than the turn of others, and a timer costs more than that: it is
+/// made when the future waits for the second time, and once it has waited it is polled again in any case.
+pub(crate) async fn bounded<T>(mut future: Pin<&mut impl Future<Output = T>>, bound: impl Fn() -> Sleep) -> Option<T> {
+    let mut turn = pin!(tokio::task::yield_now());
+    let mut timer: Option<Pin<Box<Sleep>>> = None;
+    let mut waited = false;
+    poll_fn(move |context| {
+        if let Poll::Ready(value) = future.as_mut().poll(context) {
+            return Poll::Ready(Some(value));
+        }
+        if !std::mem::replace(&mut waited, true) && turn.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        let timer = timer.get_or_insert_with(|| Box::pin(bound()));
+        timer.as_mut().poll(context).map(|()| None)
+    })
+    .await
 }

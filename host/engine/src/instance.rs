@@ -1,6 +1,6 @@
 //! A running instance: calls its exports one at a time, each within its bounds, and turns whatever ends it into an exit.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use marram_core::ports::{self, BoxFuture, Exit, Inbox, Settlement, TwinAck, TwinAnswer};
 use wasmtime::{
@@ -155,7 +155,7 @@ impl GuestInstance {
             return Err(self.end(Exit::new(Exit::TRAP, format!("the component does not export {name}"))));
         };
         live.store.data_mut().deadline.begin(Some(limits));
-        let result = limits.last_resort(function.call_async(&mut live.store, params)).await;
+        let result = limits.last_resort(pin!(function.call_async(&mut live.store, params))).await;
         match result {
             Ok(Ok(results)) => {
                 live.busy = false;
@@ -212,8 +212,8 @@ impl GuestInstance {
                 Err(ended) => break ended.into(),
             };
             let params = params(live.store.data_mut(), slot, input);
-            let call = function.call_async(&mut live.store, params);
-            match limits.last_resort(call).await {
+            let result = limits.last_resort(pin!(function.call_async(&mut live.store, params))).await;
+            match result {
                 Ok(Ok(results)) => inbox.settle(settled(live.store.data(), results)),
                 Ok(Err(error)) => break error,
                 Err(late) => break late.into(),

@@ -5,6 +5,11 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
+use super::{Resolved, Router};
+use crate::{
+    endpoint::{Endpoint, Inner, Room},
+    storage::{self, Answer, Append, Few, NotStored},
+};
 use marram_core::{
     deployment::Durability,
     log::Safety,
@@ -13,13 +18,6 @@ use marram_core::{
     queue::{Arrival, ITEM_OVERHEAD, Item},
     route::{MessageFacts, Target},
 };
-use tokio::sync::oneshot;
-
-use super::{Resolved, Router};
-use crate::{
-    endpoint::{Endpoint, Inner, Room},
-    storage::{self, Append, Few, NotStored},
-};
 
 /// A message that was accepted, or is on its way into the log.
 #[derive(Debug)]
@@ -27,7 +25,7 @@ pub(crate) enum Taken {
     /// Its number.
     Now(u64),
     /// The same, once it is stored; and how long a sender waits for a log that is full.
-    Storing(oneshot::Receiver<Result<u64, NotStored>>, std::time::Duration),
+    Storing(Answer, std::time::Duration),
     /// It was not stored.
     Not(NotStored, std::time::Duration),
 }
@@ -63,14 +61,19 @@ struct Receiver<'r> {
 }
 
 impl Resolved {
-    /// The receivers of a message: as chosen before, if that still holds.
-    fn receivers<'r>(&'r self, message: &Message, chosen: Option<&Chosen>) -> Few<Receiver<'r>> {
-        if let Some(chosen) = chosen.filter(|chosen| chosen.generation == self.generation) {
+    /// The receivers of a message: as chosen before, if that still holds. What the body was read for is noted.
+    fn receivers<'r>(&'r self, message: &Message, chosen: &mut Option<Chosen>) -> Few<Receiver<'r>> {
+        if let Some(chosen) = chosen.as_ref().filter(|chosen| chosen.generation == self.generation) {
             return chosen.places.iter().filter_map(|places| self.receiver(*places)).collect();
         }
-        self.choosing(message, |facts| {
-            (0..self.endpoints.len()).filter_map(|place| self.choose(place, facts)).collect()
-        })
+        let (receivers, body_was_read) = self.choosing(message, |facts| {
+            let all = (0..self.endpoints.len()).filter_map(|place| self.choose(place, facts)).collect::<Few<_>>();
+            (all, facts.body_was_read())
+        });
+        if body_was_read {
+            self.note(&receivers, chosen);
+        }
+        receivers
     }
 
     /// The receiver at this place, if a route leads this message there.
@@ -110,37 +113,39 @@ thread_local! {
 }
 
 impl Router {
-    /// Accepts a message for all its receivers, or for none, if that needs no waiting. `sequence` is advanced only on success; otherwise
-    /// `chosen` tells [`Router::accept`] what need not be found again.
+    /// Accepts a message for all its receivers, or for none, if that needs no waiting but for others that store together. `sequence` is
+    /// advanced only on success; otherwise `chosen` tells [`Router::accept`] what need not be found again.
     pub(crate) fn accept_now(
         &self,
         resolved: &Resolved,
         message: &Arc<Message>,
         sequence: &Arc<AtomicU64>,
         chosen: &mut Option<Chosen>,
-    ) -> Result<u64, Refusal> {
+    ) -> Result<Taken, Refusal> {
         if resolved.is_durable {
             return match self.take(resolved, message, sequence, false, chosen)? {
-                Taken::Now(number) => Ok(number),
-                Taken::Storing(..) | Taken::Not(..) => Err(Refusal::ToBeStored),
+                Taken::Not(..) => Err(Refusal::ToBeStored),
+                taken => Ok(taken),
             };
         }
         // Most sources have one receiver: no list is made for it.
-        if resolved.endpoints.len() == 1 {
-            return match resolved.choosing(message, |facts| resolved.choose(0, facts)) {
+        let number = if resolved.endpoints.len() == 1 {
+            match resolved.choosing(message, |facts| resolved.choose(0, facts)) {
                 Some(receiver) => self
                     .accept_one(resolved, receiver, message, sequence)
                     .inspect_err(|_| resolved.note(&[receiver], chosen)),
                 None => Ok(accept_nowhere(resolved, message, sequence)),
+            }
+        } else {
+            let receivers = resolved.receivers(message, chosen);
+            let number = match &*receivers {
+                [] => Ok(accept_nowhere(resolved, message, sequence)),
+                [only] => self.accept_one(resolved, *only, message, sequence),
+                many => self.accept_many(resolved, many, message, sequence),
             };
-        }
-        let receivers = resolved.receivers(message, None);
-        let number = match &*receivers {
-            [] => Ok(accept_nowhere(resolved, message, sequence)),
-            [only] => self.accept_one(resolved, *only, message, sequence),
-            many => self.accept_many(resolved, many, message, sequence),
+            number.inspect_err(|_| resolved.note(&receivers, chosen))
         };
-        number.inspect_err(|_| resolved.note(&receivers, chosen))
+        number.map(Taken::Now)
     }
 
     /// The same, through the log where a receiver has its messages there. Whatever becomes of the answer, the message is stored for all
@@ -155,7 +160,7 @@ impl Router {
         self.take(resolved, message, sequence, true, chosen)
     }
 
-    /// Without `may_wait` only if it is done when this returns.
+    /// Without `may_wait` only if it is done when this returns, or when others have had their turn.
     fn take(
         &self,
         resolved: &Resolved,
@@ -164,9 +169,10 @@ impl Router {
         may_wait: bool,
         chosen: &mut Option<Chosen>,
     ) -> Result<Taken, Refusal> {
-        let receivers = resolved.receivers(message, chosen.as_ref());
+        let receivers = resolved.receivers(message, chosen);
         let taken = self.hand_over(resolved, &receivers, message, sequence, may_wait);
-        if !matches!(taken, Ok(Taken::Now(_))) {
+        // One that joins others is stored, as a rule.
+        if !matches!(taken, Ok(Taken::Now(_))) && (may_wait || taken.is_err()) {
             resolved.note(&receivers, chosen);
         }
         taken
@@ -187,9 +193,10 @@ impl Router {
         let is_power = receivers.iter().any(|receiver| receiver.target.durability == Durability::Power);
         let now = self.clock.uptime();
         // Before the locks of the endpoints, in the order of the log's owner.
-        let idle =
-            (resolved.is_durable && !is_power).then(|| self.storage.idle_for(size, receivers.len(), now)).flatten();
-        if idle.is_none() && !may_wait {
+        let (may_write, together) = (resolved.is_durable && !is_power, self.storage.is_together());
+        let joins = may_write && together;
+        let idle = (may_write && !together).then(|| self.storage.idle_for(size, receivers.len(), now)).flatten();
+        if idle.is_none() && !joins && !may_wait {
             return Err(Refusal::ToBeStored);
         }
         let (mut locked, made_room) = self.lock_all(receivers, size)?;
@@ -200,11 +207,11 @@ impl Router {
         }
         let patience = receivers.iter().map(|receiver| receiver.target.send_timeout).min().unwrap_or_default();
         // What was given up for it goes to the disk with it: by the thread, which was told.
-        let idle = idle.filter(|_| !made_room);
-        if idle.is_none() && !may_wait {
+        let (idle, joins) = (idle.filter(|_| !made_room), joins && !made_room);
+        if idle.is_none() && !joins && !may_wait {
             return Err(Refusal::ToBeStored);
         }
-        let mut append = Append {
+        let append = Append {
             message: message.clone(),
             source: resolved.source.clone(),
             sequence: sequence.clone(),
@@ -233,10 +240,8 @@ impl Router {
                 Err(why) => Taken::Not(why, patience),
             });
         }
-        let (reply, answer) = oneshot::channel();
-        append.reply = Some(reply);
-        // Under the locks: as above.
-        self.storage.append(append).map_err(|_| Refusal::Stopped)?;
+        // Under the locks, as those of [`Storage::append`] say.
+        let answer = self.storage.append(append, joins).ok_or(Refusal::Stopped)?;
         locked.iter_mut().for_each(|inner| Endpoint::reserve(inner, size));
         Ok(Taken::Storing(answer, patience))
     }
@@ -364,7 +369,7 @@ impl Router {
             let resolved = self.resolve_foreign(source);
             let stored = match self.accept(&resolved, message, &self.foreign_sequence, &mut chosen) {
                 Ok(Taken::Now(number)) => Ok(number),
-                Ok(Taken::Storing(answer, _)) => stored(answer).await,
+                Ok(Taken::Storing(answer, _)) => answer.stored().await,
                 Ok(Taken::Not(why, _)) => Err(why),
                 Err(Refusal::Stale | Refusal::ToBeStored) => continue,
                 Err(Refusal::Full(..)) => {
@@ -394,11 +399,6 @@ fn accept_nowhere(resolved: &Resolved, message: &Message, sequence: &AtomicU64) 
     resolved.counts.accepted(message.size());
     resolved.counts.no_route();
     sequence.fetch_add(1, Relaxed) + 1
-}
-
-/// The log's answer.
-pub(crate) async fn stored(answer: oneshot::Receiver<Result<u64, NotStored>>) -> Result<u64, NotStored> {
-    answer.await.unwrap_or(Err(NotStored::Stopped))
 }
 
 impl From<NotStored> for SendError {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use marram_core::{message::Message, ports::SendError, route::Origin};
 use tokio::time::Instant;
 
-use super::{Chosen, Refusal, Router, Taken, stored};
+use super::{Chosen, Refusal, Router, Taken};
 use crate::{
     counts::SourceCounts,
     endpoint::Endpoint,
@@ -42,7 +42,7 @@ pub(crate) async fn patiently(
         }
         let (endpoint, patience) = match offer() {
             Ok(Taken::Now(sequence)) => return Ok(sequence),
-            Ok(Taken::Storing(answer, patience)) => match stored(answer).await {
+            Ok(Taken::Storing(answer, patience)) => match answer.stored().await {
                 Ok(sequence) => return Ok(sequence),
                 Err(NotStored::Stopped) => return Err(SendError::ShuttingDown),
                 Err(why) => {

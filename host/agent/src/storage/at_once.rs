@@ -22,14 +22,14 @@ const REST: u32 = 8;
 /// So often a sender looks whether the log is idle, each time after a longer pause: some microseconds in all.
 const LOOKS: usize = 12;
 /// What a message takes in the log beside its own bytes, at most, for so many receivers.
-const fn beside(receivers: usize) -> usize {
+pub(super) const fn beside(receivers: usize) -> usize {
     1024 + receivers * 512
 }
 
 /// The log, in the hands of a sender.
 pub(crate) struct Idle<'s> {
-    storage: &'s Storage,
-    owner: MutexGuard<'s, Option<Writer>>,
+    pub(super) storage: &'s Storage,
+    pub(super) owner: MutexGuard<'s, Option<Writer>>,
 }
 
 impl Storage {
@@ -58,14 +58,19 @@ impl Storage {
     /// The log for a message of so many bytes, if it is idle or soon is, and to write that is likely to take no time. Not to be called
     /// under the lock of an endpoint: who has the log may wait for that.
     pub(crate) fn idle_for(&self, size: usize, receivers: usize, now: Uptime) -> Option<Idle<'_>> {
-        // Whoever has it now is likely to let it go at once: most writes take microseconds. Two switches of threads cost more.
-        let idle = (0..LOOKS).find_map(|n| {
-            (0..n).for_each(|_| std::hint::spin_loop());
-            self.idle()
-        })?;
+        let idle = soon(|| self.idle())?;
         let writer = idle.owner.as_ref()?;
         (writer.slow_until <= now && writer.log.has_room_at_hand(size + beside(receivers))).then_some(idle)
     }
+}
+
+/// Looks a few times. Whoever has the log is likely to let it go at once: most writes take microseconds. Two switches of threads cost
+/// more.
+pub(super) fn soon<T>(look: impl Fn() -> Option<T>) -> Option<T> {
+    (0..LOOKS).find_map(|n| {
+        (0..n).for_each(|_| std::hint::spin_loop());
+        look()
+    })
 }
 
 impl Drop for Idle<'_> {
@@ -88,6 +93,7 @@ impl Idle<'_> {
             Ok((numbers, accepted)) => {
                 writer.note_stored();
                 let (number, accepted) = (numbers.start, &accepted[0]);
+                writer.stored_alone(&append);
                 writer.hand_on(append, accepted, number);
                 Ok(accepted.sequence)
             }
@@ -98,18 +104,18 @@ impl Idle<'_> {
                 Err(why)
             }
         };
-        let end = writer.clock.uptime();
-        let took = Duration::from_millis(end.0.saturating_sub(now.0));
-        if took >= SLOW {
-            writer.slow_until = end.after(took * REST);
-        }
-        self.leave();
+        self.leave(now);
         result
     }
 
-    /// Lets the log go. What is due before its thread looks again: it hears of that.
-    fn leave(mut self) {
+    /// Lets the log go that was taken at this time. What is due before its thread looks again: it hears of that.
+    pub(super) fn leave(mut self, since: Uptime) {
         let Some(writer) = self.owner.as_mut() else { return };
+        let now = writer.clock.uptime();
+        let took = Duration::from_millis(now.0.saturating_sub(since.0));
+        if took >= SLOW {
+            writer.slow_until = now.after(took * REST);
+        }
         writer.untidy = true;
         let due = writer.due();
         if due >= writer.wakes_at {

@@ -8,11 +8,15 @@ mod read;
 use std::{
     collections::BTreeSet,
     ops::Range,
-    sync::{Arc, Weak, atomic::AtomicU64},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use marram_core::{
+    grouping::Grouping,
     log::{EndpointId, Entry, How, LogError, MessageLog, Place, Reference, Safety},
     message::Accepted,
     queue::{Arrival, ITEM_OVERHEAD, Item},
@@ -77,6 +81,8 @@ pub(super) struct Writer {
     looked: Uptime,
     /// When the thread looks again by itself.
     pub(super) wakes_at: Uptime,
+    /// Whether senders store together; told to the storage when it changes.
+    grouping: Grouping,
     /// A write by a sender has taken long; until then no other is made.
     pub(super) slow_until: Uptime,
     /// Last, so that nobody hears of the end before it.
@@ -126,6 +132,7 @@ impl Writer {
             untidy: true,
             looked: now,
             wakes_at: now,
+            grouping: Grouping::default(),
             slow_until: now,
             end,
         }
@@ -137,6 +144,7 @@ impl Writer {
         for outcome in told {
             self.note(outcome);
         }
+        self.group.reserve(jobs.len());
         self.taken = jobs.into_iter();
         while let Some(job) = self.taken.next() {
             if matches!(job, Job::Stop) {
@@ -152,6 +160,18 @@ impl Writer {
         }
         self.commit();
         false
+    }
+
+    /// A sender has stored its message alone.
+    pub(super) fn stored_alone(&mut self, append: &Append) {
+        self.grouping.stored_alone(Arc::as_ptr(&append.sequence).addr());
+        self.storage.together.store(self.grouping.is_together(), Relaxed);
+    }
+
+    /// Senders have stored so many messages together.
+    pub(super) fn stored_together(&mut self, messages: usize) {
+        self.grouping.stored_together(messages);
+        self.storage.together.store(self.grouping.is_together(), Relaxed);
     }
 
     fn answer_all(&mut self) {

@@ -216,7 +216,7 @@ async fn senders_do_not_wait_until_a_backlog_that_has_expired_is_read_through() 
         panic!("it goes through the log")
     };
     gate.open();
-    answer.await.unwrap().unwrap();
+    answer.stored().await.unwrap();
     assert_eq!(queue_with(&agent, |queue| queue.length == 0).await.dropped, [("ttl_expiry".into(), 110)].into());
     let calls = calls.lock().unwrap().clone();
     let append = calls.iter().position(|call| *call == Call::Append(1, Safety::Written)).unwrap();

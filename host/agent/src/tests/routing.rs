@@ -52,7 +52,7 @@ fn deployment(routes: &[(&str, Duration)]) -> Arc<Deployment> {
     Arc::new(Deployment { routes: routes.iter().enumerate().map(spec).collect(), ..Deployment::default() })
 }
 
-async fn link(router: &Arc<Router>) -> ModuleLink {
+pub(super) async fn link(router: &Arc<Router>) -> ModuleLink {
     let name = ModuleName::new("m").unwrap();
     let clock = Clock::start();
     ModuleLink::new(LinkParts {
@@ -169,6 +169,7 @@ async fn readings(link: &ModuleLink, message: &Arc<Message>) -> usize {
     let before = BODIES_READ.get();
     match link.try_send("o", message) {
         Sent::Accepted(_) => {}
+        Sent::Storing(storing) => assert!(storing.0.await.is_some()),
         Sent::Wait => drop(link.send("o".into(), message.clone()).await.unwrap()),
         Sent::Refused(error) => panic!("{error}"),
     }
@@ -182,7 +183,7 @@ const BY_BODY: [(&str, Duration); 2] = [
 ];
 
 /// A message for the first of them.
-fn json(bytes: usize) -> Arc<Message> {
+pub(super) fn json(bytes: usize) -> Arc<Message> {
     let mut message = Message::new(format!(r#"{{"a":1,"long":"{}"}}"#, "x".repeat(bytes)).into());
     message.system_mut().content_type = Some("application/json".into());
     message.system_mut().content_encoding = Some("utf-8".into());

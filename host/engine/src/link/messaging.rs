@@ -3,6 +3,7 @@
 
 use std::{
     future::{Future, ready},
+    pin::pin,
     sync::Arc,
     time::Instant,
 };
@@ -10,7 +11,7 @@ use std::{
 use marram_core::{
     message::{MAX_MESSAGE_BYTES, Message},
     name::MAX_NAME_BYTES,
-    ports::{self, ModuleHost, Sent},
+    ports::{self, ModuleHost, Sent, Storing},
 };
 use wasmtime::{
     Result, StoreContextMut,
@@ -18,7 +19,10 @@ use wasmtime::{
 };
 
 use super::types::{MessageTag, check_count, copy_in};
-use crate::{deadline::CallLimits, state::GuestState};
+use crate::{
+    deadline::{CallLimits, bounded},
+    state::GuestState,
+};
 
 type Handle = Resource<MessageTag>;
 type Cx<'a> = StoreContextMut<'a, GuestState>;
@@ -97,9 +101,13 @@ fn send(mut cx: Cx<'_>, output: &WasmStr, message: &Handle) -> Result<Outcome<u6
     match cx.data().host.try_send(&name, &held.message) {
         Sent::Accepted(sequence) => Ok(Outcome::Now(Ok(sequence))),
         Sent::Refused(error) => Ok(Outcome::Now(Err(error.into()))),
+        Sent::Storing(storing) => {
+            let (name, message) = (name.into_owned(), held.message.clone());
+            Ok(wait(&mut cx, Some(storing), name, message))
+        }
         Sent::Wait => {
             let (name, message) = (name.into_owned(), held.message.clone());
-            Ok(wait_for_room(&mut cx, name, message))
+            Ok(wait(&mut cx, None, name, message))
         }
     }
 }
@@ -129,9 +137,13 @@ fn send_bytes(
     match cx.data().host.try_send(&name, &message) {
         Sent::Accepted(sequence) => Ok(Outcome::Now(Ok(sequence))),
         Sent::Refused(error) => Ok(Outcome::Now(Err(error.into()))),
+        Sent::Storing(storing) => {
+            let name = name.into_owned();
+            Ok(wait(&mut cx, Some(storing), name, message))
+        }
         Sent::Wait => {
             let name = name.into_owned();
-            Ok(wait_for_room(&mut cx, name, message))
+            Ok(wait(&mut cx, None, name, message))
         }
     }
 }
@@ -152,11 +164,12 @@ fn send_batch(mut cx: Cx<'_>, output: &WasmStr, messages: &[Handle]) -> Result<O
         match sent {
             Sent::Accepted(_) => accepted += 1,
             Sent::Refused(error) => return Ok(Outcome::Now(prefix(accepted, error.into()))),
-            Sent::Wait => {
+            Sent::Wait | Sent::Storing(_) => {
+                let storing = if let Sent::Storing(storing) = sent { Some(storing) } else { None };
                 let rest = shared(&cx, &messages[index..])?;
                 let name = name.into_owned();
                 let (host, until) = (cx.data().host.clone(), cx.data_mut().deadline.wait_until());
-                return Ok(Outcome::Wait(Box::new(send_rest(host, name, rest, accepted, until))));
+                return Ok(Outcome::Wait(Box::new(send_rest(host, storing, name, rest, accepted, until))));
             }
         }
     }
@@ -174,6 +187,7 @@ fn shared(cx: &Cx<'_>, handles: &[Handle]) -> Result<Vec<(Arc<Message>, usize)>>
 
 async fn send_rest(
     host: Arc<dyn ModuleHost>,
+    mut storing: Option<Storing>,
     output: String,
     rest: Vec<(Arc<Message>, usize)>,
     mut accepted: u32,
@@ -183,8 +197,12 @@ async fn send_rest(
         if let Some(refusal) = oversized(size) {
             return Ok((prefix(accepted, refusal.into()),));
         }
-        let sent = match host.try_send(&output, &message) {
+        let sent = match storing.take().map_or_else(|| host.try_send(&output, &message), Sent::Storing) {
             Sent::Wait => within(until, host.send(output.clone(), message)).await?,
+            Sent::Storing(storing) => match within(until, storing.0).await? {
+                Some(sequence) => Ok(sequence),
+                None => within(until, host.send(output.clone(), message)).await?,
+            },
             Sent::Accepted(sequence) => Ok(sequence),
             Sent::Refused(error) => Err(error),
         };
@@ -200,9 +218,15 @@ fn prefix(accepted: u32, refusal: SendError) -> Result<u32, SendError> {
     if accepted > 0 { Ok(accepted) } else { Err(refusal) }
 }
 
-fn wait_for_room(cx: &mut Cx<'_>, output: String, message: Arc<Message>) -> Outcome<u64> {
+/// Waits for a message that is being stored, or until there is room for it.
+fn wait(cx: &mut Cx<'_>, storing: Option<Storing>, output: String, message: Arc<Message>) -> Outcome<u64> {
     let (host, until) = (cx.data().host.clone(), cx.data_mut().deadline.wait_until());
     Outcome::Wait(Box::new(async move {
+        if let Some(storing) = storing
+            && let Some(sequence) = within(until, storing.0).await?
+        {
+            return Ok((Ok(sequence),));
+        }
         let sent = within(until, host.send(output, message)).await?;
         Ok((sent.map_err(SendError::from),))
     }))
@@ -212,9 +236,9 @@ fn wait_for_room(cx: &mut Cx<'_>, output: String, message: Arc<Message>) -> Outc
 pub(super) async fn within<T>(until: WaitUntil, future: impl Future<Output = T>) -> Result<T> {
     match until {
         None => Ok(future.await),
-        Some((at, limits)) => tokio::time::timeout_at(at.into(), future)
+        Some((at, limits)) => bounded(pin!(future), || tokio::time::sleep_until(at.into()))
             .await
-            .map_err(|_| limits.wall_exceeded("waiting in a host function").into()),
+            .ok_or_else(|| limits.wall_exceeded("waiting in a host function").into()),
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use marram_core::{
     message::Message,
-    ports::{self, LogStream, Sent, Settlement},
+    ports::{self, LogStream, Sent, Settlement, Storing},
 };
 use wasmtime::{
     Result, StoreContextMut,
@@ -183,9 +183,14 @@ fn too_many() -> MetadataError {
 fn send<'a>(mut cx: Cx<'a>, topic: &WasmStr, message: &Handle) -> Reply<'a> {
     match sent(&mut cx, topic, message) {
         Ok(Outcome::Now(answer)) => Box::new(ready(Ok((answer,)))),
-        Ok(Outcome::Wait(output, message)) => {
+        Ok(Outcome::Wait(storing, output, message)) => {
             let (host, until) = (cx.data().host.clone(), cx.data_mut().deadline.wait_until());
             Box::new(async move {
+                if let Some(storing) = storing
+                    && within(until, storing.0).await?.is_some()
+                {
+                    return Ok((Ok(()),));
+                }
                 let sent = within(until, host.send(output, message)).await?;
                 Ok((sent.map(drop).map_err(WasiError::from),))
             })
@@ -196,8 +201,8 @@ fn send<'a>(mut cx: Cx<'a>, topic: &WasmStr, message: &Handle) -> Reply<'a> {
 
 enum Outcome {
     Now(std::result::Result<(), WasiError>),
-    /// A receiver is full.
-    Wait(String, Arc<Message>),
+    /// It is being stored, or a receiver is full.
+    Wait(Option<Storing>, String, Arc<Message>),
 }
 
 fn sent(cx: &mut Cx<'_>, topic: &WasmStr, handle: &Handle) -> Result<Outcome> {
@@ -212,7 +217,8 @@ fn sent(cx: &mut Cx<'_>, topic: &WasmStr, handle: &Handle) -> Result<Outcome> {
     Ok(match state.host.try_send(&output, &message) {
         Sent::Accepted(_) => Outcome::Now(Ok(())),
         Sent::Refused(error) => Outcome::Now(Err(error.into())),
-        Sent::Wait => Outcome::Wait(output, message),
+        Sent::Storing(storing) => Outcome::Wait(Some(storing), output, message),
+        Sent::Wait => Outcome::Wait(None, output, message),
     })
 }
 

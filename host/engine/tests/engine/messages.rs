@@ -1,5 +1,7 @@
 //! Messages between host and guest: settled one by one, shared and never changed behind a receiver's back.
 
+use std::sync::atomic::Ordering::SeqCst;
+
 use marram_core::ports::{Exit, Settlement};
 
 use crate::{
@@ -96,12 +98,35 @@ async fn a_batch_is_accepted_up_to_where_room_ends() {
       (if (i32.ne (i32.load8_u (i32.const 256)) (i32.const 1)) (then unreachable))
       (if (i32.ne (i32.load8_u (i32.const 264)) (i32.const 1)) (then unreachable))
       (i32.const 0))";
+    for stores in [false, true] {
+        let host = Recorder::new();
+        host.room.store(3, SeqCst);
+        host.stores.store(stores, SeqCst);
+        let mut instance = Bench::new().start(&handler(core), &spec(|_| ()), &host).await.unwrap();
+        let mut queue = Queue::of(&["x"]);
+        instance.handle_batch(&mut queue).await.unwrap();
+        assert_eq!((queue.settled, host.sent().len()), (vec![Settlement::Done], 3), "{stores}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_being_stored_is_waited_for_and_where_it_is_refused_the_host_says_why() {
+    // Sends its message twice: the first is accepted as the host's number 1, the second is refused for want of room.
+    let core = "(func $handle (param i32 i32 i32) (result i32)
+      (call $send (i32.const 512) (i32.const 3) (local.get 2) (i32.const 256))
+      (if (i32.load8_u (i32.const 256)) (then unreachable))
+      (if (i64.ne (i64.load (i32.const 264)) (i64.const 1)) (then unreachable))
+      (call $send (i32.const 512) (i32.const 3) (local.get 2) (i32.const 256))
+      (if (i32.ne (i32.load8_u (i32.const 256)) (i32.const 1)) (then unreachable))
+      (if (i32.ne (i32.load8_u (i32.const 264)) (i32.const 1)) (then unreachable))
+      (i32.const 0))";
     let host = Recorder::new();
-    host.room.store(3, std::sync::atomic::Ordering::SeqCst);
+    host.room.store(1, SeqCst);
+    host.stores.store(true, SeqCst);
     let mut instance = Bench::new().start(&handler(core), &spec(|_| ()), &host).await.unwrap();
     let mut queue = Queue::of(&["x"]);
     instance.handle_batch(&mut queue).await.unwrap();
-    assert_eq!((queue.settled, host.sent().len()), (vec![Settlement::Done], 3));
+    assert_eq!((queue.settled, host.sent().len()), (vec![Settlement::Done], 1));
 }
 
 #[tokio::test]

@@ -116,6 +116,8 @@ pub(crate) struct Recorder {
     pub(crate) full: AtomicBool,
     /// Receivers have room for this many messages, then refuse after a wait; 0 = any number.
     pub(crate) room: AtomicU64,
+    /// It says so once others have had their turn.
+    pub(crate) stores: AtomicBool,
     /// What a program may receive, and how it settled it by ticket. Tickets count from 1.
     pub(crate) arriving: Mutex<VecDeque<Delivery>>,
     pub(crate) settled: Mutex<Vec<(u64, Settlement)>>,
@@ -154,14 +156,22 @@ impl Recorder {
     }
 }
 
+fn storing(answer: Option<u64>) -> Sent {
+    Sent::Storing(Storing(Box::pin(async move {
+        tokio::task::yield_now().await;
+        answer
+    })))
+}
+
 impl ModuleHost for Recorder {
     fn try_send(&self, output: &str, message: &Arc<Message>) -> Sent {
         let room = self.room.load(Ordering::SeqCst);
         if self.full.load(Ordering::SeqCst) || room > 0 && self.sent().len() as u64 >= room {
-            return Sent::Wait;
+            return if self.stores.load(Ordering::SeqCst) { storing(None) } else { Sent::Wait };
         }
         self.sent.lock().unwrap().push((output.to_owned(), message.clone()));
-        Sent::Accepted(self.sequence.fetch_add(1, Ordering::SeqCst) + 1)
+        let sequence = self.sequence.fetch_add(1, Ordering::SeqCst) + 1;
+        if self.stores.load(Ordering::SeqCst) { storing(Some(sequence)) } else { Sent::Accepted(sequence) }
     }
 
     fn send(&self, _: String, _: Arc<Message>) -> BoxFuture<'static, Result<u64, SendError>> {

@@ -1,0 +1,235 @@
+//! Senders that are busy at the same time store together, without the log's thread.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use marram_core::{
+    log::{LogError, Safety},
+    ports::{ModuleHost, Sent},
+    route::Origin,
+};
+
+use super::{
+    hooked::{Call, Hook},
+    routing::{json, link},
+    worlds::*,
+};
+use crate::{
+    Agent,
+    endpoint::Endpoint,
+    router::{BODIES_READ, Taken},
+    storage::{Answer, NotStored},
+};
+
+const STOPPED: &str = r#"{"status":"stopped"}"#;
+const TO_B: &str = "FROM /messages/* INTO BrokeredEndpoint('/modules/b/inputs/in')";
+const BY_BODY: &str = "FROM /messages/* WHERE $body.a = 1 INTO BrokeredEndpoint('/modules/b/inputs/by-body')";
+
+/// The writes, each with the name of the thread that makes it.
+type Writes = Arc<Mutex<Vec<(Call, String)>>>;
+
+struct Senders {
+    _world: World,
+    agent: Arc<Agent>,
+    /// Of each sender.
+    sequences: Vec<Arc<AtomicU64>>,
+    writes: Writes,
+}
+
+impl Senders {
+    /// So many of an agent whose log may be written to by senders; `before` is called before each write.
+    async fn new(count: usize, before: impl Fn(&str) -> Result<(), LogError> + Send + Sync + 'static) -> Self {
+        let writes = Writes::default();
+        let noted = writes.clone();
+        let hook: Hook = Arc::new(move |call| {
+            if matches!(call, Call::Append(..)) {
+                let thread = std::thread::current().name().unwrap_or_default().to_owned();
+                before(&thread)?;
+                noted.lock().unwrap().push((call, thread));
+            }
+            Ok(())
+        });
+        let mut world = World::hooked(hook);
+        world.at_hand = true;
+        let agent = world.agent().await;
+        agent.apply(&manifest_with("crash", &[("b", STOPPED)], &[TO_B, BY_BODY])).await.unwrap();
+        // The first message makes the file that the others go into.
+        agent.publish("/messages", &message("first")).await.unwrap();
+        let sequences = (0..count).map(|_| Arc::default()).collect();
+        Self { _world: world, agent, sequences, writes }
+    }
+
+    fn send(&self, sender: usize) -> Taken {
+        let router = self.agent.router();
+        let resolved = router.resolve("/messages", Origin::default());
+        router.accept(&resolved, &message("x"), &self.sequences[sender], &mut None).unwrap()
+    }
+
+    /// Sends with all in turns until they store together; returns what each has sent.
+    async fn come_together(&self) -> Vec<u64> {
+        let storage = self.agent.router().storage();
+        let turns = async {
+            while !storage.is_together() {
+                for sender in 0..self.sequences.len() {
+                    number(self.send(sender)).await.unwrap();
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, turns).await.expect("they store together");
+        self.writes.lock().unwrap().clear();
+        self.sequences.iter().map(|sequence| sequence.load(SeqCst)).collect()
+    }
+
+    fn answer(&self, sender: usize) -> Answer {
+        match self.send(sender) {
+            Taken::Storing(answer, _) => answer,
+            taken => panic!("it does not wait for the others: {taken:?}"),
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        self.input().stats().len
+    }
+
+    /// The input of all messages.
+    fn input(&self) -> Arc<Endpoint> {
+        let inputs = self.agent.router().inputs_of("b");
+        inputs.into_iter().find(|input| &*input.input == "in").unwrap()
+    }
+
+    fn take_writes(&self) -> Vec<(Call, String)> {
+        std::mem::take(&mut *self.writes.lock().unwrap())
+    }
+}
+
+async fn number(taken: Taken) -> Result<u64, NotStored> {
+    match taken {
+        Taken::Now(number) => Ok(number),
+        Taken::Storing(answer, _) => answer.stored().await,
+        Taken::Not(why, _) => Err(why),
+    }
+}
+
+/// By a thread of the test.
+fn is_sender(thread: &str) -> bool {
+    thread != "message-log"
+}
+
+#[tokio::test]
+async fn senders_that_are_busy_at_the_same_time_store_with_one_write_in_a_thread_of_theirs() {
+    let senders = Arc::new(Senders::new(16, |_| Ok(())).await);
+    let sent = senders.come_together().await;
+    let before = senders.waiting();
+    let tasks: Vec<_> = (0..16)
+        .map(|n| {
+            let (senders, first) = (senders.clone(), sent[n] + 1);
+            tokio::spawn(async move {
+                for expected in first..first + 20 {
+                    assert_eq!(number(senders.send(n)).await, Ok(expected));
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        tokio::time::timeout(DEADLINE, task).await.unwrap().unwrap();
+    }
+    let writes = senders.take_writes();
+    assert_eq!(senders.waiting(), before + 16 * 20);
+    assert_eq!(writes.len(), 20, "{writes:?}");
+    assert!(writes.iter().all(|(call, thread)| *call == Call::Append(16, Safety::Written) && is_sender(thread)));
+}
+
+#[tokio::test]
+async fn a_sender_that_is_given_up_while_it_waits_for_the_others_leaves_nobody_waiting() {
+    let senders = Senders::new(2, |_| Ok(())).await;
+    senders.come_together().await;
+    let before = senders.waiting();
+    let (one, other) = (senders.answer(0), senders.answer(1));
+    drop(one);
+    assert_eq!(senders.waiting(), before + 2);
+    other.stored().await.unwrap();
+    let writes = senders.take_writes();
+    assert!(matches!(&*writes, [(Call::Append(2, _), thread)] if is_sender(thread)), "{writes:?}");
+}
+
+#[tokio::test]
+async fn a_disk_that_has_kept_senders_waiting_is_left_to_the_logs_own_thread() {
+    let is_slow = Arc::new(AtomicBool::new(false));
+    let slow = is_slow.clone();
+    let senders = Senders::new(2, move |thread| {
+        if slow.load(SeqCst) && is_sender(thread) {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        Ok(())
+    })
+    .await;
+    senders.come_together().await;
+    is_slow.store(true, SeqCst);
+    for _ in 0..2 {
+        let (one, other) = (senders.answer(0), senders.answer(1));
+        one.stored().await.unwrap();
+        other.stored().await.unwrap();
+    }
+    let threads: Vec<bool> = senders.take_writes().iter().map(|(_, thread)| is_sender(thread)).collect();
+    assert_eq!((threads[0], threads[1..].contains(&true)), (true, false), "once");
+}
+
+#[tokio::test]
+async fn each_of_those_that_store_together_hears_that_the_log_is_full() {
+    let is_full = Arc::new(AtomicBool::new(false));
+    let full = is_full.clone();
+    let senders = Senders::new(3, move |_| match full.load(SeqCst) {
+        true => Err(LogError::Full("full".into())),
+        false => Ok(()),
+    })
+    .await;
+    let sent = senders.come_together().await;
+    let before = senders.waiting();
+    is_full.store(true, SeqCst);
+    let answers: Vec<_> = (0..3).map(|n| senders.answer(n)).collect();
+    for answer in answers {
+        assert_eq!(answer.stored().await, Err(NotStored::Full));
+    }
+    assert!(!senders.input().is_storing(), "room is still set aside");
+    assert_eq!(senders.waiting(), before);
+    is_full.store(false, SeqCst);
+    assert_eq!(number(senders.send(0)).await, Ok(sent[0] + 1), "no number is used up");
+}
+
+#[tokio::test]
+async fn a_body_is_read_once_also_where_the_log_refuses_a_message_that_is_sent_again() {
+    let is_full = Arc::new(AtomicBool::new(false));
+    let full = is_full.clone();
+    let senders = Senders::new(2, move |_| match full.load(SeqCst) {
+        true => Err(LogError::Full("full".into())),
+        false => Ok(()),
+    })
+    .await;
+    senders.come_together().await;
+    let (link, json) = (link(senders.agent.router()).await, json(10));
+    let before = BODIES_READ.get();
+    is_full.store(true, SeqCst);
+    let Sent::Storing(storing) = link.try_send("o", &json) else { panic!("it does not wait for the others") };
+    assert_eq!(storing.0.await, None);
+    is_full.store(false, SeqCst);
+    link.send("o".into(), json).await.unwrap();
+    assert_eq!(BODIES_READ.get(), before + 1);
+}
+
+#[tokio::test]
+async fn senders_that_are_alone_again_store_at_once() {
+    let senders = Senders::new(2, |_| Ok(())).await;
+    senders.come_together().await;
+    let alone = async {
+        while let Taken::Storing(answer, _) = senders.send(0) {
+            answer.stored().await.unwrap();
+        }
+    };
+    tokio::time::timeout(DEADLINE, alone).await.expect("it does not wait for nobody for ever");
+    assert!(senders.take_writes().iter().all(|(call, _)| *call == Call::Append(1, Safety::Written)));
+}

@@ -1,0 +1,114 @@
+//! Whether messages are stored one by one or together. A message that is stored alone costs a write of its own and no waiting; many
+//! senders at the same time are better off when each lets the others have their turn before it writes: what has come together then
+//! is one write. Reads no clock: what counts is who stored after whom.
+
+/// Messages stored one by one in which changes of the sender are counted.
+const LOOK_AT: u32 = 512;
+/// So many of them say that senders are busy at the same time. One that works off what waits for it stores dozens in a row.
+const CHANGES: u32 = 4;
+/// So many groups of one in a row say that they are not any more.
+const ALONE: u32 = 16;
+/// Messages stored one by one before senders are tried together again.
+const REST: u32 = 1024;
+
+/// The habit of a log's senders.
+#[derive(Debug, Clone, Default)]
+pub struct Grouping {
+    together: bool,
+    /// Who stored last.
+    last: Option<usize>,
+    seen: u32,
+    changes: u32,
+    alone: u32,
+    rest: u32,
+}
+
+impl Grouping {
+    /// Whether senders wait for each other.
+    #[must_use]
+    pub fn is_together(&self) -> bool {
+        self.together
+    }
+
+    /// A message was stored alone, of this sender.
+    pub fn stored_alone(&mut self, sender: usize) {
+        self.rest = self.rest.saturating_sub(1);
+        self.seen += 1;
+        if self.last.replace(sender).is_some_and(|last| last != sender) {
+            self.changes += 1;
+        }
+        if self.changes >= CHANGES && self.rest == 0 {
+            *self = Self { together: true, ..Self::default() };
+        } else if self.seen >= LOOK_AT {
+            (self.seen, self.changes) = (0, 0);
+        }
+    }
+
+    /// So many messages were stored together.
+    pub fn stored_together(&mut self, messages: usize) {
+        self.alone = if messages > 1 { 0 } else { self.alone + 1 };
+        if self.alone >= ALONE {
+            *self = Self { rest: REST, ..Self::default() };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn one_sender_stores_alone_however_much_it_sends() {
+        let mut grouping = Grouping::default();
+        for n in 0..100_000 {
+            // Another one now and then.
+            grouping.stored_alone(usize::from(n % 600 == 0));
+            assert!(!grouping.is_together(), "{n}");
+        }
+    }
+
+    #[test]
+    fn senders_that_work_off_what_waits_for_them_in_turns_come_together_within_a_few_turns() {
+        let mut grouping = Grouping::default();
+        let stored = (0..).take_while(|n| {
+            grouping.stored_alone(n / 64 % 16);
+            !grouping.is_together()
+        });
+        assert_eq!(stored.count(), 4 * 64);
+    }
+
+    #[test]
+    fn groups_of_one_end_it_and_it_is_tried_again_after_a_while() {
+        let mut grouping = Grouping { together: true, ..Grouping::default() };
+        for _ in 0..100 {
+            (1..ALONE).for_each(|_| grouping.stored_together(1));
+            grouping.stored_together(2);
+            assert!(grouping.is_together(), "two now and then are worth it");
+        }
+        (0..ALONE).for_each(|_| grouping.stored_together(1));
+        assert!(!grouping.is_together());
+        let alone = (0..).take_while(|n| {
+            grouping.stored_alone(*n);
+            !grouping.is_together()
+        });
+        assert_eq!(alone.count() as u32, REST - 1);
+    }
+
+    proptest! {
+        /// Whatever came before: neither habit lasts when what speaks for it does not.
+        #[test]
+        fn it_follows_what_the_senders_do(before in prop::collection::vec((any::<bool>(), 0_usize..4), 0..3000)) {
+            let mut grouping = Grouping::default();
+            for (together, n) in before {
+                if together { grouping.stored_together(n) } else { grouping.stored_alone(n) }
+            }
+            let mut lone = grouping.clone();
+            (0..ALONE).for_each(|_| lone.stored_together(1));
+            prop_assert!(!lone.is_together());
+            (0..5000).for_each(|n| grouping.stored_alone(n));
+            prop_assert!(grouping.is_together());
+        }
+    }
+}
