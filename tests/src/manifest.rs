@@ -155,6 +155,13 @@ impl Module {
         self
     }
 
+    /// `health`: a method to call, and how.
+    #[must_use]
+    pub fn health(mut self, check: Value) -> Self {
+        self.0["settings"]["sandbox"]["health"] = check;
+        self
+    }
+
     /// A folder of this machine, to read and write.
     #[must_use]
     pub fn writes(mut self, host: &Path, guest: &str) -> Self {

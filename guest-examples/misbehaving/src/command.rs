@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Log { lines: u64, bytes: u64 },
     /// `{"do":"exit","code":N}` [0]: ends the instance.
     Exit { code: i32 },
+    /// `{"do":"sick","status":N}` [503]: from now on its method `alive` answers with this status.
+    Sick { status: i32 },
     /// `{"do":"retry","ms":N}` [the host's back-off]: asks for the message again.
     Retry { ms: Option<u64> },
     /// `{"do":"reject"}`: gives the message up.
@@ -74,6 +76,7 @@ impl Command {
             },
             "log" => Self::Log { lines: number("lines", 10_000), bytes: number("bytes", 100) },
             "exit" => Self::Exit { code: number("code", 0) as i32 },
+            "sick" => Self::Sick { status: number("status", 503) as i32 },
             "retry" => Self::Retry { ms: json.get("ms").and_then(Value::as_u64) },
             "reject" => Self::Reject,
             "invoke" => {

@@ -1,7 +1,7 @@
 //! Carries commands out. Some never return, which is their purpose.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     fs::File,
     hint::black_box,
     io::{self, Write},
@@ -24,6 +24,8 @@ thread_local! {
     /// Memory and handles that are never given back.
     static EATEN: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
     static KEPT: RefCell<Vec<Message>> = const { RefCell::new(Vec::new()) };
+    /// With what its method `alive` answers.
+    static HEALTH: Cell<i32> = const { Cell::new(200) };
 }
 
 /// Carries a command out; `msg` is the message that brought it, if one did.
@@ -47,6 +49,7 @@ pub(crate) fn carry_out(command: Command, msg: Option<Message>) -> Result<(), Na
         }
         Command::Log { lines, bytes } => (0..lines).for_each(|_| println!("{}", "x".repeat(bytes as usize))),
         Command::Exit { code } => std::process::exit(code),
+        Command::Sick { status } => HEALTH.set(status),
         Command::Retry { ms } => return Err(Nack::RetryAfter(ms)),
         Command::Reject => return Err(Nack::Reject("told to reject".into())),
         Command::Invoke { target, name, payload, response_ms, connect_ms } => {
@@ -54,6 +57,12 @@ pub(crate) fn carry_out(command: Command, msg: Option<Message>) -> Result<(), Na
         }
     }
     Ok(())
+}
+
+/// Status and payload of its health.
+pub(crate) fn health() -> (i32, String) {
+    let status = HEALTH.get();
+    (status, if status == 200 { String::new() } else { json!({ "message": "told to be sick" }).to_string() })
 }
 
 /// Calls a method; the outcome as JSON.

@@ -55,7 +55,7 @@ impl twin_handler::Guest for Misbehaving {
     }
 }
 
-/// `echo` gives the payload back; `answer` answers with the `status` and the text `payload` of its payload, whatever that is; `do`
+/// `echo` gives the payload back; `alive` says whether it is well; `answer` answers with the `status` and the text `payload` of its payload, whatever that is; `do`
 /// carries a command out.
 impl method_handler::Guest for Misbehaving {
     fn invoke(name: String, payload: String) -> MethodResponse {
@@ -63,6 +63,10 @@ impl method_handler::Guest for Misbehaving {
         let json: Value = serde_json::from_str(&payload).expect("the host hands out JSON");
         match &*name {
             "echo" => answer(200, payload),
+            "alive" => {
+                let (status, payload) = deeds::health();
+                answer(status, payload)
+            }
             "answer" => {
                 let status = json["status"].as_i64().unwrap_or_default();
                 answer(

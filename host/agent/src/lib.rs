@@ -34,7 +34,7 @@ pub use control::{SocketError, serve};
 pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters, DeadMessage};
 pub use logs::{LogLine, LogQuery};
 pub use metrics::serve_metrics;
-pub use status::{MessageLogStatus, ModuleStatus, QueueStatus, Status};
+pub use status::{HealthStatus, MessageLogStatus, ModuleStatus, QueueStatus, Status};
 pub use traps::ModuleTraps;
 pub use twins::{TwinError, TwinQuery};
 

@@ -60,7 +60,7 @@ fn page(numbers: &Numbers, router: &Router, calls: &Methods, now: UtcMillis) -> 
     sent(&mut page, &names, &queues);
     given_up(&mut page, &names, &sources, router);
     lengths(&mut page, &names, &queues, router);
-    let running = status.modules.iter().filter(|module| module.status == "running").count();
+    let running = status.modules.iter().filter(|module| matches!(&*module.status, "running" | "unhealthy")).count();
     let mut clients = page.metric("edgehub_connected_clients", Kind::Gauge, "Modules that run.");
     clients.count(&[], running as u64);
     methods(&mut page, &names, calls);

@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use marram_core::{deployment::DesiredStatus, name::ModuleName, time::UtcMillis};
+use marram_core::{
+    deployment::DesiredStatus,
+    health::{Checks, Health},
+    name::ModuleName,
+    time::UtcMillis,
+};
 use serde::{Deserialize, Serialize};
 
 /// The host as a whole.
@@ -59,7 +64,7 @@ pub struct MessageLogStatus {
 pub struct ModuleStatus {
     /// Its name.
     pub name: ModuleName,
-    /// `preparing`, `starting`, `running`, `stopping`, `stopped`, `backoff`, `failed`.
+    /// `preparing`, `starting`, `running`, `unhealthy`, `stopping`, `stopped`, `backoff`, `failed`.
     pub status: String,
     /// One line for people: since when, why.
     pub description: String,
@@ -95,6 +100,33 @@ pub struct ModuleStatus {
     pub memory_bytes: u64,
     /// Its limit.
     pub memory_limit: u64,
+    /// What its health checks tell of the instance that runs; none: it has none, or does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthStatus>,
+}
+
+/// What health checks tell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthStatus {
+    /// `unknown` (none has passed yet, or the last one failed), `healthy`, `unhealthy`.
+    pub state: String,
+    /// Checks that have failed in a row.
+    pub failures: u32,
+    /// Why the last one did; none: it passed, or there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl HealthStatus {
+    pub(crate) fn of(checks: &Checks) -> Self {
+        let state = match checks.health() {
+            Health::Unknown => "unknown",
+            Health::Healthy { .. } => "healthy",
+            Health::Unhealthy => "unhealthy",
+        };
+        Self { state: state.into(), failures: checks.failures(), reason: checks.reason().map(str::to_owned) }
+    }
 }
 
 /// One queue.

@@ -1,5 +1,6 @@
 //! Carries out what `core::planner` decides: one loop, one owner of the state, slow work comes back as an event.
 
+mod health;
 mod instance;
 mod outcomes;
 mod record;
@@ -17,6 +18,7 @@ use std::{
 
 use marram_core::{
     deployment::Deployment,
+    methods::{InvokeError, MethodResponse},
     name::ModuleName,
     planner::{Explained, Observed, plan},
     ports::{Artifact, Component, Engine, Exit, Images, Room},
@@ -67,6 +69,8 @@ pub(crate) enum Event {
     Up { name: ModuleName, run: u64 },
     /// An instance has ended.
     Ended { name: ModuleName, run: u64, exit: Exit },
+    /// This call of a health check has come to its end.
+    Checked { name: ModuleName, run: u64, call: u64, answer: Result<MethodResponse, InvokeError> },
     /// An operator wants a new instance.
     Restart { name: ModuleName, reply: oneshot::Sender<Result<(), String>> },
     /// Somebody wants to know.
@@ -107,7 +111,7 @@ pub(crate) struct Deployed {
     pub(crate) trial: Option<Trial>,
 }
 
-/// Events under way: each module has at most three (prepared, up, ended), and the control API waits for its answers.
+/// Events under way: each module has at most four (prepared, up, ended, checked), and the control API waits for its answers.
 pub(crate) const EVENTS: usize = 4096;
 
 /// Events that one plan follows, if so many are there at once. Beyond, starts would wait for questions.
@@ -151,7 +155,7 @@ impl Supervisor {
     /// Runs until it is told to shut down.
     pub(crate) async fn run(mut self) {
         loop {
-            let wake_at = self.carry_out_plan();
+            let wake_at = self.carry_out_plan_and_checks();
             let wake_at = [wake_at, self.watch_trial()].into_iter().flatten().min();
             if self.unsettled && self.observed.is_settled() {
                 self.unsettled = false;
@@ -187,6 +191,16 @@ impl Supervisor {
         }
     }
 
+    fn carry_out_plan_and_checks(&mut self) -> Option<Uptime> {
+        loop {
+            let planned = self.carry_out_plan();
+            let (news, checked) = self.check_health();
+            if !news {
+                return [planned, checked].into_iter().flatten().min();
+            }
+        }
+    }
+
     fn carry_out_plan(&mut self) -> Option<Uptime> {
         loop {
             let now = self.worlds.clock.uptime();
@@ -213,6 +227,7 @@ impl Supervisor {
                 self.version = deployed.version;
                 self.prefer_cached = deployed.prefer_cached;
                 self.trial = deployed.trial.map(|trial| Watched::new(trial, self.worlds.clock));
+                self.check_anew();
                 self.forget_updates_taken_back();
                 self.expect_running();
                 // Of modules that were forgotten before they were removed.
@@ -226,6 +241,7 @@ impl Supervisor {
             Event::Prepared { name, run, result } => self.on_prepared(&name, run, result),
             Event::Up { name, run } => self.on_up(&name, run),
             Event::Ended { name, run, exit } => self.on_ended(&name, run, exit),
+            Event::Checked { name, run, call, answer } => self.on_checked(&name, (run, call), &answer),
             Event::Restart { name, reply } => {
                 let _ = reply.send(self.restart(&name));
             }

@@ -105,7 +105,7 @@ fn length(row: &[String], column: usize) -> usize {
 /// The colour of a module's status; none when all is well.
 pub(crate) fn trouble(status: &str) -> Option<Paint> {
     match status {
-        "backoff" => Some(Paint::Warning),
+        "backoff" | "unhealthy" => Some(Paint::Warning),
         "failed" => Some(Paint::Error),
         _ => None,
     }

@@ -74,6 +74,8 @@ pub struct ModuleSpec {
     /// `limits.maxRestarts`: restarts in a row, without ten minutes of running between, before it is given up until its
     /// settings change; none = it never is.
     pub max_restarts: Option<u32>,
+    /// `health`: how it is asked whether it is well; none = it is not asked.
+    pub health: Option<HealthCheck>,
     /// Whether the image may be fetched.
     pub pull_policy: PullPolicy,
     /// Lower ones are started first. Default: last.
@@ -102,7 +104,7 @@ pub enum RestartPolicy {
     Never,
     /// Exit 0 is done; anything else restarts after a back-off.
     OnFailure,
-    /// As `on-failure`; health checks count as failures too. The default.
+    /// As `on-failure`, and what its health check finds unhealthy is ended and counts as failed. The default.
     OnUnhealthy,
     /// Restarts after a back-off, whatever the exit.
     Always,
@@ -117,6 +119,26 @@ pub enum PullPolicy {
     /// Use only what is on the device.
     Never,
 }
+
+/// `health` of a module: a method of its own that is called again and again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// `method`: what is called; any answer with a status of 200 to 299 says that the module is well.
+    pub method: String,
+    /// `interval`: from the end of a call to the next one.
+    pub interval: Duration,
+    /// `timeout`: how long an answer may take, the wait for the module's turn included.
+    pub timeout: Duration,
+    /// `failures`: so many in a row make it unhealthy.
+    pub failures: u32,
+}
+
+/// Default of a check's `interval`, of its `timeout` and of its `failures`: those of Docker's health checks.
+pub const DEFAULT_HEALTH_INTERVAL: Duration = Duration::from_secs(30);
+/// See [`DEFAULT_HEALTH_INTERVAL`].
+pub const DEFAULT_HEALTH_TIMEOUT: Duration = Duration::from_secs(30);
+/// See [`DEFAULT_HEALTH_INTERVAL`].
+pub const DEFAULT_HEALTH_FAILURES: u32 = 3;
 
 /// Limits and grants of a module.
 #[derive(Debug, Clone, PartialEq, Eq)]

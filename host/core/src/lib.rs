@@ -10,6 +10,7 @@ pub mod edge_agent;
 pub mod elapsed;
 pub mod exposition;
 pub mod grouping;
+pub mod health;
 mod hex;
 pub mod log;
 pub mod manifest;

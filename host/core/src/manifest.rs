@@ -6,6 +6,7 @@ mod ceiling;
 mod envelope;
 mod fields;
 mod findings;
+mod health;
 mod hub;
 mod json;
 mod locate;

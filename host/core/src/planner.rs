@@ -23,6 +23,7 @@ pub use self::{
 use crate::{
     deployment::{Deployment, DesiredStatus, ModuleSpec, RestartPolicy},
     name::ModuleName,
+    ports::Exit,
     time::Uptime,
 };
 
@@ -58,6 +59,8 @@ pub enum Step {
     Start(ModuleName),
     /// Stop the running instance.
     Stop(ModuleName),
+    /// End the instance, which is unhealthy: it counts as failed, and is started again after its back-off.
+    End(ModuleName),
     /// Start the update that is prepared, beside the old instance. It takes nothing before it is promoted.
     StartUpdate(ModuleName),
     /// End the update's instance: it is not wanted any more.
@@ -79,6 +82,7 @@ impl fmt::Display for Step {
             Self::Cancel(name) => ("cancel", name),
             Self::Start(name) => ("start", name),
             Self::Stop(name) => ("stop", name),
+            Self::End(name) => ("end", name),
             Self::StartUpdate(name) => ("start-update", name),
             Self::StopUpdate(name) => ("stop-update", name),
             Self::Remove(name) => ("remove", name),
@@ -137,8 +141,8 @@ fn each_choice<'a>(desired: &'a Deployment, observed: &'a Observed, now: Uptime,
     }
 }
 
-/// Whether a change from `old` to `new` takes a new instance. Status, restart policy, limit of restarts and startup order do
-/// not: nobody but the planner reads them.
+/// Whether a change from `old` to `new` takes a new instance. Status, restart policy, limit of restarts, health check and
+/// startup order do not: the instance knows nothing of them.
 #[must_use]
 pub fn needs_new_instance(old: &ModuleSpec, new: &ModuleSpec) -> bool {
     // Taken apart so that a new field cannot be forgotten here.
@@ -149,6 +153,7 @@ pub fn needs_new_instance(old: &ModuleSpec, new: &ModuleSpec) -> bool {
         desired_status: _,
         restart_policy: _,
         max_restarts: _,
+        health: _,
         pull_policy,
         startup_order: _,
         env,
@@ -244,7 +249,7 @@ fn is_awaited(spec: &ModuleSpec, module: Option<&ObservedModule>, decision: &Dec
         ModuleState::PrepareFailed { .. } | ModuleState::Exited { .. } => {
             promotes || (updates && !module.stands_in(spec))
         }
-        ModuleState::Running { .. } | ModuleState::Stopping => false,
+        ModuleState::Running { .. } | ModuleState::Ending { .. } | ModuleState::Stopping => false,
     }
 }
 
@@ -259,7 +264,7 @@ fn leave(name: &ModuleName, module: &ObservedModule) -> Decision {
     }
     let next_under_way = module.next.as_ref().is_some_and(|next| next.state.is_under_way());
     let step = match module.state {
-        ModuleState::Starting | ModuleState::Stopping => None,
+        ModuleState::Starting | ModuleState::Ending { .. } | ModuleState::Stopping => None,
         ModuleState::Running { .. } => Some(Step::Stop(name.clone())),
         ModuleState::Preparing
         | ModuleState::PrepareFailed { .. }
@@ -321,7 +326,10 @@ fn keep_stopped(spec: &ModuleSpec, module: &ObservedModule) -> Decision {
 /// The spec in place is the wanted one; its state is to become running and to stay so.
 fn keep_running(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, now: Uptime) -> Decision {
     match module.state {
-        ModuleState::Preparing | ModuleState::Starting | ModuleState::Running { .. } | ModuleState::Stopping => {
+        // Another check has not found anything yet: it is adopted first.
+        ModuleState::Running { .. } if module.spec.health != spec.health => Decision::WAIT,
+        ModuleState::Running { .. } => end_if_unhealthy(spec, module, now),
+        ModuleState::Preparing | ModuleState::Starting | ModuleState::Ending { .. } | ModuleState::Stopping => {
             Decision::WAIT
         }
         ModuleState::PrepareFailed { at } => {
@@ -333,6 +341,18 @@ fn keep_running(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, now
             Decision::act_at(at.after(backoff(module.failures)), now, || Step::Start(spec.name.clone()))
         }
     }
+}
+
+/// A module whose health check fails is ended if it is started again after that. One that is not is left as it is: it may do half
+/// of its work, and may become well by itself.
+fn end_if_unhealthy(spec: &ModuleSpec, module: &ObservedModule, now: Uptime) -> Decision {
+    let ModuleState::Running { since } = module.state else { return Decision::WAIT };
+    let comes_back = || {
+        // The policy that it runs under as well as the one that is wanted now, if it is to be updated.
+        module.spec.restart_policy.min(spec.restart_policy) >= RestartPolicy::OnUnhealthy
+            && restarts(spec, Exit::UNHEALTHY, after_exit(module.failures, now.since(since)))
+    };
+    Decision::act_if(module.is_unhealthy() && comes_back(), || Step::End(spec.name.clone()))
 }
 
 /// Whether a module is started again after an exit with this code, with so many failures in a row, this one included.

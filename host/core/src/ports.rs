@@ -355,7 +355,7 @@ pub enum Settlement {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
     /// 0 done, 1 a program's own failure (WASI 0.2 tells success and failure, no number), 134 trap, 137 memory limit,
-    /// 124 deadline, 143 stopped.
+    /// 124 deadline, 125 unhealthy, 143 stopped.
     pub code: i32,
     /// One line for people.
     pub reason: String,
@@ -370,6 +370,8 @@ impl Exit {
     pub const DONE: i32 = 0;
     /// A call or start exceeded its time.
     pub const DEADLINE: i32 = 124;
+    /// The host ended it because its health check had failed too often.
+    pub const UNHEALTHY: i32 = 125;
     /// The guest trapped (`unreachable`, a panic, an out-of-bounds access).
     pub const TRAP: i32 = 134;
     /// It asked for more memory or handles than its limit.

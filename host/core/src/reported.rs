@@ -65,7 +65,8 @@ pub struct Refusal {
 pub struct ModuleFacts<'a> {
     /// As it is desired.
     pub spec: &'a ModuleSpec,
-    /// What it does, in Marram's words: `preparing`, `starting`, `running`, `stopping`, `stopped`, `backoff`, `failed`.
+    /// What it does, in Marram's words: `preparing`, `starting`, `running`, `unhealthy`, `stopping`, `stopped`, `backoff`,
+    /// `failed`.
     pub status: &'a str,
     /// The same for people.
     pub description: &'a str,
@@ -150,7 +151,7 @@ pub fn agent(host: &HostFacts<'_>, tried: &Tried, modules: &[ModuleFacts<'_>]) -
 pub fn hub(host: &HostFacts<'_>, tried: u64, refused: Option<&str>, modules: &[ModuleFacts<'_>]) -> Value {
     let code = if refused.is_some() { Code::BadFormat } else { Code::Success };
     let client = |module: &ModuleFacts<'_>| {
-        let connected = matches!(module.status, "running" | "stopping");
+        let connected = matches!(module.status, "running" | "unhealthy" | "stopping");
         let key = escaped(&format!("{}/{}", host.device_id, module.spec.name));
         let client = json!({
             "status": if connected { "Connected" } else { "Disconnected" },
@@ -201,6 +202,7 @@ fn reported(module: &ModuleFacts<'_>) -> Value {
 fn runtime_status(status: &str) -> &'static str {
     match status {
         "running" | "stopping" => "running",
+        "unhealthy" => "unhealthy",
         "stopped" => "stopped",
         "backoff" => "backoff",
         "failed" => "failed",
@@ -259,6 +261,7 @@ mod tests {
             desired_status: DesiredStatus::Running,
             restart_policy: RestartPolicy::OnUnhealthy,
             max_restarts: None,
+            health: None,
             pull_policy: PullPolicy::OnCreate,
             startup_order: 3,
             env: BTreeMap::from([("A".into(), "b".into())]),
@@ -307,6 +310,7 @@ mod tests {
         let spec = spec();
         for (status, read_as) in [
             ("running", RuntimeStatus::Running),
+            ("unhealthy", RuntimeStatus::Unhealthy),
             ("stopping", RuntimeStatus::Running),
             ("stopped", RuntimeStatus::Stopped),
             ("backoff", RuntimeStatus::Backoff),

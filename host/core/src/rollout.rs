@@ -19,6 +19,7 @@ pub use self::history::{
 };
 use crate::{
     deployment::{DesiredStatus, ModuleSpec, RolloutOptions},
+    health::Health,
     name::ModuleName,
     planner::{ModuleState, NextState, ObservedModule, is_given_up, needs_new_instance, restarts},
     time::Uptime,
@@ -35,7 +36,7 @@ pub enum Standing {
     Unreachable,
     /// The same, and there is no earlier version here that goes on: after a restart of the host.
     Absent,
-    /// It is being started, or stopped to be started again.
+    /// It is being started, or stopped to be started again, or its last health check has not passed.
     Starts,
     /// The wanted version runs since then, or has ended well then and is started again.
     Up {
@@ -69,7 +70,13 @@ pub fn standing(spec: &ModuleSpec, module: Option<&ObservedModule>, unreachable:
         ModuleState::Preparing | ModuleState::Prepared | ModuleState::Stopped => Standing::Waits,
         ModuleState::PrepareFailed { .. } => Standing::Failing,
         ModuleState::Starting | ModuleState::Stopping => Standing::Starts,
-        ModuleState::Running { since } => Standing::Up { since },
+        ModuleState::Ending { .. } => Standing::Failing,
+        ModuleState::Running { since } => match module.health {
+            _ if spec.health.is_none() => Standing::Up { since },
+            Health::Healthy { since: first } => Standing::Up { since: since.max(first) },
+            Health::Unknown => Standing::Starts,
+            Health::Unhealthy => Standing::Failing,
+        },
         ModuleState::Exited { code, at, .. } => match (code, restarts(spec, code, module.failures)) {
             (0, true) => Standing::Up { since: at },
             (0, false) if !is_given_up(spec, code, module.failures) => Standing::Done,

@@ -45,6 +45,7 @@ pub(crate) const WORDS: &[&str] = &[
     "\"timeToLiveSecs\":-1",
     "\"schemaVersion\":\"1.1\"",
     "\"memory\"",
+    "\"health\":{\"method\":\"a\",\"interval\":\"5s\"}",
     "\"modules\":{\"a\":{\"runtimeStatus\":\"failed\"}}",
     "\"lastExitTimeUtc\":\"2026-01-31T12:00:00Z\"",
     "\"1 MiB\"",

@@ -25,6 +25,8 @@ pub(crate) struct Fate {
     pub(crate) life: Option<(u64, i32)>,
     /// It handles methods, each of which takes so many milliseconds; none = it is a program.
     pub(crate) answers: Option<u64>,
+    /// After so many milliseconds it says that it is not well.
+    pub(crate) sick: Option<u64>,
 }
 
 /// Where fates come from.
@@ -69,6 +71,7 @@ fn by_chance(dice: &mut Dice) -> Fate {
         start_exit: (dice.below(8) == 0).then_some(134),
         life,
         answers: None,
+        sick: (dice.below(3) == 0).then(|| dice.below(300_000)),
     }
 }
 

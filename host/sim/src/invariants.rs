@@ -19,6 +19,14 @@ pub(crate) struct Wanted {
     pub(crate) max_restarts: Option<u32>,
     /// `startupOrder`.
     pub(crate) order: u32,
+    /// The interval of its health check, in milliseconds.
+    pub(crate) health: Option<u64>,
+}
+
+impl Wanted {
+    fn ends_if_unhealthy(&self) -> bool {
+        self.health.is_some() && matches!(self.policy, "on-unhealthy" | "always")
+    }
 }
 
 /// By name.
@@ -35,6 +43,10 @@ pub(crate) struct Watch {
     pub(crate) ending: bool,
     instances: BTreeMap<String, Vec<Alive>>,
     failures: BTreeMap<(String, String), Failures>,
+    /// How each image of a module that a deployment wanted is checked.
+    checked: BTreeMap<(String, String), Checked>,
+    /// When another deployment came into force last.
+    in_force_since: u64,
     pub(crate) broken: Vec<String>,
 }
 
@@ -43,8 +55,20 @@ struct Alive {
     number: u64,
     /// Since when.
     in_charge: Option<u64>,
+    image: String,
+    /// When it was asked for its health last.
+    asked: Option<u64>,
     /// It was not desired at some time, or its update was up: it ends after its call, whatever is desired then.
     asked_to_end: bool,
+}
+
+/// How an image of a module is asked for its health.
+#[derive(Debug, Clone, Copy, Default)]
+struct Checked {
+    /// By the last deployment that wanted it.
+    interval: Option<u64>,
+    /// By any that wanted it.
+    ends_if_unhealthy: bool,
 }
 
 /// Of one image of a module, under one deployment, in one life of the host.
@@ -77,19 +101,25 @@ impl Watch {
         self.fails(module, image, false, 0);
     }
 
-    pub(crate) fn is_up(&mut self, module: &str, number: u64) {
+    pub(crate) fn is_up(&mut self, module: &str, image: &str, number: u64) {
         let instances = self.instances.entry(module.into()).or_default();
         instances.iter_mut().for_each(|alive| alive.asked_to_end |= alive.in_charge.is_some());
-        instances.push(Alive { number, in_charge: None, asked_to_end: false });
+        instances.push(Alive { number, image: image.into(), in_charge: None, asked: None, asked_to_end: false });
         self.invariant_an_update_has_one_instance_beside_the_old_one(module);
     }
 
     /// The newest deployment is in force, or about to be.
     pub(crate) fn is_in_force(&mut self) {
         let Some(deployment) = self.deployments.last() else { return };
+        self.in_force_since = now();
         let unwanted = |name: &str| deployment.get(name).is_none_or(|wanted| !wanted.runs);
         let ending = self.instances.iter_mut().filter(|(name, _)| unwanted(name));
         ending.flat_map(|(_, instances)| instances).for_each(|alive| alive.asked_to_end = true);
+        for (name, wanted) in deployment {
+            let checked = self.checked.entry((name.clone(), wanted.image.clone())).or_default();
+            checked.interval = wanted.health;
+            checked.ends_if_unhealthy |= wanted.ends_if_unhealthy();
+        }
     }
 
     pub(crate) fn is_gone(&mut self, module: &str, number: u64) {
@@ -118,12 +148,26 @@ impl Watch {
     }
 
     /// By the host.
-    pub(crate) fn was_ended(&mut self, module: &str, number: u64) {
+    pub(crate) fn was_ended(&mut self, module: &str, image: &str, number: u64) {
         let asked_to_end = self.is_asked_to_end(module, number);
-        self.leaves(module, number);
-        if !asked_to_end {
-            self.invariant_what_works_is_ended_for_a_reason(module, number);
+        let ran = now() - self.leaves(module, number).unwrap_or_else(now);
+        if !asked_to_end && self.is_ended_without_a_word(module, number) {
+            let checked = self.checked.get(&(module.into(), image.into()));
+            let ends_if_unhealthy = checked.is_some_and(|checked| checked.ends_if_unhealthy);
+            self.invariant_what_works_is_ended_for_a_reason(module, ends_if_unhealthy);
+            self.fails(module, image, true, ran);
         }
+    }
+
+    /// It is asked for its health.
+    pub(crate) fn is_asked(&mut self, module: &str, number: u64) {
+        let since = self.in_force_since;
+        let alive = self.instances.get_mut(module).into_iter().flatten().find(|alive| alive.number == number);
+        let Some(alive) = alive else { return };
+        let before = alive.asked.replace(now()).filter(|before| *before > since);
+        let interval = self.checked.get(&(module.into(), alive.image.clone())).and_then(|checked| checked.interval);
+        let early = before.is_some_and(|before| interval.is_none_or(|interval| now() < before + interval));
+        self.invariant_a_module_is_asked_for_its_health_once_in_an_interval(module, early);
     }
 
     /// The instances that do their module's work.
@@ -185,11 +229,21 @@ impl Watch {
         self.broken(most <= 1, "one instance does the work", module);
     }
 
-    /// It is not desired any more, or its update is up, or an operator said so.
-    fn invariant_what_works_is_ended_for_a_reason(&mut self, module: &str, number: u64) {
+    /// It is desired, its update is not up, and no operator said so.
+    fn is_ended_without_a_word(&self, module: &str, number: u64) -> bool {
         let unwanted = self.deployments.iter().any(|it| it.get(module).is_none_or(|wanted| !wanted.runs));
         let update = self.instances.get(module).is_some_and(|all| all.iter().any(|alive| alive.number != number));
         let asked = self.ending || self.restarts.iter().any(|other| other == module);
-        self.broken(unwanted || update || asked, "what works is ended for a reason", module);
+        !(unwanted || update || asked)
+    }
+
+    /// Then only its health is left.
+    fn invariant_what_works_is_ended_for_a_reason(&mut self, module: &str, ends_if_unhealthy: bool) {
+        self.broken(ends_if_unhealthy, "what works is ended for a reason", module);
+    }
+
+    /// Whatever happens to the clock, and however slow it is; another deployment asks anew.
+    fn invariant_a_module_is_asked_for_its_health_once_in_an_interval(&mut self, module: &str, early: bool) {
+        self.broken(!early, "a module is asked for its health once in an interval", module);
     }
 }

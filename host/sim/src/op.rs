@@ -39,6 +39,9 @@ pub(crate) enum Op {
     History,
 }
 
+/// The method that a module is asked for its health by.
+pub(crate) const HEALTH: &str = "alive";
+
 pub(crate) const POLICIES: [&str; 4] = ["never", "on-failure", "on-unhealthy", "always"];
 
 impl Op {
@@ -85,12 +88,18 @@ fn bad(text: &str) -> String {
     format!("what does `{text}` mean?")
 }
 
-/// `a=a:1`, `a=a:1,stopped,policy=never,max=2,order=1`.
+/// `a=a:1`, `a=a:1,stopped,policy=never,max=2,order=1,health=30s`.
 fn module(text: &str) -> Result<(String, Wanted), String> {
     let mut parts = text.split(',');
     let (name, image) = parts.next().and_then(|first| first.split_once('=')).ok_or_else(|| bad(text))?;
-    let mut wanted =
-        Wanted { image: image.into(), runs: true, policy: "on-unhealthy", max_restarts: None, order: u32::MAX };
+    let mut wanted = Wanted {
+        image: image.into(),
+        runs: true,
+        policy: "on-unhealthy",
+        max_restarts: None,
+        order: u32::MAX,
+        health: None,
+    };
     for part in parts {
         match part.split_once('=') {
             None if part == "stopped" => wanted.runs = false,
@@ -98,6 +107,7 @@ fn module(text: &str) -> Result<(String, Wanted), String> {
                 wanted.policy = POLICIES.into_iter().find(|it| *it == policy).ok_or_else(|| bad(text))?;
             }
             Some(("max", most)) => wanted.max_restarts = Some(most.parse().map_err(|_| bad(text))?),
+            Some(("health", interval)) => wanted.health = Some(millis(interval)?),
             Some(("order", order)) => wanted.order = order.parse().map_err(|_| bad(text))?,
             _ => return Err(bad(text)),
         }
@@ -136,6 +146,11 @@ pub(crate) fn manifest(deployment: &Deployment) -> String {
         });
         if let Some(most) = wanted.max_restarts {
             module["settings"]["sandbox"]["limits"] = serde_json::json!({ "maxRestarts": most });
+        }
+        if let Some(interval) = wanted.health {
+            module["settings"]["sandbox"]["health"] = serde_json::json!({
+                "method": HEALTH, "interval": format!("{interval}ms"), "timeout": "20s", "failures": 2,
+            });
         }
         module
     };

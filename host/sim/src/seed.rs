@@ -15,11 +15,12 @@ use crate::{
 /// The names of the invariants that did not hold, and the trace.
 pub fn attack(seed: u64) -> Result<String, String> {
     let mut dice = Dice::new(seed, "what happens");
-    let mut host = Host::new(Fates::Chance(seed));
+    let fates = Fates::Chance(seed);
+    let mut host = Host::new(fates.clone());
     for _ in 0..10 + dice.below(20) {
         // Often so short that work is under way.
         let pause = if dice.below(3) == 0 { dice.below(900_000) } else { dice.below(12_000) };
-        let op = op(&mut dice);
+        let op = op(&mut dice, &fates);
         host.happens(Duration::from_millis(pause), &op);
     }
     host.comes_to_rest();
@@ -27,9 +28,9 @@ pub fn attack(seed: u64) -> Result<String, String> {
     if broken.is_empty() { Ok(trace) } else { Err(format!("seed {seed}: {}\n{trace}", broken.join("\n"))) }
 }
 
-fn op(dice: &mut Dice) -> Op {
+fn op(dice: &mut Dice, fates: &Fates) -> Op {
     match dice.below(21) {
-        0..6 => Op::Apply(deployment(dice)),
+        0..6 => Op::Apply(deployment(dice, fates)),
         6 => Op::ApplyBad,
         7..9 => Op::Restart(name(dice.below(3))),
         9..11 => Op::Twin(name(dice.below(3)), dice.below(100)),
@@ -51,19 +52,23 @@ fn name(number: u64) -> String {
     ["a", "b", "c"][usize::try_from(number).unwrap_or(0) % 3].into()
 }
 
-fn deployment(dice: &mut Dice) -> Deployment {
+fn deployment(dice: &mut Dice, fates: &Fates) -> Deployment {
     let mut deployment = Deployment::new();
     for number in 0..3 {
         if dice.below(5) == 0 {
             continue;
         }
         let name = name(number);
+        let image = format!("{name}:{}", dice.below(3));
+        // A program has no methods: asked for its health, it would never come to rest.
+        let handles = fates.of(&image, "", 0).answers.is_some();
         let wanted = Wanted {
-            image: format!("{name}:{}", dice.below(3)),
+            image,
             runs: dice.below(5) > 0,
             policy: POLICIES[index(dice, 4)],
             max_restarts: (dice.below(4) == 0).then_some(u32::try_from(dice.below(3)).unwrap_or(0)),
             order: u32::try_from(dice.below(3)).unwrap_or(0),
+            health: (handles && dice.below(2) == 0).then(|| [5_000, 30_000][index(dice, 2)]),
         };
         deployment.insert(name, wanted);
     }

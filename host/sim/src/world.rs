@@ -25,6 +25,7 @@ use crate::{
     calls::Calls,
     fate::{Fate, Fates},
     invariants::Watch,
+    op::HEALTH,
     rollouts::Rollouts,
     time::{now, pass},
 };
@@ -124,7 +125,15 @@ impl Inner {
         *attempt += 1;
         let fate = self.fates.of(image, module, *attempt);
         if self.calm {
-            return Fate { missing: false, unreachable: false, refused: false, start_exit: None, life: None, ..fate };
+            return Fate {
+                missing: false,
+                unreachable: false,
+                refused: false,
+                start_exit: None,
+                life: None,
+                sick: None,
+                ..fate
+            };
         }
         fate
     }
@@ -224,12 +233,12 @@ impl Component for Made {
             }
             inner.instances += 1;
             let number = inner.instances;
-            inner.watch.is_up(&module, number);
+            inner.watch.is_up(&module, &self.image, number);
             let (world, image) = (self.world.clone(), self.image.clone());
-            let Fate { life, answers, .. } = fate;
+            let Fate { life, answers, sick, .. } = fate;
             let (answers, charge, since) = (answers.unwrap_or_default(), None, now());
             let told = Told::default();
-            Ok(Box::new(Running { world, module, image, number, life, answers, host, charge, since, told })
+            Ok(Box::new(Running { world, module, image, number, life, answers, sick, host, charge, since, told })
                 as Box<dyn Instance>)
         })
     }
@@ -244,6 +253,8 @@ struct Running {
     life: Option<(u64, i32)>,
     /// Milliseconds that a method takes.
     answers: u64,
+    /// Milliseconds after which it says that it is not well.
+    sick: Option<u64>,
     host: Arc<dyn ModuleHost>,
     /// Of one that handles methods, once it has it.
     charge: Option<Charge>,
@@ -314,7 +325,10 @@ impl Instance for Running {
     }
 
     /// Every third call is passed on to another module first.
-    fn invoke(&mut self, _: &str, payload: &str) -> BoxFuture<'_, Result<(i32, String), Exit>> {
+    fn invoke(&mut self, name: &str, payload: &str) -> BoxFuture<'_, Result<(i32, String), Exit>> {
+        if name == HEALTH {
+            return Box::pin(self.tell_health());
+        }
         let number: u64 = payload.parse().unwrap_or_else(|_| panic!("{payload}"));
         Box::pin(async move {
             let world = self.world.clone();
@@ -341,6 +355,19 @@ impl Instance for Running {
 
     fn memory_bytes(&self) -> u64 {
         4096
+    }
+}
+
+impl Running {
+    async fn tell_health(&mut self) -> Result<(i32, String), Exit> {
+        self.world.lock().watch.is_asked(&self.module, self.number);
+        pass(Duration::from_millis(self.answers)).await;
+        let mut inner = self.world.lock();
+        let sick = !inner.calm && self.sick.is_some_and(|sick| now() >= self.since + sick);
+        if sick {
+            inner.note_of(&self.module, format!("sick {} {}", self.module, self.image));
+        }
+        Ok((if sick { 503 } else { 200 }, String::new()))
     }
 }
 
@@ -376,7 +403,7 @@ impl Drop for Charge {
         if !self.has_ended {
             let mut inner = self.world.lock();
             inner.note_of(&self.module, format!("end {} {}", self.module, self.image));
-            inner.watch.was_ended(&self.module, self.number);
+            inner.watch.was_ended(&self.module, &self.image, self.number);
         }
     }
 }

@@ -118,6 +118,7 @@ impl Supervisor {
 
     pub(super) fn on_ended(&mut self, name: &ModuleName, run: u64, exit: Exit) {
         let (now, utc) = (self.worlds.clock.uptime(), self.worlds.clock.utc());
+        let exit = self.why_it_ended(name, run, exit);
         self.keep_trap(name, run, &exit, utc);
         let Some(record) = self.records.get_mut(name) else { return };
         if record.is_update(run) {
@@ -188,7 +189,7 @@ impl Supervisor {
         }
         let Some(module) = self.observed.modules.get_mut(name) else { return Ok(()) };
         match module.state {
-            ModuleState::Running { .. } | ModuleState::Starting => {
+            ModuleState::Running { .. } | ModuleState::Ending { .. } | ModuleState::Starting => {
                 module.state = ModuleState::Stopping;
                 if let Some(record) = self.records.get_mut(name) {
                     record.restart_requested = true;

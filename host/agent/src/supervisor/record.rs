@@ -7,6 +7,7 @@ use std::sync::{
 
 use marram_core::{
     deployment::{DesiredStatus, ModuleSpec},
+    health::Health,
     name::ModuleName,
     planner::{ModuleState, NextState, ObservedModule, backoff, is_given_up, restarts},
     ports::{Artifact, Component, Exit, Progress},
@@ -15,8 +16,13 @@ use marram_core::{
 
 use tokio::{sync::oneshot, task::AbortHandle};
 
-use super::tally::Tally;
-use crate::{clock::Clock, delivery::StopSignal, logs::LogBuffer, status::ModuleStatus};
+use super::{health::Watch, tally::Tally};
+use crate::{
+    clock::Clock,
+    delivery::StopSignal,
+    logs::LogBuffer,
+    status::{HealthStatus, ModuleStatus},
+};
 
 /// The handles of one module.
 pub(super) struct Record {
@@ -38,6 +44,8 @@ pub(super) struct Record {
     /// Of the preparation begun last.
     pub(super) progress: Arc<Progress>,
     pub(super) running: Option<Running>,
+    /// The checks of what runs, if it has any.
+    pub(super) watch: Option<Watch>,
     /// The instance of `next`, beside the running one.
     pub(super) update: Option<Update>,
     /// Why an earlier one did not come up.
@@ -108,6 +116,7 @@ impl Record {
             unreachable: false,
             progress: Arc::default(),
             running: None,
+            watch: None,
             update: None,
             update_error: None,
             restart_requested: false,
@@ -184,7 +193,12 @@ impl Record {
     /// What went wrong with it last, for people.
     pub(super) fn trouble(&self) -> Option<String> {
         let exit = || self.last_exit.as_ref().map(|(_, exit)| format!("exit {}: {}", exit.code, exit.reason));
-        self.prepare_error.clone().or_else(|| self.update_error.clone()).or_else(exit)
+        self.prepare_error.clone().or_else(|| self.update_error.clone()).or_else(|| self.sickness()).or_else(exit)
+    }
+
+    /// What its health check finds wrong with what runs.
+    fn sickness(&self) -> Option<String> {
+        self.watch.as_ref().and_then(|watch| watch.checks.trouble())
     }
 
     /// What it did last was to fail; the network is no failure.
@@ -276,6 +290,7 @@ pub(super) fn module_status(
         received: record.map_or(0, |record| record.received.load(Relaxed)),
         memory_bytes: record.map_or(0, |record| record.memory.load(Relaxed)),
         memory_limit: spec.sandbox.memory_bytes,
+        health: record.and_then(|record| record.watch.as_ref()).map(|watch| HealthStatus::of(&watch.checks)),
     }
 }
 
@@ -301,7 +316,19 @@ fn describe(
             ("stopped", stopped())
         }
         ModuleState::Prepared | ModuleState::Starting => ("starting", "starting".into()),
-        ModuleState::Running { since } => ("running", format!("up {}", duration(now.since(*since).as_secs()))),
+        ModuleState::Running { since } => {
+            let up = format!("up {}", duration(now.since(*since).as_secs()));
+            let description = match (module.health, record.and_then(Record::sickness)) {
+                (_, Some(sickness)) => format!("{up}; {sickness}"),
+                (Health::Healthy { .. }, None) => format!("{up}, healthy"),
+                (Health::Unknown | Health::Unhealthy, None) => up,
+            };
+            (if module.is_unhealthy() { "unhealthy" } else { "running" }, description)
+        }
+        ModuleState::Ending { .. } => {
+            let sickness = record.and_then(Record::sickness).unwrap_or_default();
+            ("unhealthy", format!("being ended; {sickness}"))
+        }
         ModuleState::Stopping => ("stopping", "stopping".into()),
         // For a moment, or as long as the host stops.
         ModuleState::Stopped if record.is_some_and(|record| record.update.is_some()) => {

@@ -35,7 +35,7 @@ impl Supervisor {
                 }
             }
             Step::Start(name) => self.start(name),
-            Step::Stop(name) => self.stop(name),
+            Step::Stop(name) | Step::End(name) => self.stop(name),
             Step::StartUpdate(name) => self.start_update(name),
             Step::StopUpdate(name) => self.stop_update(name),
             Step::Remove(name) => {

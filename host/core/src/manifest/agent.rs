@@ -158,6 +158,7 @@ fn read_module(
         desired_status: desired_status?,
         restart_policy: restart_policy.unwrap_or(RestartPolicy::OnUnhealthy),
         max_restarts: settings.sandbox.max_restarts,
+        health: settings.sandbox.health,
         pull_policy: pull_policy.unwrap_or(PullPolicy::OnCreate),
         startup_order: startup_order.unwrap_or(u32::MAX),
         env,

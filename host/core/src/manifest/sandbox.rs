@@ -3,8 +3,8 @@
 
 use std::{collections::BTreeSet, ops::RangeInclusive, path::PathBuf, time::Duration};
 
-use super::{fields::Field, findings::Findings, json::Node, values};
-use crate::deployment::{Mount, Sandbox};
+use super::{fields::Field, findings::Findings, health, json::Node, values};
+use crate::deployment::{HealthCheck, Mount, Sandbox};
 
 /// `limits.memory`: from one page of WebAssembly to all that a 32-bit memory can address.
 pub const MEMORY_BOUNDS: RangeInclusive<u64> = 64 << 10..=4 << 30;
@@ -19,6 +19,8 @@ pub(super) struct Read {
     pub(super) sandbox: Sandbox,
     /// Apart, because only the planner reads it: a change of it needs no new instance.
     pub(super) max_restarts: Option<u32>,
+    /// Apart, because the instance knows nothing of it either.
+    pub(super) health: Option<HealthCheck>,
 }
 
 /// Reads `settings.sandbox`, or `marram` in its place.
@@ -28,6 +30,7 @@ pub(super) fn read(field: &Field<'_>, found: &mut Findings) -> Read {
     if let Some(limits) = fields.optional("limits", found) {
         read_limits(&limits, &mut read, found);
     }
+    read.health = fields.optional("health", found).and_then(|field| health::read(&field, found));
     let sandbox = &mut read.sandbox;
     if let Some(filesystem) = fields.optional("filesystem", found) {
         sandbox.mounts = read_filesystem(&filesystem, found);

@@ -121,6 +121,7 @@ fn acting(spec: &ModuleSpec, module: Option<&ObservedModule>, step: &Step) -> Wo
         Step::Start(_) => return module.map(starting),
         Step::Stop(_) | Step::Cancel(_) if stopped => (Action::Stop, "it is desired `stopped`"),
         Step::Stop(_) => (Action::Update, "its update is up and takes over"),
+        Step::End(_) => (Action::Restart, "it is unhealthy; it is ended, and started again after its back-off"),
         Step::StartUpdate(_) => (Action::Update, "its update is ready and starts beside the version that runs"),
         Step::Promote(_) => (Action::Update, "its update is ready and takes the place of the old version"),
         Step::StopUpdate(_) if stopped => (Action::Stop, "it is desired `stopped`; its update ends first"),
@@ -191,7 +192,7 @@ fn waiting(choice: &Choice<'_>, spec: &ModuleSpec, module: Option<&ObservedModul
     if spec.desired_status == DesiredStatus::Stopped {
         return match module.state {
             ModuleState::Starting => wait("it is being started, and is stopped after that".into()),
-            ModuleState::Stopping => wait("it is being stopped".into()),
+            ModuleState::Ending { .. } | ModuleState::Stopping => wait("it is being stopped".into()),
             _ => None,
         };
     }
@@ -201,6 +202,7 @@ fn waiting(choice: &Choice<'_>, spec: &ModuleSpec, module: Option<&ObservedModul
     match module.state {
         ModuleState::Preparing => wait("it is being fetched and compiled".into()),
         ModuleState::Starting => wait("it is being started".into()),
+        ModuleState::Ending { .. } => wait("it is unhealthy, and is being ended".into()),
         ModuleState::Stopping => wait("it is being stopped".into()),
         ModuleState::Exited { code, .. } if is_given_up(spec, code, module.failures) => {
             let most = spec.max_restarts.unwrap_or_default();

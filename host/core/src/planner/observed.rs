@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{Step, after_exit, needs_new_instance, restarts};
 use crate::{
     deployment::{DesiredStatus, ModuleSpec},
+    health::Health,
     name::ModuleName,
     time::Uptime,
 };
@@ -28,6 +29,8 @@ pub struct ObservedModule {
     pub failures: u32,
     /// What the supervisor has been asked to prepare meanwhile (an update): the spec, and how it stands.
     pub next: Option<NextVersion>,
+    /// What the checks of the instance that runs tell.
+    pub health: Health,
 }
 
 /// States of a module; each carries only the data that it needs.
@@ -47,6 +50,11 @@ pub enum ModuleState {
     /// Runs.
     Running {
         /// Since when.
+        since: Uptime,
+    },
+    /// Asked to end because it is unhealthy: its end is a failure.
+    Ending {
+        /// Since when it ran.
         since: Uptime,
     },
     /// Asked to stop.
@@ -111,6 +119,8 @@ pub enum Event {
     Exited(i32),
     /// The instance was stopped, as asked.
     Stopped,
+    /// A check of the instance that runs has told this.
+    Checked(Health),
     /// The update's instance is up.
     UpdateStarted,
     /// The update's instance ended before it was promoted.
@@ -138,7 +148,11 @@ impl Observed {
         self.modules.values().all(|module| {
             let state = !matches!(
                 module.state,
-                ModuleState::Preparing | ModuleState::Prepared | ModuleState::Starting | ModuleState::Stopping
+                ModuleState::Preparing
+                    | ModuleState::Prepared
+                    | ModuleState::Starting
+                    | ModuleState::Ending { .. }
+                    | ModuleState::Stopping
             );
             // It was wanted running when this began.
             let waits = module.state == ModuleState::Prepared && module.spec.desired_status == DesiredStatus::Stopped;
@@ -164,7 +178,7 @@ impl ModuleState {
     /// Whether an instance exists or is being made or ended.
     #[must_use]
     pub fn has_instance(&self) -> bool {
-        matches!(self, Self::Starting | Self::Running { .. } | Self::Stopping)
+        matches!(self, Self::Starting | Self::Running { .. } | Self::Ending { .. } | Self::Stopping)
     }
 }
 
@@ -175,14 +189,20 @@ impl Observed {
             Step::Prepare(spec) => match self.modules.get_mut(&spec.name) {
                 Some(module) => module.prepare(spec),
                 None => {
-                    let module =
-                        ObservedModule { spec: spec.clone(), state: ModuleState::Preparing, failures: 0, next: None };
+                    let module = ObservedModule::new(spec.clone(), ModuleState::Preparing);
                     self.modules.insert(spec.name.clone(), module);
                 }
             },
             Step::Cancel(name) => self.cancelled(name),
             Step::Start(name) => self.set(name, ModuleState::Starting),
             Step::Stop(name) => self.set(name, ModuleState::Stopping),
+            Step::End(name) => {
+                if let Some(module) = self.modules.get_mut(name)
+                    && let ModuleState::Running { since } = module.state
+                {
+                    module.state = ModuleState::Ending { since };
+                }
+            }
             Step::StartUpdate(name) => self.set_next(name, NextState::Starting),
             Step::StopUpdate(name) => self.set_next(name, NextState::Stopping),
             Step::Remove(name) => {
@@ -207,7 +227,11 @@ impl Observed {
         match event {
             Event::Prepared => module.prepared(),
             Event::PrepareFailed => module.prepare_failed(now),
-            Event::Started => module.state = ModuleState::Running { since: now },
+            Event::Started => {
+                module.state = ModuleState::Running { since: now };
+                module.health = Health::Unknown;
+            }
+            Event::Checked(health) => module.health = health,
             Event::Exited(_) if module.state == ModuleState::Stopping => module.state = ModuleState::Stopped,
             Event::Exited(code) => module.exited(code, now),
             Event::Stopped => module.state = ModuleState::Stopped,
@@ -239,6 +263,20 @@ impl Observed {
 }
 
 impl ObservedModule {
+    /// A module of which nothing has failed yet.
+    #[must_use]
+    pub fn new(spec: ModuleSpec, state: ModuleState) -> Self {
+        Self { spec, state, failures: 0, next: None, health: Health::Unknown }
+    }
+
+    /// Whether it runs, and its health check has failed too often.
+    #[must_use]
+    pub fn is_unhealthy(&self) -> bool {
+        matches!(self.state, ModuleState::Running { .. })
+            && self.spec.health.is_some()
+            && self.health == Health::Unhealthy
+    }
+
     /// Whether nothing runs, but the version in place has run and would be started again, by the policy that is wanted now:
     /// then it stays until another one is ready. Its spec says whether it was desired stopped since it ran; then it is over with it.
     pub(super) fn stands_in(&self, wanted: &ModuleSpec) -> bool {
@@ -290,7 +328,7 @@ impl ObservedModule {
 
     fn exited(&mut self, code: i32, at: Uptime) {
         let ran = match self.state {
-            ModuleState::Running { since } => at.since(since),
+            ModuleState::Running { since } | ModuleState::Ending { since } => at.since(since),
             _ => Duration::ZERO,
         };
         self.failures = after_exit(self.failures, ran);
@@ -320,13 +358,16 @@ impl ObservedModule {
                 NextState::Up { since } => ModuleState::Running { since },
                 _ => ModuleState::Prepared,
             };
-            *self = Self { spec: next.spec, state, failures: 0, next: None };
+            *self = Self::new(next.spec, state);
         }
     }
 
     /// A module that had ended by itself and is now wanted stopped counts as stopped, so that wanting it running again
     /// starts it, whatever its restart policy thought of the exit.
     fn adopt(&mut self, spec: &ModuleSpec) {
+        if self.spec.health != spec.health {
+            self.health = Health::Unknown; // another check has told what was known
+        }
         self.spec = spec.clone();
         if spec.desired_status == DesiredStatus::Stopped && matches!(self.state, ModuleState::Exited { .. }) {
             self.state = ModuleState::Stopped;

@@ -95,7 +95,7 @@ impl RuntimeModule {
             ModuleState::Prepared => 0,
             _ => self.restart_count,
         };
-        ObservedModule { spec, state, failures, next: None }
+        ObservedModule { failures, ..ObservedModule::new(spec, state) }
     }
 
     /// The desired one, unless the digest tells that it was made from another. Of that one no more is known; it has no
@@ -111,6 +111,7 @@ impl RuntimeModule {
             desired_status: DesiredStatus::Running,
             restart_policy: RestartPolicy::Never,
             max_restarts: None,
+            health: None,
             pull_policy: PullPolicy::Never,
             startup_order: 0,
             env: BTreeMap::new(),

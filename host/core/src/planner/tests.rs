@@ -2,6 +2,7 @@
 
 mod explained;
 mod facts;
+mod health;
 mod laws;
 mod limit;
 mod runtime;
@@ -10,7 +11,10 @@ mod runtime_laws;
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::deployment::{PullPolicy, Sandbox};
+use crate::{
+    deployment::{HealthCheck, PullPolicy, Sandbox},
+    health::Health,
+};
 
 /// A running module with policy `on-unhealthy`, last in order.
 fn spec(name: &str) -> ModuleSpec {
@@ -21,10 +25,21 @@ fn spec(name: &str) -> ModuleSpec {
         desired_status: DesiredStatus::Running,
         restart_policy: RestartPolicy::OnUnhealthy,
         max_restarts: None,
+        health: None,
         pull_policy: PullPolicy::OnCreate,
         startup_order: u32::MAX,
         env: BTreeMap::new(),
         sandbox: Sandbox::default(),
+    }
+}
+
+/// The defaults.
+fn check() -> HealthCheck {
+    HealthCheck {
+        method: "alive".into(),
+        interval: Duration::from_secs(30),
+        timeout: Duration::from_secs(30),
+        failures: 3,
     }
 }
 

@@ -1,14 +1,22 @@
 //! What is done for a module whose version in place is an old one.
 
-use super::{Decision, ModuleState, NextState, ObservedModule, Step, backoff, keep_running, needs_new_instance};
+use super::{
+    Decision, ModuleState, NextState, ObservedModule, Step, backoff, end_if_unhealthy, keep_running, needs_new_instance,
+};
 use crate::{deployment::ModuleSpec, time::Uptime};
 
 /// The spec in place is an old one that takes a new instance to replace.
 pub(super) fn update(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, now: Uptime) -> Decision {
     match module.state {
         ModuleState::Preparing => Decision::act_if(fetches_other(&module.spec, spec), || Step::Prepare(spec.clone())),
-        ModuleState::Stopping => Decision::WAIT,
-        ModuleState::Starting | ModuleState::Running { .. } => update_beside(spec, module, may_start, now),
+        ModuleState::Ending { .. } | ModuleState::Stopping => Decision::WAIT,
+        ModuleState::Starting | ModuleState::Running { .. } => {
+            let decision = update_beside(spec, module, may_start, now);
+            // The new version may be a long way off. One that is about to take over ends the old one anyway.
+            let far = module.next.as_ref().is_none_or(|next| !next.state.has_instance());
+            let unhealthy = end_if_unhealthy(spec, module, now);
+            if decision.step.is_none() && far && unhealthy.step.is_some() { unhealthy } else { decision }
+        }
         ModuleState::PrepareFailed { .. }
         | ModuleState::Prepared
         | ModuleState::Stopped

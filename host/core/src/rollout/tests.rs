@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    deployment::{PullPolicy, RestartPolicy, Sandbox},
+    deployment::{HealthCheck, PullPolicy, RestartPolicy, Sandbox},
     planner::NextVersion,
     time::UtcMillis,
 };
@@ -208,6 +208,7 @@ fn spec(image: &str) -> ModuleSpec {
         desired_status: DesiredStatus::Running,
         restart_policy: RestartPolicy::OnUnhealthy,
         max_restarts: None,
+        health: None,
         pull_policy: PullPolicy::OnCreate,
         startup_order: 0,
         env: BTreeMap::new(),
@@ -216,7 +217,7 @@ fn spec(image: &str) -> ModuleSpec {
 }
 
 fn stands(wanted: &ModuleSpec, state: ModuleState) -> Standing {
-    standing(wanted, Some(&ObservedModule { spec: spec("a"), state, failures: 1, next: None }), false)
+    standing(wanted, Some(&ObservedModule { failures: 1, ..ObservedModule::new(spec("a"), state) }), false)
 }
 
 fn exited(code: i32) -> ModuleState {
@@ -257,7 +258,7 @@ fn a_module_is_unwell_from_its_failure_until_it_has_been_up_for_the_probation() 
 #[test]
 fn failures_of_the_old_version_do_not_count_for_the_update_that_is_wanted() {
     let next = Some(NextVersion { spec: spec("b"), state: NextState::Preparing, failures: 2 });
-    let module = ObservedModule { spec: spec("a"), state: ModuleState::Starting, failures: 1, next };
+    let module = ObservedModule { failures: 1, next, ..ObservedModule::new(spec("a"), ModuleState::Starting) };
     assert_eq!(["a", "b", "c"].map(|image| failures(&spec(image), &module)), [1, 2, 0]);
 }
 
@@ -266,7 +267,7 @@ fn the_old_version_of_an_update_says_nothing_of_the_new_one() {
     let running = ModuleState::Running { since: Uptime(1) };
     let updating = |state, unreachable| {
         let next = Some(NextVersion { spec: spec("b"), state, failures: 1 });
-        let module = ObservedModule { spec: spec("a"), state: running.clone(), failures: 0, next };
+        let module = ObservedModule { next, ..ObservedModule::new(spec("a"), running.clone()) };
         standing(&spec("b"), Some(&module), unreachable)
     };
     assert_eq!(stands(&spec("a"), running.clone()), Standing::Up { since: Uptime(1) });
@@ -276,8 +277,26 @@ fn the_old_version_of_an_update_says_nothing_of_the_new_one() {
     let failed = NextState::Failed { at: Uptime(2) };
     assert_eq!(updating(failed.clone(), false), Standing::Failing);
     assert_eq!(updating(failed, true), Standing::Unreachable);
-    let alone = ObservedModule { spec: spec("b"), state: ModuleState::Preparing, failures: 1, next: None };
+    let alone = ObservedModule { failures: 1, ..ObservedModule::new(spec("b"), ModuleState::Preparing) };
     assert_eq!([true, false].map(|away| standing(&spec("b"), Some(&alone), away)), [Standing::Absent, Standing::Waits]);
+}
+
+#[test]
+fn a_module_with_a_health_check_is_up_from_the_first_that_passes_and_only_while_the_last_did() {
+    let (interval, timeout) = (Duration::from_secs(30), Duration::from_secs(5));
+    let check = HealthCheck { method: "alive".into(), interval, timeout, failures: 3 };
+    let checked = ModuleSpec { health: Some(check), ..spec("a") };
+    let stands = |wanted: &ModuleSpec, health, state| {
+        standing(wanted, Some(&ObservedModule { health, ..ObservedModule::new(checked.clone(), state) }), false)
+    };
+    let running = || ModuleState::Running { since: seconds(10) };
+    assert_eq!(stands(&checked, Health::Unknown, running()), Standing::Starts);
+    let healthy = |since| Health::Healthy { since: seconds(since) };
+    assert_eq!(stands(&checked, healthy(30), running()), Standing::Up { since: seconds(30) });
+    assert_eq!(stands(&checked, healthy(5), running()), Standing::Up { since: seconds(10) });
+    assert_eq!(stands(&checked, Health::Unhealthy, running()), Standing::Failing);
+    assert_eq!(stands(&checked, Health::Unhealthy, ModuleState::Ending { since: seconds(10) }), Standing::Failing);
+    assert_eq!(stands(&spec("a"), Health::Unknown, running()), Standing::Up { since: seconds(10) }, "nobody asks");
 }
 
 // ---- laws ----

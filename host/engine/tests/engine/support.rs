@@ -100,6 +100,7 @@ pub(crate) fn spec(change: impl FnOnce(&mut Sandbox)) -> ModuleSpec {
         desired_status: DesiredStatus::Running,
         restart_policy: RestartPolicy::Always,
         max_restarts: None,
+        health: None,
         pull_policy: PullPolicy::OnCreate,
         startup_order: 0,
         env: Default::default(),

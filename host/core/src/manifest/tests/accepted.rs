@@ -5,8 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use super::*;
 use crate::{
     deployment::{
-        DEFAULT_PRIORITY, DesiredStatus, Durability, Mount, Overflow, PullPolicy, QueueOptions, RegistryCredential,
-        RestartPolicy, RouteOptions, RouteSpec, Sandbox,
+        DEFAULT_PRIORITY, DesiredStatus, Durability, HealthCheck, Mount, Overflow, PullPolicy, QueueOptions,
+        RegistryCredential, RestartPolicy, RouteOptions, RouteSpec, Sandbox,
     },
     route::Route,
 };
@@ -164,6 +164,22 @@ fn a_limit_of_restarts_is_none_unless_it_is_said() {
     for limit in [0, 20, u32::MAX] {
         assert_eq!(temp(&reading("sandbox/limits/maxRestarts", json!(limit))).max_restarts, Some(limit));
     }
+}
+
+#[test]
+fn a_health_check_has_the_numbers_of_docker_unless_they_are_said() {
+    assert_eq!(temp(&read_str(&base().to_string()).unwrap()).health, None);
+    let health = |value| temp(&reading("sandbox/health", value)).health.clone();
+    let check = |interval, timeout, failures| {
+        let (interval, timeout) = (Duration::from_secs(interval), Duration::from_secs(timeout));
+        Some(HealthCheck { method: "alive".into(), interval, timeout, failures })
+    };
+    assert_eq!(health(json!({ "method": "alive" })), check(30, 30, 3));
+    let least = json!({ "Method": "alive", "interval": "1s", "timeout": "1s", "failures": 1 });
+    assert_eq!(health(least), check(1, 1, 1));
+    let most = json!({ "method": "alive", "interval": "24h", "timeout": "5m", "failures": 1000 });
+    assert_eq!(health(most), check(86_400, 300, 1000));
+    assert_eq!(health(json!(null)), None);
 }
 
 #[test]

@@ -232,7 +232,7 @@ fn unknown_keys_of_ours_are_faults_wherever_they_stand() {
     assert_eq!(hint(&with(&[("sandbox/limit", json!({}))])), "did you mean `limits`?");
     assert_eq!(
         hint(&with(&[("sandbox/xyz", json!({}))])),
-        "known here: `limits`, `filesystem`, `args`, `network`, `http`"
+        "known here: `limits`, `health`, `filesystem`, `args`, `network`, `http`"
     );
 }
 
@@ -269,6 +269,22 @@ fn sandboxes() {
         ("sandbox/args", json!(["a", 1]), "sandbox/args/[1]", "expected a string, found a number"),
         ("sandbox/args", json!(["a\0"]), "sandbox/args/[0]", "an argument may not contain a NUL"),
     ]);
+}
+
+#[test]
+fn health_checks() {
+    let check = |health: Value, at: &str, message: &str| {
+        check_at(&[("sandbox/health", health, &format!("sandbox/health{at}"), message)]);
+    };
+    check(json!("alive"), "", "expected an object, found a string");
+    check(json!({}), "/method", "is missing");
+    check(json!({"method": " "}), "/method", "the name of a method may not be empty or blank");
+    check(json!({"method": "ä".repeat(101)}), "/method", "the name of a method has at most 100 characters");
+    check(json!({"method": "a", "retries": 3}), "/retries", "unknown key");
+    check(json!({"method": "a", "interval": 30}), "/interval", "a number does not say its unit");
+    check(json!({"method": "a", "interval": "999ms"}), "/interval", "expected a duration from 1s to 24h");
+    check(json!({"method": "a", "timeout": "301s"}), "/timeout", "expected a duration from 1s to 300s");
+    check(json!({"method": "a", "failures": 0}), "/failures", "expected a whole number from 1 to 1000");
 }
 
 #[test]

@@ -15,6 +15,8 @@ struct Model {
     now: Uptime,
     pending: Vec<(Uptime, ModuleName, Work)>,
     exits: Vec<(Uptime, ModuleName, i32)>,
+    /// When checks tell what.
+    checks: Vec<(Uptime, ModuleName, Health)>,
     /// When each start was issued.
     starts: Vec<Uptime>,
     /// Versions that were in place when a deployment wanted the module stopped or removed, and that none has wanted since.
@@ -26,6 +28,7 @@ enum Work {
     Prepare,
     Start,
     Stop,
+    End,
     StartUpdate,
     StopUpdate,
 }
@@ -68,6 +71,15 @@ impl Fate {
     }
 }
 
+impl Fate {
+    /// After how many ms a check tells what.
+    fn checks(&mut self) -> Option<(u64, Health)> {
+        let roll = u64::from(self.roll()?);
+        let health = if roll % 2 == 0 { Health::Unhealthy } else { Health::Healthy { since: Uptime(roll) } };
+        (roll % 5 != 0).then_some((1 + roll * roll * 10, health))
+    }
+}
+
 impl Model {
     fn new(desired: Deployment) -> Self {
         Self {
@@ -76,6 +88,7 @@ impl Model {
             now: Uptime::default(),
             pending: Vec::new(),
             exits: Vec::new(),
+            checks: Vec::new(),
             starts: Vec::new(),
             over: BTreeMap::new(),
         }
@@ -104,6 +117,12 @@ impl Model {
                     self.observed.happened(&name, Event::Exited(code), next);
                 }
             }
+            for (_, name, health) in extract(&mut self.checks, |(at, ..)| *at <= next) {
+                let module = self.observed.modules.get(&name);
+                if module.is_some_and(|module| matches!(module.state, ModuleState::Running { .. })) {
+                    self.observed.happened(&name, Event::Checked(health), next);
+                }
+            }
             self.settle();
         }
         self.now = end;
@@ -118,6 +137,7 @@ impl Model {
             plan.steps.iter().for_each(|step| self.issue(step));
             if plan.wake_at.is_none_or(|at| at > self.now) {
                 self.check_preparations();
+                self.check_unhealthy();
                 return;
             }
         }
@@ -132,6 +152,21 @@ impl Model {
         }
     }
 
+    /// What is unhealthy does not run on if it would come back, unless its update is about to take over.
+    fn check_unhealthy(&self) {
+        for (name, module) in self.observed.modules.iter().filter(|(_, module)| module.is_unhealthy()) {
+            let ModuleState::Running { since } = module.state else { continue };
+            let failures = after_exit(module.failures, self.now.since(since));
+            let comes_back = |wanted: &ModuleSpec| {
+                module.spec.restart_policy.min(wanted.restart_policy) >= RestartPolicy::OnUnhealthy
+                    && restarts(wanted, Exit::UNHEALTHY, failures)
+            };
+            let next = self.next_of(name).is_some_and(NextState::has_instance);
+            let wanted = self.desired.modules.get(name);
+            assert!(next || !wanted.is_some_and(comes_back), "unhealthy, and left as it is: {module:?}");
+        }
+    }
+
     fn issue(&mut self, step: &Step) {
         if let Step::Prepare(_) | Step::Cancel(_) | Step::Remove(_) = step {
             self.pending.retain(|(_, name, work)| (name, *work) != (subject(step), Work::Prepare));
@@ -140,6 +175,7 @@ impl Model {
             Step::Prepare(_) => Some(Work::Prepare),
             Step::Start(_) => Some(Work::Start),
             Step::Stop(_) => Some(Work::Stop),
+            Step::End(_) => Some(Work::End),
             Step::StartUpdate(_) => Some(Work::StartUpdate),
             Step::StopUpdate(_) => Some(Work::StopUpdate),
             Step::Cancel(_) | Step::Remove(_) | Step::Promote(_) | Step::Adopt(_) => None,
@@ -169,7 +205,8 @@ impl Model {
     fn next_happening(&self) -> Option<Uptime> {
         let wake = plan(&self.desired, &self.observed, self.now).wake_at;
         let pending = self.pending.iter().map(|(at, ..)| *at);
-        pending.chain(self.exits.iter().map(|(at, ..)| *at)).chain(wake).min()
+        let checks = self.checks.iter().map(|(at, ..)| *at);
+        pending.chain(self.exits.iter().map(|(at, ..)| *at)).chain(checks).chain(wake).min()
     }
 
     fn complete(&mut self, name: &ModuleName, work: Work, fate: &mut Fate) {
@@ -180,6 +217,9 @@ impl Model {
                 let exit =
                     fate.life().map(|(ms, code)| (self.now.after(Duration::from_millis(ms)), name.clone(), code));
                 self.exits.extend(exit);
+                self.checks.extend(
+                    fate.checks().map(|(ms, health)| (self.now.after(Duration::from_millis(ms)), name.clone(), health)),
+                );
                 Event::Started
             }
             Work::Stop => {
@@ -189,6 +229,10 @@ impl Model {
                     return;
                 }
                 Event::Stopped
+            }
+            Work::End => {
+                self.exits.retain(|(_, other, _)| other != name);
+                Event::Exited(Exit::UNHEALTHY)
             }
             // Asked to end meanwhile: that work is under way too, and tells.
             Work::StartUpdate if self.next_of(name) != Some(&NextState::Starting) => return,
@@ -209,7 +253,7 @@ fn extract<T>(from: &mut Vec<T>, take: impl FnMut(&T) -> bool) -> Vec<T> {
 pub(super) fn subject(step: &Step) -> &ModuleName {
     match step {
         Step::Prepare(spec) | Step::Adopt(spec) => &spec.name,
-        Step::Start(name) | Step::Stop(name) | Step::Remove(name) | Step::Promote(name) => name,
+        Step::Start(name) | Step::Stop(name) | Step::End(name) | Step::Remove(name) | Step::Promote(name) => name,
         Step::StartUpdate(name) | Step::StopUpdate(name) | Step::Cancel(name) => name,
     }
 }
@@ -222,6 +266,7 @@ fn check_laws(plan: &Plan, model: &Model) {
         match step {
             Step::Start(name) => check_start(name, model),
             Step::Stop(name) => check_stop(name, model),
+            Step::End(name) => check_end(name, model),
             Step::Remove(name) => {
                 assert!(!model.observed.modules[name].state.has_instance());
                 let next = model.next_of(name);
@@ -262,6 +307,18 @@ fn check_stop(name: &ModuleName, model: &Model) {
         !wanted || matches!(model.next_of(name), Some(NextState::Up { .. })),
         "stops {name} before its update is up"
     );
+}
+
+/// Only what is unhealthy, and is started again after that, is ended for it.
+fn check_end(name: &ModuleName, model: &Model) {
+    let (module, wanted) = (&model.observed.modules[name], &model.desired.modules[name]);
+    assert!(module.is_unhealthy() && wanted.desired_status == DesiredStatus::Running, "ends {module:?}");
+    let policy = module.spec.restart_policy.min(wanted.restart_policy);
+    assert!(policy >= RestartPolicy::OnUnhealthy, "ends {name} in spite of its policy");
+    let ModuleState::Running { since } = module.state else { panic!("ends {module:?}") };
+    let failures = after_exit(module.failures, model.now.since(since));
+    assert!(!is_given_up(wanted, Exit::UNHEALTHY, failures), "ends {name} for good");
+    assert!(!model.next_of(name).is_some_and(NextState::has_instance), "its update would have ended it");
 }
 
 fn check_start(name: &ModuleName, model: &Model) {
@@ -320,9 +377,11 @@ fn check_final(model: &Model) {
 pub(super) fn any_spec(name: &'static str) -> impl Strategy<Value = ModuleSpec> {
     let policies = [RestartPolicy::Never, RestartPolicy::OnFailure, RestartPolicy::OnUnhealthy, RestartPolicy::Always];
     let limit = prop::option::weighted(0.2, 0..4u32);
-    (0..3u32, 0..3u32, prop::bool::weighted(0.8), prop::sample::select(policies.to_vec()), limit).prop_map(
-        move |(order, version, runs, policy, limit)| {
+    let checked = prop::bool::weighted(0.5);
+    (0..3u32, 0..3u32, prop::bool::weighted(0.8), prop::sample::select(policies.to_vec()), limit, checked).prop_map(
+        move |(order, version, runs, policy, limit, checked)| {
             with(name, |spec| {
+                spec.health = checked.then(check);
                 spec.max_restarts = limit;
                 spec.startup_order = order;
                 spec.version = version.to_string();
@@ -365,6 +424,7 @@ proptest! {
         run_history(&mut model, history, dice);
         model.want(last);
         model.exits.clear();
+        model.checks.clear();
         model.run(model.now.after(MAX_BACKOFF * 4), &mut Fate::Healthy);
         check_final(&model);
     }
