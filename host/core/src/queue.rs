@@ -42,6 +42,8 @@ pub struct EndpointQueue {
     len: usize,
     /// Of these, by priority.
     len_of: [usize; PRIORITIES],
+    /// Bytes that wait and are not out for delivery, by priority.
+    waiting_of: [usize; PRIORITIES],
     ready: [Lane; PRIORITIES],
     blocked: BTreeMap<Stream, Blocked>,
     dropped: Vec<Dropped>,
@@ -121,6 +123,7 @@ impl EndpointQueue {
         self.live_bytes += item.live_size();
         self.len += 1;
         self.len_of[lane(&item)] += 1;
+        self.waiting_of[lane(&item)] += item.size;
         self.note_deadline(&item);
         if !self.blocked.is_empty()
             && let Some(blocked) = self.blocked.get_mut(&Stream::of(&item, self.unordered))
@@ -204,6 +207,7 @@ impl EndpointQueue {
     }
 
     fn send(&mut self, mut item: Item, batch: &mut Batch) {
+        self.waiting_of[lane(&item)] -= item.size;
         self.ready[lane(&item)].count(&mut item);
         batch.is_full |= item.suspect;
         batch.waiting.push_back(item);
@@ -229,6 +233,7 @@ impl EndpointQueue {
             if reason == DropReason::Expired {
                 self.ready[lane(&item)].take_back(&item);
             }
+            self.waiting_of[lane(&item)] += item.size;
             self.forget(item, reason);
         }
         // What came back is no probe any more; the message of those that still are is settled: the way is free, unless
@@ -271,6 +276,7 @@ impl EndpointQueue {
 
     /// Puts an item back before all later ones of its stream.
     fn put_back(&mut self, item: Item) {
+        self.waiting_of[lane(&item)] += item.size;
         self.note_deadline(&item);
         if !self.blocked.is_empty()
             && let Some(blocked) = self.blocked.get_mut(&Stream::of(&item, self.unordered))
@@ -295,8 +301,10 @@ impl EndpointQueue {
         }
     }
 
+    /// Gives up a message that waits.
     fn forget(&mut self, item: Item, reason: DropReason) {
         self.bytes -= item.size;
+        self.waiting_of[lane(&item)] -= item.size;
         self.live_bytes -= item.live_size();
         self.len -= 1;
         self.len_of[lane(&item)] -= 1;

@@ -15,6 +15,8 @@ pub(super) struct Lane {
     live: VecDeque<Item>,
     /// Live ones that have gone past a waiting backlog since the last one of it went.
     passed: i32,
+    /// Of each side: something came back to the front, or was read from the log, after one that had come later.
+    is_disordered: [bool; 2],
 }
 
 impl Lane {
@@ -44,11 +46,39 @@ impl Lane {
     }
 
     pub(super) fn push_back(&mut self, item: Item) {
+        let last = self.side(item.live).back().map(|last| last.arrival);
+        self.note_order(item.live, last.map(|last| last <= item.arrival));
         self.side(item.live).push_back(item);
     }
 
     pub(super) fn push_front(&mut self, item: Item) {
+        let first = self.side(item.live).front().map(|first| first.arrival);
+        self.note_order(item.live, first.map(|first| item.arrival <= first));
         self.side(item.live).push_front(item);
+    }
+
+    /// Whether the next one comes in its order; none = there is no other.
+    fn note_order(&mut self, live: bool, in_order: Option<bool>) {
+        let is_disordered = &mut self.is_disordered[usize::from(live)];
+        *is_disordered = in_order.is_some_and(|in_order| !in_order || *is_disordered);
+    }
+
+    /// Sees which sides are in order again. Looks at all messages only where one was not.
+    pub(super) fn check_order(&mut self) {
+        for (side, live) in [false, true].into_iter().enumerate() {
+            if self.is_disordered[side] {
+                self.is_disordered[side] = !self.side(live).iter().is_sorted_by_key(|item| item.arrival);
+            }
+        }
+    }
+
+    /// The message of a side that came first to the queue, with its place: the one at the front, as long as there is order.
+    pub(super) fn oldest(&self, side: usize) -> Option<(usize, &Item)> {
+        let items = self.sides()[side];
+        let asked = if self.is_disordered[side] { items.len() } else { items.len().min(1) };
+        #[cfg(test)]
+        LOOKED_AT.set(LOOKED_AT.get() + asked);
+        items.iter().take(asked).enumerate().min_by_key(|(_, item)| item.arrival)
     }
 
     /// Takes the next, if it is wanted. It does not count as gone before [`Lane::count`].
@@ -83,4 +113,10 @@ impl Lane {
     fn side(&mut self, live: bool) -> &mut VecDeque<Item> {
         if live { &mut self.live } else { &mut self.backlog }
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Messages that were looked at for the oldest, in this thread.
+    pub(super) static LOOKED_AT: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }

@@ -1,9 +1,12 @@
 //! Whether a message fits, and what is given up for it.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, ops::Range};
 
-use super::{DropReason, EndpointQueue, Item, blocked::Stream, lane::Lane};
-use crate::{deployment::Overflow, time::Uptime};
+use super::{DropReason, EndpointQueue, Item, blocked::Stream, lane::Lane, lane_of};
+use crate::{
+    deployment::{Overflow, PRIORITIES},
+    time::Uptime,
+};
 
 /// Where a message waits.
 #[derive(Debug, Clone)]
@@ -34,25 +37,24 @@ impl EndpointQueue {
     #[must_use]
     pub fn can_make_room(&self, size: usize, priority: u8, policy: Overflow) -> bool {
         let wanted = self.bytes.saturating_add(self.beside).saturating_add(size).saturating_sub(self.max_bytes);
-        let droppable: usize = match policy {
+        let droppable = match policy {
             Overflow::RejectNew => 0,
-            Overflow::DropOldest => self.waiting().map(|item| item.size).sum(),
-            Overflow::DropLowestPriority => {
-                self.waiting().filter(|item| item.priority > priority).map(|item| item.size).sum()
-            }
+            Overflow::DropOldest => self.waiting_of.iter().sum(),
+            Overflow::DropLowestPriority => self.waiting_of.iter().skip(usize::from(priority) + 1).sum::<usize>(),
         };
         droppable >= wanted
     }
 
     /// Gives up messages by the policy until `size` bytes of this priority fit.
     pub fn make_room(&mut self, size: usize, priority: u8, policy: Overflow) {
+        self.ready.iter_mut().for_each(Lane::check_order);
         while !self.fits(size) {
             let spot = match policy {
                 Overflow::RejectNew => None,
-                Overflow::DropOldest => self.oldest_of(|_| true),
+                Overflow::DropOldest => self.oldest_of(0..PRIORITIES),
                 Overflow::DropLowestPriority => {
-                    let least = self.waiting().map(|item| item.priority).max().filter(|least| *least > priority);
-                    least.and_then(|least| self.oldest_of(|item| item.priority == least))
+                    let least = (usize::from(priority) + 1..PRIORITIES).rev().find(|lane| self.waiting_of[*lane] > 0);
+                    least.and_then(|least| self.oldest_of(least..least + 1))
                 }
             };
             let Some(item) = spot.and_then(|spot| self.remove(&spot)) else { return };
@@ -60,20 +62,19 @@ impl EndpointQueue {
         }
     }
 
-    /// Where the one of them is that came first. Not only those at the front are asked: what was in back-off may stand before older
-    /// ones of other sources.
-    fn oldest_of(&self, wanted: impl Fn(&Item) -> bool) -> Option<Spot> {
-        let sides = self.ready.iter().enumerate().flat_map(|(priority, lane)| {
-            lane.sides().into_iter().enumerate().map(move |(side, items)| (priority, side, items))
+    /// Where the one of these lanes is that came first. Of each side and of each stream that is held up it is the first one, but where
+    /// something that was in back-off stands before older ones of other sources.
+    fn oldest_of(&self, lanes: Range<usize>) -> Option<Spot> {
+        let sides = lanes.clone().flat_map(|priority| [(priority, 0), (priority, 1)]);
+        let ready = sides.filter_map(|(priority, side)| {
+            let (place, item) = self.ready[priority].oldest(side)?;
+            Some((item.arrival, Spot::Ready(priority, side, place)))
         });
-        let ready = sides.flat_map(|(priority, side, items)| {
-            items.iter().enumerate().map(move |(place, item)| (item, Spot::Ready(priority, side, place)))
-        });
-        let blocked = self.blocked.iter().flat_map(|(stream, blocked)| {
-            blocked.items.iter().enumerate().map(move |(place, item)| (item, Spot::Blocked(stream.clone(), place)))
-        });
-        let all = ready.chain(blocked).filter(|(item, _)| wanted(item));
-        all.min_by_key(|(item, _)| item.arrival).map(|(_, spot)| spot)
+        let held_up = self.blocked.iter().filter(|(stream, _)| lanes.contains(&lane_of(stream.priority)));
+        let held_up = held_up.filter_map(|(stream, blocked)| Some((blocked.items.front()?.arrival, stream)));
+        let held_up = held_up.min_by_key(|(arrival, _)| *arrival);
+        let held_up = held_up.map(|(arrival, stream)| (arrival, Spot::Blocked(stream.clone(), 0)));
+        ready.chain(held_up).min_by_key(|(arrival, _)| *arrival).map(|(_, spot)| spot)
     }
 
     fn remove(&mut self, spot: &Spot) -> Option<Item> {

@@ -108,6 +108,8 @@ proptest! {
             }
             prop_assert_eq!(queue.len(), model.count);
             prop_assert_eq!(queue.bytes(), model.count * 10);
+            let waiting = |priority| queue.waiting().filter(move |item| lane(item) == priority).map(|item| item.size).sum::<usize>();
+            prop_assert_eq!(queue.waiting_of, std::array::from_fn(waiting));
         }
         // Everything that is left comes out in the end.
         let mut left: Vec<u64> = Vec::new();

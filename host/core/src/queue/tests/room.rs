@@ -100,3 +100,56 @@ fn what_is_in_back_off_is_given_up_as_well_and_what_is_out_is_not() {
     assert_eq!(deliver(&mut queue, Uptime(MAX_RETRY.as_millis() as u64), |_| Settlement::Done), [2, 3]);
     assert_eq!((queue.bytes(), queue.len()), (0, 0));
 }
+
+/// The usual state while upstream is away.
+#[test]
+fn a_message_for_a_full_queue_costs_as_much_whatever_waits_there() {
+    use crate::queue::lane::LOOKED_AT;
+    for policy in [Overflow::DropOldest, Overflow::DropLowestPriority] {
+        let costs = [1000, 28_000].map(|count| {
+            let mut queue = EndpointQueue::new(10 * count as usize);
+            (0..count)
+                .for_each(|number| queue.push(item(SOURCES[number as usize % 3], 7 + (number % 4) as u8, number)));
+            // Upstream took some, and failed.
+            let batch = queue.take(Uptime(0), 100);
+            queue.finish(batch, Uptime(0));
+            let before = LOOKED_AT.get();
+            for number in count..count + 100 {
+                assert!(!queue.fits(10) && queue.can_make_room(10, 5, policy));
+                queue.make_room(10, 5, policy);
+                queue.push(item("a", 7, number));
+            }
+            assert_eq!(queue.take_dropped().len(), 100);
+            LOOKED_AT.get() - before
+        });
+        assert!(costs[0] == costs[1] && costs[0] <= 100 * 2 * PRIORITIES, "{policy:?}: {costs:?}");
+    }
+}
+
+/// What came back out of its order is found all the same, and order is found again when that has gone.
+#[test]
+fn a_queue_in_which_streams_were_in_back_off_gives_up_what_came_first_and_is_in_order_again_afterwards() {
+    use crate::queue::lane::LOOKED_AT;
+    let mut queue = EndpointQueue::new(10 * 1000);
+    (0..1000).for_each(|number| queue.push(item(SOURCES[number as usize % 3], 10, number)));
+    let mut batch = queue.take(Uptime(0), 2);
+    for _ in 0..2 {
+        batch.next_item(|| Uptime(0)).unwrap();
+        batch.settle(Settlement::Retry(None), Uptime(0), 0.5);
+    }
+    queue.finish(batch, Uptime(0));
+    queue.release_due(Uptime(MAX_RETRY.as_millis() as u64));
+    let mut given_up = Vec::new();
+    for left in (500..1000).rev() {
+        queue.set_max_bytes(10 * left);
+        queue.make_room(0, 5, Overflow::DropOldest);
+        given_up.extend(queue.take_dropped().iter().map(|dropped| dropped.sequence));
+    }
+    assert_eq!(given_up, (0..500).collect::<Vec<_>>());
+    while !deliver(&mut queue, Uptime(MAX_RETRY.as_millis() as u64), |_| Settlement::Done).is_empty() {}
+    (0..50).for_each(|number| queue.push(item("a", 10, 1000 + number)));
+    queue.set_max_bytes(500);
+    let before = LOOKED_AT.get();
+    queue.make_room(10, 5, Overflow::DropOldest);
+    assert_eq!(LOOKED_AT.get() - before, 1);
+}
