@@ -56,7 +56,7 @@ pub(crate) struct Endpoint {
     id: OnceLock<EndpointId>,
     /// What is accepted goes into the log.
     durable: AtomicBool,
-    /// What is accepted outlives a loss of power.
+    /// Something that waits was promised to outlive a loss of power, perhaps by routes that are not in force any more.
     power_safe: AtomicBool,
 }
 
@@ -76,6 +76,8 @@ pub(crate) struct Inner {
     options: QueueOptions,
     /// New messages go into the log.
     durable: bool,
+    /// New messages outlive a loss of power.
+    power_safe: bool,
     /// Most bytes while messages go into memory alone, and while they go into the log.
     bounds: [usize; 2],
     /// No route leads here any more; nothing is accepted.
@@ -146,6 +148,7 @@ impl Endpoint {
             look_again_at: Uptime(0),
             options: QueueOptions::default(),
             durable: false,
+            power_safe: false,
             bounds: [0; 2],
             closed: false,
             accepted: 0,

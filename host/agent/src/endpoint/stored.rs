@@ -50,19 +50,30 @@ impl Endpoint {
     /// Sets what the routes say: of its queue, and what its messages must outlive, as one of so many inputs.
     pub(crate) fn configure(&self, options: QueueOptions, durability: Durability, inputs: usize) {
         let durable = durability > Durability::Memory;
-        self.power_safe.store(durability == Durability::Power, SeqCst);
         let is_upstream = self.sink == Sink::Upstream;
         let in_memory = if is_upstream { UPSTREAM_QUEUE_BYTES } else { INPUT_QUEUE_BYTES };
         let mut inner = self.lock();
         inner.options = options;
         inner.queue.set_unordered(options.unordered);
         inner.durable = durable;
+        inner.power_safe = durability == Durability::Power;
+        if inner.power_safe {
+            self.power_safe.store(true, SeqCst);
+        }
         inner.bounds = [in_memory, self.storage.share(is_upstream, inputs)];
         self.durable.store(durable, SeqCst);
         inner.account();
+        self.note_promises(&inner);
     }
 
-    /// Whether one of its routes promises that a loss of power costs nothing.
+    /// Forgets what former routes have promised once nothing is left of that time.
+    fn note_promises(&self, inner: &Inner) {
+        if !inner.power_safe && inner.queue.is_empty() && !inner.in_log && self.power_safe.load(SeqCst) {
+            self.power_safe.store(false, SeqCst);
+        }
+    }
+
+    /// Whether one of its routes promises that a loss of power costs nothing, or one did when something came that still waits.
     pub(crate) fn is_power_safe(&self) -> bool {
         self.power_safe.load(SeqCst)
     }
@@ -73,6 +84,8 @@ impl Endpoint {
         let _ = self.id.set(id);
         for queue in queues {
             inner.backlog.restore(queue.priority, queue.messages, queue.bytes);
+            // The log does not know under which routes they came.
+            self.power_safe.store(true, SeqCst);
         }
         inner.loading = true; // the owner reads now
         inner.account();
@@ -161,6 +174,7 @@ impl Endpoint {
     /// Asks the log to read on if there is room in memory.
     pub(super) fn read_on(self: &Arc<Self>, inner: &mut Inner) {
         inner.account();
+        self.note_promises(inner);
         if inner.in_log && !inner.loading && !inner.closed && inner.reading().is_some() {
             inner.loading = true;
             self.storage.load(self.clone());
