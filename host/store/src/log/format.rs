@@ -10,7 +10,7 @@
 //!          these 16 are zeros until the segment is sealed
 //! ```
 //!
-//! All numbers are little-endian. `check` and `crc` begin with the log's salt, the segment's generation, the record's place and
+//! All numbers are little-endian. `check` and `crc` begin with the salt (of the start that wrote the segment), the segment's generation, the record's place and
 //! its word, so a record counts only where and when it was written: neither the former content of a recycled file nor bytes that a module
 //! put into a body can pass for one. `check` protects the length: behind a damaged payload the next record is found at once.
 

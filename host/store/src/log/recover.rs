@@ -50,12 +50,13 @@ impl Log {
         let streams = opening.streams(checkpoint.as_ref().map(|(generation, _)| *generation));
         let is_whole = checkpoint.as_ref().is_some_and(|(generation, _)| streams.last() == Some(generation));
         let Opening { candidates, spares, next_generation, torn, damage, headless, replaced, barren, .. } = opening;
-        let newest = candidates.values().map(|candidate| candidate.header).max_by_key(|header| header.generation);
         let mut log = Self {
             path: path.to_owned(),
             folder,
             options,
-            salt: newest.map_or_else(|| RandomState::new().hash_one(path), |header| header.salt),
+            // Of this opening alone: the file of a copy that a kill broke off is not renamed yet, and may be written again under the
+            // same number. With the same salt its old records would count.
+            salt: RandomState::new().hash_one(path),
             next_generation,
             next_sequence: 0,
             segments,

@@ -237,3 +237,59 @@ fn originals_that_a_kill_left_beside_their_copy_are_not_delivered_again() {
     assert_eq!(numbers(&mut log, a, 0), waiting);
     assert!(left.contents().len() < count, "the originals are still there");
 }
+
+/// A copy is written into a file that is not renamed yet. The next start may give its number again, to a segment in the same file.
+#[test]
+fn what_a_kill_amid_a_copy_has_left_never_passes_for_records_of_the_next_segment() {
+    let prepared = Sim::new();
+    let (mut log, _) = prepared.open(SMALL, &clocks(0));
+    let a = log.endpoint("a");
+    for number in 0..60 {
+        append(&mut log, &message("s", number, 300), &[to(a, 0)]).unwrap();
+    }
+    for stored in all(&mut log, a, 0).iter().filter(|stored| stored.accepted.sequence % 3 != 1) {
+        log.settle(stored.place, How::Delivered);
+    }
+    log.flush().unwrap();
+    let mut rotated = 0;
+    for at in 0..12 {
+        let sim = prepared.killed();
+        let (mut log, _) = sim.open(SMALL, &clocks(1));
+        let sim = sim.failing(Fault::Dead { at });
+        let _ = log.copy_together(0..2, true);
+        let sim = sim.killed();
+        let (mut log, _) = sim.open(SMALL, &clocks(2));
+        for stored in all(&mut log, a, 0) {
+            log.settle(stored.place, How::Delivered);
+        }
+        let before = log.active.as_ref().map(|active| active.segment.generation());
+        let rotates = log.rotate().is_ok();
+        rotated += usize::from(rotates);
+        for number in 1000..1002 {
+            append(&mut log, &message("t", number, 20), &[to(a, 0)]).unwrap();
+        }
+        // A write that breaks off: the mark of the end is not there any more.
+        let active = log.active.as_ref().unwrap();
+        assert!(!rotates || before != Some(active.segment.generation()));
+        let (name, end) = (file_name(active.segment.generation()), active.segment.data_end as usize);
+        let mut files = sim.contents();
+        files.get_mut(&name).unwrap()[end..end + 6].fill(0xee);
+        let (mut log, _) = Sim::with(&files).open(SMALL, &clocks(3));
+        assert_eq!(numbers(&mut log, a, 0), [1000, 1001], "operation {at}");
+    }
+    assert!(rotated > 6, "{rotated}");
+}
+
+#[test]
+fn no_two_starts_write_with_the_same_salt() {
+    let sim = Sim::new();
+    let salts: BTreeSet<u64> = (0..10)
+        .map(|life| {
+            let (mut log, _) = sim.open(SMALL, &clocks(life));
+            let a = log.endpoint("a");
+            append(&mut log, &message("s", life, 20), &[to(a, 0)]).unwrap();
+            log.salt
+        })
+        .collect();
+    assert_eq!(salts.len(), 10);
+}
