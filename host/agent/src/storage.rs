@@ -92,6 +92,8 @@ enum Job {
     ExpireBehind(Arc<Endpoint>, Uptime),
     /// These endpoints are in force: what waits for others becomes dead letters.
     Keep(BTreeSet<Box<str>>),
+    /// Go on with that.
+    KeepOn,
     /// A person asks.
     Dead(dead_letters::Question),
     /// Write all, sync it, and end.
@@ -314,6 +316,11 @@ impl Storage {
     /// Makes dead letters of what waits for other endpoints than these.
     pub(crate) fn keep(&self, endpoints: BTreeSet<Box<str>>) {
         let _ = self.push(Job::Keep(endpoints));
+    }
+
+    /// Goes on with that, after what has come meanwhile.
+    fn keep_on(&self) {
+        let _ = self.push(Job::KeepOn);
     }
 
     pub(crate) fn facts(&self) -> Facts {

@@ -197,6 +197,15 @@ impl Backlog {
         lane.bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
     }
 
+    /// So many messages behind the window are lost.
+    pub fn lost(&mut self, priority: u8, messages: u64) {
+        let Some(lane) = self.lane_mut(priority) else { return };
+        let left = lane.messages.saturating_sub(messages);
+        let bytes = lane.bytes as u128 * u128::from(left) / u128::from(lane.messages.max(1));
+        lane.bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        lane.messages = left;
+    }
+
     /// A reading came to the end: nothing is behind the window any more.
     pub fn came_to_the_end(&mut self, priority: u8) {
         if let Some(lane) = self.lane_mut(priority) {

@@ -247,6 +247,8 @@ pub trait MessageLog: Send {
     fn endpoint(&mut self, name: &str) -> EndpointId;
     /// All endpoints with messages or with a name in the log.
     fn endpoints(&self) -> Vec<EndpointUsage>;
+    /// The queues of one of them that are not empty.
+    fn usage_of(&self, endpoint: EndpointId) -> Vec<QueueUsage>;
     /// What it takes.
     fn room(&self) -> Room;
     /// Number of the next message that is stored.
@@ -282,16 +284,23 @@ pub trait MessageLog: Send {
     fn settle(&mut self, place: Place, how: How) -> bool;
     /// Notes that a message is about to be delivered for the n-th time; goes to the disk with the next write.
     fn attempt(&mut self, place: Place, attempts: u32);
-    /// Makes a message a dead letter.
+    /// Makes a message a dead letter. The former is settled on the disk by the first [`MessageLog::flush`] from then on, which makes the letter
+    /// safe before.
     ///
     /// # Errors
     /// It is not there, or cannot be stored; then it stays where it is.
     fn bury(&mut self, place: Place, reason: &str, at: UtcMillis) -> Result<u64, LogError>;
-    /// Makes dead letters of all messages of an endpoint that is gone.
+    /// Makes dead letters of some messages of an endpoint that is gone, and counts them in `removed`. False: it was the last of them.
     ///
     /// # Errors
-    /// What is not a dead letter yet stays where it is, and the call may be made again.
-    fn remove_endpoint(&mut self, endpoint: EndpointId, reason: &str, at: UtcMillis) -> Result<Removed, LogError>;
+    /// What is not a dead letter yet stays where it is, and the call may be made again. What was done before is counted.
+    fn remove_endpoint(
+        &mut self,
+        endpoint: EndpointId,
+        reason: &str,
+        at: UtcMillis,
+        removed: &mut Removed,
+    ) -> Result<bool, LogError>;
     /// Gives up what of a queue behind `after` has expired at `now`, as far as that can be told without reading it: single messages among others
     /// that live are the caller's to judge. `letters`: of those, the newest become dead letters, as many as are kept. What cannot be done now stays.
     /// None: nothing was given up.
@@ -329,6 +338,10 @@ pub trait MessageLog: Send {
     /// # Errors
     /// What the disk said; it waits on.
     fn sync(&mut self) -> Result<(), LogError>;
+    /// Messages of a queue that were found lost since the last call: they are counted no more.
+    fn take_lost(&mut self, endpoint: EndpointId, priority: u8) -> u64;
+    /// Endpoints of which messages that were settled wait again since the last call: damage has taken the marks.
+    fn take_revived(&mut self) -> Vec<EndpointId>;
     /// Damage that was found since the last call.
     fn take_damage(&mut self) -> Vec<Damage>;
 }

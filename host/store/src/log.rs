@@ -19,6 +19,7 @@ mod append;
 mod checkpoint;
 mod compact;
 mod dead;
+mod deferred;
 pub(crate) mod disk;
 mod expire;
 mod files;
@@ -36,6 +37,7 @@ mod rotate;
 mod scan;
 mod segment;
 mod settle;
+mod spares;
 #[cfg(test)]
 pub(crate) mod tests;
 mod types;
@@ -59,12 +61,14 @@ pub use self::{
     },
 };
 use self::{
+    deferred::Deferred,
     disk::{RealFolder, SegmentFolder},
     files::Files,
-    index::Cursor,
+    index::Finder,
     pending::Pending,
-    rotate::{Active, Spare},
+    rotate::Active,
     segment::Segment,
+    spares::Spare,
 };
 
 /// Endpoint and priority: a queue.
@@ -92,6 +96,11 @@ pub struct Log {
     /// Of messages that are not settled, by queue and sequence.
     attempts: BTreeMap<(Key, u64), u32>,
     pending: Pending,
+    deferred: Deferred,
+    /// Settlements of messages that have become other ones (dead letters, and back), and not yet safe ones: written once those are.
+    held: Pending,
+    /// Endpoints of messages that were settled and, their marks being lost, are not any more.
+    revived: BTreeSet<EndpointId>,
     /// A full segment has no message left: its room is to be given back.
     has_empty: bool,
     /// Segments without messages that go when the next one has begun: until then only they say what is settled, and the names.
@@ -112,6 +121,8 @@ pub struct Log {
 #[derive(Default)]
 struct QueueState {
     len: u64,
+    /// Found lost, and not told yet.
+    lost: u64,
     reader: Option<Walk>,
     settler: Option<Walk>,
 }
@@ -121,7 +132,7 @@ struct Walk {
     generation: u64,
     /// Of a full segment; that of the active one grows and is asked for each time.
     index: Option<Arc<[u8]>>,
-    cursor: Cursor,
+    finder: Finder,
 }
 
 /// The names of endpoints.
@@ -183,13 +194,22 @@ impl Log {
             all.insert(*number, EndpointUsage { id: EndpointId(*number), name: name.clone(), queues: Vec::new() });
         }
         for (key, state) in self.queues.iter().filter(|(_, state)| state.len > 0) {
-            let bytes =
-                self.all_segments().filter_map(|segment| segment.queue(*key)).map(|queue| queue.live_bytes()).sum();
             if let Some(usage) = all.get_mut(&key.0) {
-                usage.queues.push(QueueUsage { priority: key.1, messages: state.len, bytes });
+                usage.queues.push(self.queue_usage(*key, state));
             }
         }
         all.into_values().collect()
+    }
+
+    /// The queues of one endpoint that are not empty.
+    #[must_use]
+    pub fn usage_of(&self, EndpointId(number): EndpointId) -> Vec<QueueUsage> {
+        let queues = self.queues.range((number, 0)..=(number, u8::MAX)).filter(|(_, state)| state.len > 0);
+        queues.map(|(key, state)| self.queue_usage(*key, state)).collect()
+    }
+
+    fn queue_usage(&self, key: Key, state: &QueueState) -> QueueUsage {
+        QueueUsage { priority: key.1, messages: state.len, bytes: self.live_bytes_of(key) }
     }
 
     /// What the log takes, and what was settled since it was opened.
@@ -223,6 +243,18 @@ impl Log {
     /// Damage that was found since the last call, by readings and copyings; that of the opening is in [`Recovery`].
     pub fn take_damage(&mut self) -> Vec<Damage> {
         std::mem::take(&mut self.damage)
+    }
+
+    /// Messages of a queue that were found lost since the last call.
+    pub fn take_lost(&mut self, endpoint: EndpointId, priority: u8) -> u64 {
+        let state = self.queues.get_mut(&endpoint.key(priority));
+        state.map_or(0, |state| std::mem::take(&mut state.lost))
+    }
+
+    /// Endpoints of which messages that were settled wait again since the last call: an index was made again without a record that is
+    /// lost, and its marks tell nothing any more.
+    pub fn take_revived(&mut self) -> Vec<EndpointId> {
+        std::mem::take(&mut self.revived).into_iter().collect()
     }
 
     /// Sequence of the next message.

@@ -193,8 +193,8 @@ impl Endpoint {
         reading
     }
 
-    /// What was read, in its order; `is_all`: there is no more of this priority.
-    pub(crate) fn loaded(&self, priority: u8, items: impl Iterator<Item = Item>, is_all: bool, now: Uptime) {
+    /// What was read, in its order, and how many are lost; `is_all`: there is no more of this priority.
+    pub(crate) fn loaded(&self, priority: u8, items: impl Iterator<Item = Item>, lost: u64, is_all: bool, now: Uptime) {
         let mut inner = self.lock();
         let mut dropped = Vec::new();
         for item in items {
@@ -214,6 +214,9 @@ impl Endpoint {
             };
             let (source, sequence, attempts) = (item.accepted.source, item.accepted.sequence, item.attempts);
             dropped.push(Dropped { source, sequence, attempts, reason, stored: Some(place) });
+        }
+        if lost > 0 {
+            inner.backlog.lost(priority, lost);
         }
         if is_all {
             inner.backlog.came_to_the_end(priority);

@@ -72,6 +72,8 @@ pub(super) struct Writer {
     unread: Vec<Arc<Endpoint>>,
     unread_lines: Lines,
     unflushed: Option<Uptime>,
+    /// Settlements wait for a flush also after another write: of messages that have become dead letters.
+    has_letters: bool,
     unsynced: Option<Uptime>,
     unsynced_bytes: usize,
     stamped: Uptime,
@@ -124,6 +126,7 @@ impl Writer {
             unread: Vec::new(),
             unread_lines: Lines::default(),
             unflushed: None,
+            has_letters: false,
             // What a killed process has written may not be on the disk.
             unsynced: Some(now),
             unsynced_bytes: 0,
@@ -207,6 +210,7 @@ impl Writer {
                 self.keep = Some(names);
                 self.bury_others();
             }
+            Job::KeepOn => self.bury_on(),
             Job::Dead(question) => self.answer(question),
             Job::Stop => {}
         }
@@ -263,7 +267,7 @@ impl Writer {
         drop(entries);
         match appended {
             Ok(numbers) => {
-                self.unflushed = None;
+                self.unflushed.take_if(|_| !self.has_letters);
                 if safety == Safety::Synced {
                     (self.unsynced, self.unsynced_bytes) = (None, 0);
                     self.written = self.clock.uptime();
@@ -386,6 +390,7 @@ impl Writer {
     }
 
     fn look_again(&mut self) {
+        self.read_revived();
         self.bury_waiting();
         for endpoint in std::mem::take(&mut self.unread) {
             self.load(endpoint);
@@ -399,7 +404,7 @@ impl Writer {
     pub(super) fn flush(&mut self) {
         match self.log.flush() {
             Ok(()) => {
-                self.unflushed = None;
+                (self.unflushed, self.has_letters) = (None, false);
                 self.wrote(ITEM_OVERHEAD);
             }
             Err(error) => {
@@ -411,7 +416,9 @@ impl Writer {
 
     fn sync(&mut self) {
         match self.log.sync() {
-            Ok(()) => (self.unflushed, self.unsynced, self.unsynced_bytes) = (None, None, 0),
+            Ok(()) => {
+                (self.unflushed, self.unsynced, self.unsynced_bytes, self.has_letters) = (None, None, 0, false);
+            }
             Err(error) => {
                 tracing::error!(%error, "the message log cannot be synced; the last messages may not survive a loss of power");
                 (self.unsynced, self.unsynced_bytes) = (Some(self.clock.uptime()), 0);

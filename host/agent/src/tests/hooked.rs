@@ -8,8 +8,8 @@ use std::{
 use marram_core::{
     elapsed::{Clocks, Elapsed},
     log::{
-        Damage, EndpointId, EndpointUsage, Entry, Expired, How, Letters, LogError, MessageLog, Place, Reference,
-        Removed, Room, Safety, Stored,
+        Damage, EndpointId, EndpointUsage, Entry, Expired, How, Letters, LogError, MessageLog, Place, QueueUsage,
+        Reference, Removed, Room, Safety, Stored,
     },
     time::UtcMillis,
 };
@@ -24,6 +24,8 @@ pub(super) enum Call {
     /// Store so many messages.
     Append(usize, Safety),
     Probe,
+    /// Count what waits for all endpoints.
+    Endpoints,
     Read,
     Settle(Place, How),
     Bury(Place),
@@ -136,7 +138,12 @@ impl MessageLog for Hooked {
     }
 
     fn endpoints(&self) -> Vec<EndpointUsage> {
+        let _ = (self.hook)(Call::Endpoints);
         MessageLog::endpoints(&self.log)
+    }
+
+    fn usage_of(&self, endpoint: EndpointId) -> Vec<QueueUsage> {
+        self.log.usage_of(endpoint)
     }
 
     fn room(&self) -> Room {
@@ -161,8 +168,14 @@ impl MessageLog for Hooked {
         MessageLog::bury(&mut self.log, place, reason, at)
     }
 
-    fn remove_endpoint(&mut self, endpoint: EndpointId, reason: &str, at: UtcMillis) -> Result<Removed, LogError> {
-        MessageLog::remove_endpoint(&mut self.log, endpoint, reason, at)
+    fn remove_endpoint(
+        &mut self,
+        endpoint: EndpointId,
+        reason: &str,
+        at: UtcMillis,
+        removed: &mut Removed,
+    ) -> Result<bool, LogError> {
+        MessageLog::remove_endpoint(&mut self.log, endpoint, reason, at, removed)
     }
 
     fn expire(
@@ -204,6 +217,14 @@ impl MessageLog for Hooked {
     fn sync(&mut self) -> Result<(), LogError> {
         (self.hook)(Call::Sync)?;
         MessageLog::sync(&mut self.log)
+    }
+
+    fn take_lost(&mut self, endpoint: EndpointId, priority: u8) -> u64 {
+        self.log.take_lost(endpoint, priority)
+    }
+
+    fn take_revived(&mut self) -> Vec<EndpointId> {
+        self.log.take_revived()
     }
 
     fn take_damage(&mut self) -> Vec<Damage> {

@@ -12,6 +12,7 @@ use marram_core::{
     elapsed::Clocks,
     log::{Entry, Reference, Safety},
     message::Accepted,
+    route::Sink,
     time::{Uptime, UtcMillis},
 };
 
@@ -21,6 +22,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Time},
+    endpoint::Endpoint,
     storage::Storage,
 };
 
@@ -137,4 +139,18 @@ async fn a_sender_that_waits_hears_at_once_when_what_has_expired_makes_room() {
     let batch = endpoint.take(Uptime(100_000), 1);
     assert!(batch.is_empty(), "all have expired");
     tokio::time::timeout(DEADLINE, room).await.expect("whoever waits for room is told");
+}
+
+/// A thousand inputs, and a log that is full: each is opened by what waits for it alone.
+#[tokio::test]
+async fn to_open_an_endpoint_the_log_counts_no_others() {
+    let (clock, _now) = clock!();
+    let (_messages, storage, seen) = in_service(clock);
+    looked(&storage).await;
+    let before = seen.count(|call| call == Call::Endpoints);
+    for _ in 0..10 {
+        let endpoint = Endpoint::new(Sink::Upstream, Arc::default(), Arc::default(), storage.clone());
+        storage.open(Arc::new(endpoint)).await;
+    }
+    assert_eq!(seen.count(|call| call == Call::Endpoints), before);
 }

@@ -300,3 +300,14 @@ proptest! {
         prop_assert_eq!((backlog.is_behind(), backlog.messages(), backlog.bytes()), (false, 0, 0));
     }
 }
+
+#[test]
+fn what_is_found_lost_leaves_the_account() {
+    let mut backlog = Backlog::default();
+    backlog.restore(3, 10, 1000);
+    backlog.lost(3, 4);
+    assert_eq!((backlog.messages(), backlog.bytes()), (6, 600));
+    assert!(backlog.is_behind(), "the log alone knows the end");
+    backlog.lost(3, 40);
+    assert_eq!((backlog.messages(), backlog.bytes()), (0, 0));
+}

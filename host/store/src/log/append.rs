@@ -21,6 +21,11 @@ struct Staged {
 /// Names of sources and endpoints stand twice, each with its number and head.
 const NAME_BYTES: usize = 2 * (HEAD_BYTES + 8);
 
+/// What the name of a new endpoint takes at most.
+fn name_bytes(name: &str) -> usize {
+    2 * name.len() + NAME_BYTES
+}
+
 /// What a message of a few endpoints takes beside its own bytes.
 const PROBE_BYTES: usize = 512;
 
@@ -90,7 +95,7 @@ impl Log {
             return Err(AppendError::References);
         }
         let names = entry.references.iter().filter_map(|reference| self.endpoints.names.get(&reference.endpoint.0));
-        let names = names.map(|name| name.len() + NAME_BYTES).sum::<usize>();
+        let names = names.map(|name| name_bytes(name)).sum::<usize>();
         // Its index, and in the worst case a queue and a source of its own in the footer.
         let bytes = HEAD_BYTES
             + message_bound(entry.message, entry.references.len(), death)
@@ -133,7 +138,7 @@ impl Log {
 
     fn new_name_bytes(&self) -> usize {
         let names = self.endpoints.new.iter().filter_map(|number| self.endpoints.names.get(number));
-        names.map(|name| name.len() + NAME_BYTES).sum()
+        names.map(|name| name_bytes(name)).sum()
     }
 
     /// Writes as many messages as fit into the segment; returns how many.
@@ -153,8 +158,9 @@ impl Log {
             return Ok(0);
         }
         let entries = &entries[..count];
-        let mut buffer = self.take_buffer();
+        let (mut buffer, most) = (self.take_buffer(), self.active.as_ref().map_or(0, Active::room));
         let staged = self.stage(entries, death, &mut buffer);
+        debug_assert!(buffer.len() <= most, "{} bytes where {most} are free", buffer.len());
         let Some(active) = &mut self.active else { return Ok(0) };
         let written = active.write(&mut buffer);
         if written.is_ok() {
@@ -227,14 +233,17 @@ impl Log {
     }
 
     /// Writes what waits: settlements, attempts, a stamp. Not synced. When it cannot be written it waits on; a message whose
-    /// settlement is lost comes again.
+    /// settlement is lost comes again. Dead letters are synced before what they were made of is settled on the disk.
     ///
     /// # Errors
     /// What the disk said. Nothing is lost for the callers of this process.
     pub fn flush(&mut self) -> io::Result<()> {
-        let is_new = self.active.is_none() && self.segments.is_empty();
-        if self.pending.is_empty() || is_new {
+        let is_new = self.active.is_none() && self.segments.is_empty() && self.obsolete.is_empty();
+        if (self.pending.is_empty() && self.held.is_empty()) || is_new {
             return Ok(());
+        }
+        if !self.held.is_empty() {
+            self.sync_file()?;
         }
         let flushed = self.try_flush();
         if flushed.is_err() {
@@ -255,6 +264,7 @@ impl Log {
         let mut buffer = self.take_buffer();
         self.put_waiting(&mut buffer);
         let Some(active) = &mut self.active else { return Ok(()) };
+        debug_assert!(buffer.len() <= active.room(), "{} bytes where {} are free", buffer.len(), active.room());
         let written = active.write(&mut buffer);
         self.buffer = buffer;
         written?;

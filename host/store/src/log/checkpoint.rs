@@ -91,6 +91,7 @@ impl Log {
             }
             ranges.extend(run);
         }
+        ranges.extend(self.deferred.ranges());
         ranges.extend(singles);
         ranges.truncate(most.max(64));
         ranges

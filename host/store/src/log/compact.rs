@@ -6,12 +6,13 @@ use std::{collections::BTreeMap, io, ops::Range, sync::Arc};
 use super::{
     Damage, Key, Log, Loss, Reference, file_name,
     format::{END_BYTES, HEADER_BYTES, Kind, Origin, TAIL_BYTES},
-    index::Cursor,
+    index::Finder,
     read::name_of,
     record::{put_message, take_head},
-    rotate::{Active, SPARES, Spare, tail, write_footer},
+    rotate::{Active, tail, write_footer},
     scan::{Found, Scanner},
     segment::{IndexAt, Segment, Sources},
+    spares::{SPARES, Spare},
     wire::Put,
 };
 
@@ -21,6 +22,10 @@ const WRITE: usize = 64 << 10;
 impl Log {
     /// Copies segments whose files cannot be trusted. What cannot be copied now is tried again at the next occasion.
     pub(super) fn copy_suspects(&mut self) {
+        // What is settled is not copied: what it has become must be safe. If it cannot be made safe, copies of that come first.
+        if !self.held.is_empty() && self.sync_file().is_err() {
+            return; // they have been made
+        }
         let suspects: Vec<u64> =
             self.segments.iter().filter(|segment| segment.suspect).map(Segment::generation).collect();
         for generation in suspects {
@@ -39,6 +44,7 @@ impl Log {
     /// then.
     pub(super) fn copy_together(&mut self, run: Range<usize>, always: bool) -> io::Result<bool> {
         self.clear_strays()?;
+        self.settle_deferred();
         if self.active.is_none() {
             // The last checkpoint is in one that may go.
             if self.spares.is_empty() {
@@ -211,7 +217,7 @@ impl Log {
             let index = self.index_of(place, key)?;
             let Some(queue) = self.segments[place].queue(key) else { continue };
             let index = index.unwrap_or_else(|| queue.in_memory().unwrap_or_default().into());
-            queues.insert(key, (index, Cursor::default(), queue.settled.clone()));
+            queues.insert(key, (index, Finder::default(), queue.settled.clone()));
         }
         Ok(Live { queues })
     }
@@ -229,6 +235,7 @@ impl Log {
             if let Some(state) = self.queues.get_mut(&key) {
                 // Less only where a damaged one could not be copied.
                 state.len = state.len + after - before.min(state.len + after);
+                state.lost += before.saturating_sub(after);
             }
         }
         let old: Vec<u64> = self.segments[run.clone()].iter().map(Segment::generation).collect();
@@ -255,15 +262,15 @@ struct Damaged {
 
 /// What is not settled in a segment.
 struct Live {
-    queues: BTreeMap<Key, (Arc<[u8]>, Cursor, super::index::Settled)>,
+    queues: BTreeMap<Key, (Arc<[u8]>, Finder, super::index::Settled)>,
 }
 
 impl Live {
     fn contains(&mut self, reference: &Reference, sequence: u64) -> bool {
-        let Some((index, cursor, settled)) = self.queues.get_mut(&reference.endpoint.key(reference.priority)) else {
+        let Some((index, finder, settled)) = self.queues.get_mut(&reference.endpoint.key(reference.priority)) else {
             return false;
         };
-        cursor.find(index, sequence).is_some_and(|spot| !settled.contains(spot.ordinal))
+        finder.find(index, sequence).is_some_and(|spot| !settled.contains(spot.ordinal))
     }
 }
 

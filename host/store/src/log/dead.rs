@@ -2,7 +2,7 @@
 //! endpoint has.
 
 pub use marram_core::log::{DEAD_LETTERS, Removed};
-use marram_core::time::UtcMillis;
+use marram_core::{queue::ITEM_OVERHEAD, time::UtcMillis};
 
 use super::{AppendError, Death, EndpointId, Entry, How, Log, Place, ReadError, Reference, Stored};
 
@@ -43,11 +43,7 @@ impl Log {
         let entry = Entry { message: &stored.accepted, references: &[reference] };
         let mut done = self.next_sequence..self.next_sequence;
         self.append_all(&[entry], Some(&death), &mut done)?;
-        self.settle_at(
-            stored.place.endpoint.key(stored.place.priority),
-            stored.place.sequence,
-            Some(How::DeadLettered),
-        );
+        self.settle_when_safe(stored.place, How::DeadLettered);
         self.bound_dead_letters(dead);
         Ok(done.start)
     }
@@ -63,8 +59,15 @@ impl Log {
 
     /// Bytes on disk of what waits for an endpoint.
     fn live_bytes(&self, endpoint: EndpointId) -> u64 {
-        let queues = self.all_segments().flat_map(|segment| &segment.queues);
-        queues.filter(|queue| queue.key.0 == endpoint.0).map(super::segment::Queue::live_bytes).sum()
+        self.keys_of(endpoint).map(|key| self.live_bytes_of(key)).sum()
+    }
+
+    pub(super) fn live_bytes_of(&self, key: super::Key) -> u64 {
+        self.all_segments().filter_map(|segment| segment.queue(key)).map(super::segment::Queue::live_bytes).sum()
+    }
+
+    pub(super) fn keys_of(&self, endpoint: EndpointId) -> impl Iterator<Item = super::Key> {
+        self.queues.range((endpoint.0, 0)..=(endpoint.0, u8::MAX)).map(|(key, _)| *key)
     }
 
     /// One message, if it is there and not settled.
@@ -100,7 +103,8 @@ impl Log {
         let entry = Entry { message: &letter.accepted, references: to };
         let mut done = self.next_sequence..self.next_sequence;
         self.append_all(&[entry], None, &mut done)?;
-        self.settle(place, How::Delivered);
+        self.settle_when_safe(place, How::Delivered);
+        self.give_room_back();
         Ok(done.start)
     }
 
@@ -122,22 +126,29 @@ impl Log {
         (0..=self.segments.len()).map(|place| self.settle_queue(place, key, How::Dropped)).sum()
     }
 
-    /// Makes dead letters of all messages of an endpoint that is gone; of more than the dead letters take, the newest.
+    /// Makes dead letters of messages of an endpoint that is gone, so many that others need not wait long; of more than the dead letters
+    /// take, the newest. Counts them in `removed`. False: there are no more.
     ///
     /// # Errors
-    /// They cannot be stored or read; what is not a dead letter yet stays where it is, and the call may be made again.
-    pub fn remove_endpoint(&mut self, endpoint: EndpointId, reason: &str, at: UtcMillis) -> Result<Removed, Replay> {
-        let mut removed = Removed::default();
-        let keys: Vec<_> = self.queues.range((endpoint.0, 0)..=(endpoint.0, u8::MAX)).map(|(key, _)| *key).collect();
+    /// They cannot be stored or read; what is not a dead letter yet stays where it is, and the call may be made again. What was done before
+    /// is counted.
+    pub fn remove_endpoint(
+        &mut self,
+        endpoint: EndpointId,
+        reason: &str,
+        at: UtcMillis,
+        removed: &mut Removed,
+    ) -> Result<bool, Replay> {
+        let (keys, mut bytes) = (self.keys_of(endpoint).collect::<Vec<_>>(), 0);
         for key in keys {
-            let mut after = None;
             for place in 0..=self.segments.len() {
-                let bytes =
+                let live =
                     self.segment(place).and_then(|segment| segment.queue(key)).map_or(0, |queue| queue.live_bytes());
-                if bytes > 0 && self.live_bytes(endpoint) >= bytes + self.options.dead_letter_bytes {
+                if live > 0 && self.live_bytes(endpoint) >= live + self.options.dead_letter_bytes {
                     removed.dropped += self.settle_queue(place, key, How::Dropped);
                 }
             }
+            let mut after = None;
             while self.live_bytes(endpoint) > self.options.dead_letter_bytes
                 && let Some((_, oldest)) = self.next_live(key, after)?
             {
@@ -146,17 +157,21 @@ impl Log {
             }
             loop {
                 let mut batch = Vec::new();
-                self.read(endpoint, key.1, after, STEP, &mut batch)?;
+                self.read(endpoint, key.1, after, STEP - bytes, &mut batch)?;
                 let Some(last) = batch.last() else { break };
                 after = Some(last.place.sequence);
                 for stored in &batch {
                     self.bury_stored(stored, reason, at)?;
                     removed.buried += 1;
+                    bytes += stored.accepted.message.size() + ITEM_OVERHEAD;
+                }
+                self.give_room_back();
+                if bytes >= STEP {
+                    return Ok(true);
                 }
             }
-            self.give_room_back();
         }
         self.removed.push(endpoint.0);
-        Ok(removed)
+        Ok(false)
     }
 }

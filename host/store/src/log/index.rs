@@ -40,6 +40,8 @@ pub(super) struct Cursor {
 impl Cursor {
     /// The next entry; `None` at the end.
     pub(super) fn next(&mut self, bytes: &[u8]) -> Option<Spot> {
+        #[cfg(test)]
+        STEPS.set(STEPS.get() + 1);
         let rest = bytes.get(self.position..)?;
         let mut take = Take(rest);
         let sequence = self.last.0.wrapping_add(take.number()?);
@@ -51,19 +53,62 @@ impl Cursor {
         Some(spot)
     }
 
-    /// The entry of this sequence. Goes on from where it is, or from the beginning if that is behind.
-    pub(super) fn find(&mut self, bytes: &[u8], sequence: u64) -> Option<Spot> {
-        if self.ordinal > 0 && self.last.0 >= sequence {
-            *self = Self::default();
+    /// Whether an entry is before it that is not before `sequence`.
+    fn is_past(&self, sequence: u64) -> bool {
+        self.ordinal > 0 && self.last.0 >= sequence
+    }
+}
+
+/// Finds entries of one index, forwards and back: places on the way are noted, so that a step back is no walk from the beginning.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Finder {
+    cursor: Cursor,
+    /// The n-th stands before the entry of ordinal n · [`EVERY`].
+    marks: Vec<Cursor>,
+}
+
+/// Entries between two marks. A mark takes 32 bytes, an entry three or four: a seventh of the index, for steps of at most so many.
+const EVERY: u32 = 64;
+
+impl Finder {
+    /// Goes back to the first entry.
+    pub(super) fn begin(&mut self) {
+        self.cursor = Cursor::default();
+    }
+
+    /// The next entry; `None` at the end.
+    pub(super) fn next(&mut self, bytes: &[u8]) -> Option<Spot> {
+        if u64::from(self.cursor.ordinal) == self.marks.len() as u64 * u64::from(EVERY) {
+            self.marks.push(self.cursor);
         }
+        self.cursor.next(bytes)
+    }
+
+    /// The next entry if it is not behind `last`.
+    pub(super) fn next_until(&mut self, bytes: &[u8], last: u64) -> Option<Spot> {
+        let before = self.cursor;
+        let spot = self.next(bytes).filter(|spot| spot.sequence <= last);
+        if spot.is_none() {
+            self.cursor = before;
+        }
+        spot
+    }
+
+    /// The entry of this sequence.
+    pub(super) fn find(&mut self, bytes: &[u8], sequence: u64) -> Option<Spot> {
+        let Cursor { ordinal, last, .. } = self.cursor;
+        if let Some(ordinal) = ordinal.checked_sub(1).filter(|_| last.0 == sequence) {
+            return Some(Spot { ordinal, sequence, at: last.1 }); // first tried, then settled
+        }
+        self.go_before(sequence);
         loop {
-            let before = *self;
+            let before = self.cursor;
             let spot = self.next(bytes)?;
             if spot.sequence == sequence {
                 return Some(spot);
             }
             if spot.sequence > sequence {
-                *self = before;
+                self.cursor = before;
                 return None;
             }
         }
@@ -71,23 +116,33 @@ impl Cursor {
 
     /// Goes to before the first entry behind `sequence`.
     pub(super) fn seek_behind(&mut self, bytes: &[u8], sequence: u64) {
-        if self.ordinal > 0 && self.last.0 == sequence {
+        if self.cursor.ordinal > 0 && self.cursor.last.0 == sequence {
             return; // as it is when a reading goes on
         }
-        if self.ordinal > 0 && self.last.0 > sequence {
-            *self = Self::default();
-        }
-        loop {
-            let before = *self;
-            match self.next(bytes) {
-                Some(spot) if spot.sequence <= sequence => {}
-                _ => {
-                    *self = before;
-                    return;
-                }
-            }
+        self.go_before(sequence);
+        while self.next_until(bytes, sequence).is_some() {}
+    }
+
+    /// Goes on to the entry of this ordinal, as far as the way is known.
+    pub(super) fn skip_to(&mut self, ordinal: u32) {
+        let mark = self.marks.get((ordinal / EVERY) as usize).or(self.marks.last());
+        self.cursor = mark.filter(|mark| mark.ordinal > self.cursor.ordinal).copied().unwrap_or(self.cursor);
+    }
+
+    /// Goes to a known place before which all entries are before `sequence`: the last one.
+    fn go_before(&mut self, sequence: u64) {
+        let known = self.marks.partition_point(|mark| !mark.is_past(sequence));
+        let mark = known.checked_sub(1).map_or(Cursor::default(), |n| self.marks[n]);
+        if self.cursor.is_past(sequence) || mark.ordinal > self.cursor.ordinal {
+            self.cursor = mark;
         }
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Entries that were decoded in this thread: what a settlement costs.
+    pub(super) static STEPS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 /// Which messages of a queue in a segment are settled: a prefix, which is what order makes, and single ones behind it.
@@ -100,6 +155,11 @@ pub(super) struct Settled {
 }
 
 impl Settled {
+    /// All before this ordinal are.
+    pub(super) fn prefix(&self) -> u32 {
+        self.prefix
+    }
+
     /// How many are.
     pub(super) fn done(&self) -> u32 {
         self.done
@@ -176,7 +236,7 @@ mod tests {
             prop_assume!(!sequences.is_empty());
             let index = index_of(&sequences);
             let all: Vec<u64> = sequences.iter().copied().collect();
-            let mut cursor = Cursor::default();
+            let mut cursor = Finder::default();
             for pick in order {
                 let n = pick.index(all.len());
                 let spot = cursor.find(&index.bytes, all[n]);

@@ -19,7 +19,7 @@ use super::{
     record::{Checkpoint, Summary, take_head},
     rotate::Active,
     scan::{Found, Scanner},
-    segment::{Segment, Sources},
+    segment::Segment,
     wire::Take,
 };
 
@@ -285,7 +285,7 @@ impl<'p> Opening<'p> {
         if let Some((at, bytes)) = gap {
             self.report(generation, at, bytes, Loss::Messages((bytes / 16).max(1)));
         }
-        segment.sources = Sources::Memory(Arc::new(names));
+        segment.set_sources(names);
         Ok((segment, torn))
     }
 }

@@ -68,6 +68,18 @@ impl Pending {
         self.ranges.push(range);
     }
 
+    /// The range of a queue that may grow does so no more.
+    pub(super) fn forget_open(&mut self, key: Key) {
+        self.open.remove(&key);
+    }
+
+    /// Takes over what another one holds back.
+    pub(super) fn take(&mut self, held: &mut Self) {
+        self.settlements += std::mem::take(&mut held.settlements);
+        self.ranges.append(&mut held.ranges);
+        held.open.clear();
+    }
+
     /// Segments whose files go: an opening must not miss them.
     pub(super) fn freed(&mut self, generations: &[u64]) {
         self.freed.extend_from_slice(generations);

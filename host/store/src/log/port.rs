@@ -5,8 +5,8 @@ use std::{error::Error, io, ops::Range};
 use marram_core::{
     elapsed::{Clocks, Elapsed},
     log::{
-        Damage, EndpointId, EndpointUsage, Entry, Expired, How, Letters, LogError, MessageLog, Place, Reference,
-        Removed, Room, Safety, Stored,
+        Damage, EndpointId, EndpointUsage, Entry, Expired, How, Letters, LogError, MessageLog, Place, QueueUsage,
+        Reference, Removed, Room, Safety, Stored,
     },
     time::UtcMillis,
 };
@@ -20,6 +20,10 @@ impl MessageLog for Log {
 
     fn endpoints(&self) -> Vec<EndpointUsage> {
         self.endpoints()
+    }
+
+    fn usage_of(&self, endpoint: EndpointId) -> Vec<QueueUsage> {
+        self.usage_of(endpoint)
     }
 
     fn room(&self) -> Room {
@@ -74,8 +78,14 @@ impl MessageLog for Log {
         Ok(self.bury(place, reason, at)?)
     }
 
-    fn remove_endpoint(&mut self, endpoint: EndpointId, reason: &str, at: UtcMillis) -> Result<Removed, LogError> {
-        Ok(self.remove_endpoint(endpoint, reason, at)?)
+    fn remove_endpoint(
+        &mut self,
+        endpoint: EndpointId,
+        reason: &str,
+        at: UtcMillis,
+        removed: &mut Removed,
+    ) -> Result<bool, LogError> {
+        Ok(self.remove_endpoint(endpoint, reason, at, removed)?)
     }
 
     fn expire(
@@ -115,6 +125,14 @@ impl MessageLog for Log {
 
     fn sync(&mut self) -> Result<(), LogError> {
         self.sync().map_err(|error| disk(&error))
+    }
+
+    fn take_lost(&mut self, endpoint: EndpointId, priority: u8) -> u64 {
+        self.take_lost(endpoint, priority)
+    }
+
+    fn take_revived(&mut self) -> Vec<EndpointId> {
+        self.take_revived()
     }
 
     fn take_damage(&mut self) -> Vec<Damage> {

@@ -119,7 +119,7 @@ impl Log {
         self.ready(&mut walk, place, key)?;
         match after {
             Some(after) => self.seek(&mut walk, place, key, after),
-            None => walk.cursor = super::index::Cursor::default(),
+            None => walk.finder.begin(),
         }
         let found = self.unsettled_from(&mut walk, place, key);
         if let Some(state) = self.queues.get_mut(&key) {
@@ -136,9 +136,10 @@ impl Log {
     fn unsettled_from(&self, walk: &mut Walk, place: usize, key: Key) -> Option<Spot> {
         let queue = self.segment(place)?.queue(key)?;
         let index = walk.index.as_deref().or(queue.in_memory())?;
+        walk.finder.skip_to(queue.settled.prefix());
         loop {
-            let spot = walk.cursor.next(index)?;
-            if !queue.settled.contains(spot.ordinal) {
+            let spot = walk.finder.next(index)?;
+            if !queue.settled.contains(spot.ordinal) && !self.deferred.contains(key, spot.sequence) {
                 return Some(spot);
             }
         }
@@ -174,7 +175,11 @@ impl Log {
         let generation = self.segment(place).map_or(0, Segment::generation);
         let path = self.path.join(file_name(generation));
         self.report(Damage { path, at: u64::from(spot.at), bytes: 0, loss: Loss::Messages(1) });
-        self.settle_at(key, spot.sequence, None);
+        if self.settle_at(key, spot.sequence, None)
+            && let Some(state) = self.queues.get_mut(&key)
+        {
+            state.lost += 1;
+        }
     }
 
     /// The names of a segment's sources.

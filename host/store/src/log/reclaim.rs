@@ -19,6 +19,7 @@ impl Log {
         self.has_empty |= is_empty;
         let Some((count, range)) = settled else { return 0 };
         self.forget_attempts(range);
+        self.forget_deferred(range);
         self.pending.settle_range(range);
         self.count_settled(key, u64::from(count), Some(how));
         u64::from(count)
@@ -39,8 +40,9 @@ impl Log {
         if let Err(error) = self.sync_active() {
             tracing::debug!(%error, "settlements are not on the disk; their messages may come again after a restart");
         }
-        if self.active.is_none() {
-            self.has_empty = true; // one of them may have the last checkpoint
+        // One of them may have the last checkpoint, or what dead letters were made of that are not safe yet.
+        if self.active.is_none() || !self.held.is_empty() {
+            self.has_empty = true;
             return;
         }
         self.remove_segments(&empty);
@@ -66,6 +68,8 @@ impl Log {
     /// Does one piece of housekeeping that is worth its wear: copies what is left of nearly empty segments together. For quiet moments;
     /// without it, it is done when room is needed. True: there may be more to do.
     pub fn tidy(&mut self) -> bool {
+        self.settle_deferred();
+        self.give_room_back();
         self.copy_suspects();
         self.copy_best(WORTHWHILE)
     }
@@ -80,10 +84,11 @@ impl Log {
             log.segments[run.clone()].iter().any(|segment| log.unsaid_copies.contains(&segment.generation()))
         };
         let Some(run) = self.find_run(percent) else { return false };
-        if !is_unsaid(self, &run) {
+        if !is_unsaid(self, &run) && self.held.is_empty() {
             return self.copy_run(run);
         }
-        // A copy of a copy names only that one: what that one was made of must be known to be gone before.
+        // A copy of a copy names only that one: what that one was made of must be known to be gone before. And what is settled is not
+        // copied: what it has become must be safe.
         if let Err(error) = self.sync_active() {
             tracing::debug!(%error, "what was copied in the message log waits for the disk");
             return false;

@@ -19,9 +19,9 @@ use super::{
     opening::{Candidate, Opening},
     pending::Pending,
     record::{Checkpoint, take_name, take_range, take_stamp, take_tried},
-    rotate::{SPARES, Spare},
     scan::{Found, Scanner},
     segment::Segment,
+    spares::{SPARES, Spare},
     wire::Take,
 };
 
@@ -68,6 +68,9 @@ impl Log {
             queues: BTreeMap::new(),
             attempts: BTreeMap::new(),
             pending: Pending::default(),
+            deferred: super::deferred::Deferred::default(),
+            held: Pending::default(),
+            revived: BTreeSet::new(),
             has_empty: false,
             obsolete: Vec::new(),
             unsaid_copies: BTreeSet::new(),
@@ -93,6 +96,7 @@ impl Log {
         log.stamp = Stamp { elapsed: log.stamp.at(clocks).max(Elapsed(elapsed)), clocks: *clocks };
         log.pending.stamp = true;
         drop(candidates);
+        log.revived.clear(); // nobody has read anything yet
         log.tidy_files(&spares, barren, is_whole);
         let recovery = Recovery {
             references: log.queues.values().map(|state| state.len).sum(),

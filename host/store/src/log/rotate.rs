@@ -10,22 +10,13 @@ use super::{
     format::{Base, END_BYTES, Frame, HEADER_BYTES, Header, Kind, Origin, TAIL_BYTES, TRAILER_BYTES, Trailer},
     record::put_names,
     segment::{IndexAt, Segment, Sources},
-    spare_name,
+    spares::Spare,
 };
 
-/// Spares that are kept for recycling. One is for settlements alone; the other is the next segment.
-pub(super) const SPARES: usize = 2;
 /// Sources of a segment that have a number; the names of further ones stand in each record. They take 20 KiB of memory.
 pub(super) const MAX_SOURCES: usize = 256;
 /// What stays of a buffer between two writes.
 const KEEP_BUFFER: usize = 256 << 10;
-
-/// A file that is set aside.
-pub(super) struct Spare {
-    pub(super) name: String,
-    pub(super) file: Arc<dyn SegmentFile>,
-    pub(super) len: u64,
-}
 
 /// The segment that is written.
 pub(super) struct Active {
@@ -72,15 +63,14 @@ impl Active {
         if let Some(number) = self.sources.get(name) {
             return Some(*number);
         }
-        let Sources::Memory(names) = &mut self.segment.sources else { return None };
+        let Sources::Memory(names) = &self.segment.sources else { return None };
         if names.len() >= MAX_SOURCES {
             return None;
         }
         if name.is_empty() {
             return None; // stands for one that was lost
         }
-        let number = names.len() as u32;
-        Arc::make_mut(names).push(name.clone());
+        let number = self.segment.add_source(name)?;
         self.sources.insert(name.clone(), number);
         Some(number)
     }
@@ -99,13 +89,11 @@ impl Active {
 
     /// Forgets sources whose names were not written.
     pub(super) fn take_back_sources(&mut self) {
-        let Sources::Memory(names) = &mut self.segment.sources else { return };
+        let Sources::Memory(names) = &self.segment.sources else { return };
         for name in names.iter().skip(self.written_sources) {
             self.sources.remove(name);
         }
-        if names.len() > self.written_sources {
-            Arc::make_mut(names).truncate(self.written_sources);
-        }
+        self.segment.take_back_sources(self.written_sources);
     }
 
     /// Writes records behind the last one, with the mark of the end. After an error nothing of them counts.
@@ -140,11 +128,15 @@ impl Log {
     /// The same, and suspects stay.
     pub(super) fn begin_next(&mut self) -> io::Result<()> {
         let spare = self.spares.pop().ok_or_else(|| io::Error::from(io::ErrorKind::StorageFull))?;
+        // The checkpoint says what is settled: what that has become must be safe before.
+        if self.active.as_mut().is_some_and(|active| active.dirty && active.file.sync().is_err()) {
+            self.lay_active_aside();
+        }
         let next = self.begin(&spare).inspect_err(|_| {
             // Whatever the file holds now, it has no messages.
             let _ = self.folder.remove(&spare.name);
         })?;
-        self.pending = super::Pending::default();
+        (self.pending, self.held) = Default::default();
         self.unsaid_copies.clear();
         self.endpoints.new.clear();
         if let Some(old) = self.active.replace(next) {
@@ -275,11 +267,25 @@ impl Log {
     /// The same for the segment that is written alone.
     pub(super) fn sync_active(&mut self) -> io::Result<()> {
         self.flush()?;
-        let Some(active) = self.active.as_mut().filter(|active| active.dirty) else { return Ok(()) };
-        match active.file.sync() {
+        let is_dirty = self.active.as_ref().is_some_and(|active| active.dirty);
+        self.sync_file()?;
+        if is_dirty {
+            self.unsaid_copies.clear();
+        }
+        Ok(())
+    }
+
+    /// The same, and nothing is written before.
+    pub(super) fn sync_file(&mut self) -> io::Result<()> {
+        let synced = match self.active.as_mut().filter(|active| active.dirty) {
+            Some(active) => active.file.sync().inspect(|()| active.dirty = false),
+            None => Ok(()),
+        };
+        match synced {
             Ok(()) => {
-                active.dirty = false;
-                self.unsaid_copies.clear();
+                if !self.is_any_unsafe(0) {
+                    self.pending.take(&mut self.held);
+                }
                 Ok(())
             }
             Err(error) => {
@@ -290,61 +296,19 @@ impl Log {
     }
 
     fn give_up_active(&mut self) {
+        self.lay_active_aside();
+        self.copy_suspects();
+    }
+
+    /// The disk has refused to keep what was written last: its messages are to be copied.
+    fn lay_active_aside(&mut self) {
         let Some(Active { mut segment, .. }) = self.active.take() else { return };
         if segment.live > 0 {
             (segment.suspect, segment.unsafe_on_disk) = (true, true);
             self.keep(segment);
-            self.copy_suspects();
         } else {
             self.obsolete.push((segment.generation(), segment.len));
         }
-    }
-
-    pub(super) fn remove_file(&mut self, name: &str) {
-        if let Err(error) = self.folder.remove(name) {
-            tracing::warn!(%error, name, "cannot remove a file of the message log; the next start does");
-        }
-        self.names_dirty = true;
-    }
-
-    /// The file of a segment without messages becomes a spare, or goes.
-    pub(super) fn set_aside(&mut self, segment: &Segment, file: Arc<dyn SegmentFile>) {
-        let generation = segment.generation();
-        self.files.forget(generation);
-        let name = spare_name(generation);
-        let wanted = self.spares.len() < SPARES && segment.len == self.options.segment_bytes && !segment.suspect;
-        if wanted && self.folder.rename(&file_name(generation), &name).is_ok() {
-            self.spares.push(Spare { name, file, len: segment.len });
-            self.names_dirty = true;
-        } else {
-            self.remove_file(&file_name(generation));
-        }
-    }
-
-    /// Has at least so many spares ready, within the cap.
-    pub(super) fn ensure_spares(&mut self, count: usize) -> Result<(), AppendError> {
-        while self.spares.len() < count {
-            // One segment's room is left for copying.
-            let within = self.disk_bytes() + 2 * self.options.segment_bytes <= self.options.max_bytes;
-            let made = if within { self.make_spare().map_err(Some) } else { Err(None) };
-            let Err(error) = made else { continue };
-            if !self.reclaim_for_room() {
-                return Err(match error {
-                    None => AppendError::Full { max_bytes: self.options.max_bytes },
-                    Some(error) => self.append_error(error),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn make_spare(&mut self) -> io::Result<()> {
-        let (name, len) = (spare_name(self.next_generation), self.options.segment_bytes);
-        self.next_generation += 1;
-        let file = self.folder.create(&name, len)?;
-        self.names_dirty = true;
-        self.spares.push(Spare { name, file, len });
-        Ok(())
     }
 
     pub(super) fn append_error(&self, source: io::Error) -> AppendError {

@@ -31,7 +31,13 @@ pub(super) struct Segment {
     pub(super) unsafe_on_disk: bool,
     /// Copying was of no use while so many were live.
     pub(super) full_at: u64,
+    footer: u64,
 }
+
+/// What a footer takes at most beside indexes and names: for itself, for a queue, for the name of a source.
+const OF_FOOTER: u64 = 128;
+const OF_QUEUE: u64 = 96;
+const OF_SOURCE: u64 = 16;
 
 /// Where the names of a segment's sources are.
 #[derive(Debug, Clone)]
@@ -95,6 +101,7 @@ impl Segment {
             suspect: false,
             unsafe_on_disk: false,
             full_at: u64::MAX,
+            footer: OF_FOOTER,
         }
     }
 
@@ -141,9 +148,13 @@ impl Segment {
             queue.last = sequence;
             queue.bytes += bytes as u64;
             queue.deadline = queue.deadline.zip(reference.deadline).map(|(so_far, deadline)| so_far.max(deadline.0));
+            let mut longer = 0;
             if let IndexAt::Memory(index) = &mut queue.index {
+                let before = index.bytes.len();
                 index.push(sequence, at as u32);
+                longer = (index.bytes.len() - before) as u64;
             }
+            self.footer += longer;
             self.live += 1;
         }
     }
@@ -156,6 +167,7 @@ impl Segment {
                 let (settled, deadline) = (Settled::default(), Some(0));
                 self.queues
                     .insert(place, Queue { key, count: 0, first, last: first, bytes: 0, deadline, index, settled });
+                self.footer += OF_QUEUE;
                 place
             }
         };
@@ -185,14 +197,44 @@ impl Segment {
         live.min(self.data_end)
     }
 
-    /// Bytes that its footer takes at most.
+    /// Bytes that its footer takes at most, while it is written. Kept, as it is asked for several times a message.
     pub(super) fn footer_bound(&self) -> u64 {
-        let queues = self.queues.iter().map(|queue| 96 + queue.in_memory().map_or(0, <[u8]>::len) as u64);
+        self.footer
+    }
+
+    /// The same, counted.
+    #[cfg(test)]
+    pub(super) fn footer_sum(&self) -> u64 {
+        let queues = self.queues.iter().map(|queue| OF_QUEUE + queue.in_memory().map_or(0, <[u8]>::len) as u64);
         let sources = match &self.sources {
-            Sources::Memory(names) => names.iter().map(|name| name.len() as u64 + 16).sum::<u64>(),
+            Sources::Memory(names) => names.iter().map(|name| name.len() as u64 + OF_SOURCE).sum::<u64>(),
             Sources::Disk(_) => 0,
         };
-        128 + queues.sum::<u64>() + sources
+        OF_FOOTER + queues.sum::<u64>() + sources
+    }
+
+    /// Says what the names of its sources are.
+    pub(super) fn set_sources(&mut self, names: Vec<Arc<str>>) {
+        self.footer += names.iter().map(|name| name.len() as u64 + OF_SOURCE).sum::<u64>();
+        self.sources = Sources::Memory(Arc::new(names));
+    }
+
+    /// Adds the name of a source; its number. None: it has its names on the disk.
+    pub(super) fn add_source(&mut self, name: &Arc<str>) -> Option<u32> {
+        let Sources::Memory(names) = &mut self.sources else { return None };
+        let number = names.len() as u32;
+        Arc::make_mut(names).push(name.clone());
+        self.footer += name.len() as u64 + OF_SOURCE;
+        Some(number)
+    }
+
+    /// Forgets all sources but the first ones.
+    pub(super) fn take_back_sources(&mut self, kept: usize) {
+        let Sources::Memory(names) = &mut self.sources else { return };
+        if names.len() > kept {
+            let gone = Arc::make_mut(names).drain(kept..);
+            self.footer -= gone.map(|name| name.len() as u64 + OF_SOURCE).sum::<u64>();
+        }
     }
 
     pub(super) fn summary(&self, sources_at: u32, index_at: impl Fn(usize) -> u32) -> Summary {

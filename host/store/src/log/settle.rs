@@ -5,7 +5,7 @@ use std::{io, sync::Arc};
 use super::{
     Damage, How, Key, Log, Loss, Place, Walk,
     format::Kind,
-    index::{Cursor, Index, Spot},
+    index::{Finder, Index, Spot},
     record::{Range, Tried, take_head},
     scan::{Found, Scanner},
     segment::{IndexAt, Segment},
@@ -27,10 +27,14 @@ impl Log {
     pub fn attempt(&mut self, place: Place, attempts: u32) {
         let Place { endpoint, sequence, .. } = place;
         let key = endpoint.key(place.priority);
-        let is_live = self.spot(key, sequence).is_some_and(|(place, spot)| {
-            let queue = self.segment(place).and_then(|segment| segment.queue(key));
-            queue.is_some_and(|queue| !queue.settled.contains(spot.ordinal))
-        });
+        let is_live = match self.spot(key, sequence) {
+            Ok(spot) => spot.is_some_and(|(place, spot)| {
+                let queue = self.segment(place).and_then(|segment| segment.queue(key));
+                queue.is_some_and(|queue| !queue.settled.contains(spot.ordinal))
+            }),
+            // Rather one too many than none: it may be what ends the host.
+            Err(_) => !self.deferred.contains(key, sequence),
+        };
         if is_live {
             self.attempts.insert((key, sequence), attempts);
             self.pending.tried(Tried { key, sequence, attempts });
@@ -48,20 +52,48 @@ impl Log {
 
     /// Settles one message in memory and has it written. `how`: none = it never was.
     pub(super) fn settle_at(&mut self, key: Key, sequence: u64, how: Option<How>) -> bool {
-        let Some((place, spot)) = self.spot(key, sequence) else { return false };
-        let Some(segment) = self.segment_mut(place) else { return false };
-        let generation = segment.generation();
-        if !segment.settle(key, spot.ordinal) {
-            return false;
+        match self.mark(key, sequence) {
+            Ok(Some((generation, ordinal))) => self.pending.settle(key, generation, ordinal, sequence),
+            Ok(None) => return false,
+            Err(error) => return self.defer(key, sequence, how, &error),
         }
-        let is_empty = segment.live == 0;
-        self.has_empty |= is_empty;
-        self.pending.settle(key, generation, spot.ordinal, sequence);
+        self.settled_one(key, sequence, how);
+        true
+    }
+
+    /// The same of a message that has become another one: written once that is safe, or a loss of power could leave neither.
+    pub(super) fn settle_when_safe(&mut self, place: Place, how: How) {
+        let (key, sequence) = (place.endpoint.key(place.priority), place.sequence);
+        match self.mark(key, sequence) {
+            Ok(Some((generation, ordinal))) => self.held.settle(key, generation, ordinal, sequence),
+            Ok(None) => return,
+            // It has just been read.
+            Err(error) => {
+                self.defer(key, sequence, Some(how), &error);
+                return;
+            }
+        }
+        self.settled_one(key, sequence, Some(how));
+    }
+
+    fn settled_one(&mut self, key: Key, sequence: u64, how: Option<How>) {
         if !self.attempts.is_empty() {
             self.attempts.remove(&(key, sequence));
         }
         self.count_settled(key, 1, how);
-        true
+    }
+
+    /// Marks a message as settled in its segment: which that is, and its ordinal there. None: it was, or is not there.
+    pub(super) fn mark(&mut self, key: Key, sequence: u64) -> io::Result<Option<(u64, u32)>> {
+        let Some((place, spot)) = self.spot(key, sequence)? else { return Ok(None) };
+        let Some(segment) = self.segment_mut(place) else { return Ok(None) };
+        let generation = segment.generation();
+        if !segment.settle(key, spot.ordinal) {
+            return Ok(None);
+        }
+        let is_empty = segment.live == 0;
+        self.has_empty |= is_empty;
+        Ok(Some((generation, spot.ordinal)))
     }
 
     pub(super) fn count_settled(&mut self, key: Key, count: u64, how: Option<How>) {
@@ -74,24 +106,25 @@ impl Log {
     }
 
     /// Where a message of a queue is: its segment's place and its own in the index. Also of one that is settled.
-    pub(super) fn spot(&mut self, key: Key, sequence: u64) -> Option<(usize, Spot)> {
-        let place = self.locate(sequence)?;
-        let generation = self.segment(place)?.generation();
-        self.segment(place)?.queue(key)?;
-        let walk = self.queues.get_mut(&key)?.settler.take();
-        let mut walk = match walk.filter(|walk| walk.generation == generation) {
-            Some(walk) => walk,
-            None => self.walk_or_warn(place, key)?,
+    pub(super) fn spot(&mut self, key: Key, sequence: u64) -> io::Result<Option<(usize, Spot)>> {
+        let Some(place) = self.locate(sequence) else { return Ok(None) };
+        let Some(generation) = self.segment(place).filter(|it| it.queue(key).is_some()).map(Segment::generation) else {
+            return Ok(None);
         };
-        if let Err(error) = self.ready(&mut walk, place, key) {
-            tracing::warn!(%error, "an index of the message log cannot be read");
-            return None;
-        }
-        let queue = self.segment(place)?.queue(key)?;
+        let walk = self.queues.get_mut(&key).and_then(|state| state.settler.take());
+        let walk = match walk.filter(|walk| walk.generation == generation) {
+            Some(walk) => Some(walk),
+            None => self.walk(place, key)?,
+        };
+        let Some(mut walk) = walk else { return Ok(None) };
+        self.ready(&mut walk, place, key)?;
+        let Some(queue) = self.segment(place).and_then(|segment| segment.queue(key)) else { return Ok(None) };
         let index = walk.index.as_deref().or(queue.in_memory()).unwrap_or_default();
-        let spot = walk.cursor.find(index, sequence);
-        self.queues.get_mut(&key)?.settler = Some(walk);
-        spot.map(|spot| (place, spot))
+        let spot = walk.finder.find(index, sequence);
+        if let Some(state) = self.queues.get_mut(&key) {
+            state.settler = Some(walk);
+        }
+        Ok(spot.map(|spot| (place, spot)))
     }
 
     /// A walk from the beginning of a queue's part of a segment.
@@ -104,16 +137,7 @@ impl Log {
             Some(index) => Some(index),
             None => self.index_of(place, key)?,
         };
-        Ok(Some(Walk { generation, index, cursor: Cursor::default() }))
-    }
-
-    /// The same; an error is told in the host's log.
-    fn walk_or_warn(&mut self, place: usize, key: Key) -> Option<Walk> {
-        let walk = self.walk(place, key);
-        walk.unwrap_or_else(|error| {
-            tracing::warn!(%error, "an index of the message log cannot be read");
-            None
-        })
+        Ok(Some(Walk { generation, index, finder: Finder::default() }))
     }
 
     fn is_in_memory(&self, place: usize, key: Key) -> bool {
@@ -126,6 +150,7 @@ impl Log {
         let queue = self.segment(place).and_then(|segment| segment.queue(key));
         if walk.index.is_none() && queue.is_some_and(|queue| queue.in_memory().is_none()) {
             walk.index = self.index_of(place, key)?;
+            walk.finder = Finder::default(); // made again without a lost record, it is another one
         }
         Ok(())
     }
@@ -198,7 +223,14 @@ impl Log {
                 segment.live = segment.live - live + u64::from(found);
                 if let Some(state) = self.queues.get_mut(&key) {
                     state.len = state.len - live.min(state.len) + u64::from(found);
+                    state.lost += live.saturating_sub(u64::from(found));
                     (state.reader, state.settler) = (None, None);
+                }
+                // Ordinals are others now: a range that went on would take what lies between for settled.
+                self.pending.forget_open(key);
+                self.held.forget_open(key);
+                if lost_marks > 0 {
+                    self.revived.insert(super::EndpointId(key.0));
                 }
             }
             if let Some(queue) = self.segments.get_mut(place).and_then(|segment| segment.queue_mut(key)) {
@@ -253,7 +285,7 @@ impl Log {
         };
         match first.checked_sub(1) {
             Some(before) => self.seek(&mut walk, place, key, before),
-            None => walk.cursor = Cursor::default(),
+            None => walk.finder.begin(),
         }
         let mut count = 0;
         while let Some(spot) = self.next_until(&mut walk, place, key, last) {
@@ -269,16 +301,11 @@ impl Log {
     /// The next entry of a walk that is not behind `last`.
     fn next_until(&self, walk: &mut Walk, place: usize, key: Key, last: u64) -> Option<Spot> {
         let memory = self.segment(place)?.queue(key).and_then(|queue| queue.in_memory());
-        let before = walk.cursor;
-        let spot = walk.cursor.next(walk.index.as_deref().or(memory)?).filter(|spot| spot.sequence <= last);
-        if spot.is_none() {
-            walk.cursor = before;
-        }
-        spot
+        walk.finder.next_until(walk.index.as_deref().or(memory)?, last)
     }
 
     pub(super) fn seek(&self, walk: &mut Walk, place: usize, key: Key, behind: u64) {
         let memory = self.segment(place).and_then(|segment| segment.queue(key)).and_then(|queue| queue.in_memory());
-        walk.cursor.seek_behind(walk.index.as_deref().or(memory).unwrap_or_default(), behind);
+        walk.finder.seek_behind(walk.index.as_deref().or(memory).unwrap_or_default(), behind);
     }
 }

@@ -1,10 +1,12 @@
 //! The promises of [`Log`]: what is accepted is there until it is settled, whatever fails.
 
+mod costs;
 mod crash;
 mod damage;
 mod faults;
 mod full;
 mod fuzz;
+mod letters;
 mod model;
 mod promises;
 mod reads;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use marram_core::{
-    log::{DEAD_LETTERS, EndpointId, How, LogError, Place},
+    log::{DEAD_LETTERS, EndpointId, How, LogError, Place, Removed},
     queue::ITEM_OVERHEAD,
 };
 
@@ -22,6 +22,10 @@ pub(super) struct Unburied {
     waiting: VecDeque<Letter>,
     /// Endpoints of more: what is known of those is in the log alone.
     beyond: BTreeSet<EndpointId>,
+    /// The next piece of what endpoints that are gone have left is a job that waits.
+    goes_on: bool,
+    /// Of an endpoint that is gone, and not told yet.
+    removed: Removed,
     /// Of endpoints that are gone.
     lines: Lines,
 }
@@ -92,6 +96,7 @@ impl Writer {
                 self.wrote(ITEM_OVERHEAD);
                 // Its settlement waits, and a kill before would leave both.
                 self.unflushed.get_or_insert(self.clock.uptime());
+                self.has_letters = true;
             }
             Err(LogError::Unknown(_)) => {} // settled meanwhile, or damaged
             Err(LogError::Full(_) | LogError::Disk(_)) => return false,
@@ -106,6 +111,11 @@ impl Writer {
         true
     }
 
+    /// Has endpoints read again what damage has brought back.
+    pub(super) fn read_revived(&mut self) {
+        self.unburied.beyond.extend(self.log.take_revived());
+    }
+
     /// Has an endpoint read what is in the log and nobody knows. False: later.
     fn read_again(&mut self, id: EndpointId) -> bool {
         let mut endpoints = self.endpoints.iter().filter_map(Weak::upgrade);
@@ -113,31 +123,29 @@ impl Writer {
         let Some(endpoint) = endpoints.find(|endpoint| endpoint.id() == Some(id) && !endpoint.is_closed()) else {
             return true;
         };
-        let usage = self.log.endpoints().into_iter().find(|usage| usage.id == id);
-        endpoint.read_again(&usage.map(|usage| usage.queues).unwrap_or_default())
+        endpoint.read_again(&self.log.usage_of(id))
     }
 
     /// Buries what waits for endpoints that are not in force. What cannot be done now is tried again.
     pub(super) fn bury_others(&mut self) {
-        let Some(keep) = &self.keep else { return };
+        let Some(keep) = self.keep.as_ref().filter(|_| !self.unburied.goes_on) else { return };
         let others = self.log.endpoints().into_iter().filter(|usage| {
             *usage.name != *DEAD_LETTERS && !keep.contains(&*usage.name) && !self.retired.contains(&usage.id)
         });
         for usage in others.collect::<Vec<_>>() {
-            match self.log.remove_endpoint(usage.id, "endpoint_removed", self.clock.utc()) {
-                Ok(removed) => {
+            let mut removed = Removed::default();
+            let is_done = self.log.remove_endpoint(usage.id, "endpoint_removed", self.clock.utc(), &mut removed);
+            self.removed.fetch_add(removed.buried + removed.dropped, Relaxed);
+            self.unburied.removed.buried += removed.buried;
+            self.unburied.removed.dropped += removed.dropped;
+            if let Ok(true) = is_done {
+                self.unburied.goes_on = true;
+                return self.storage.keep_on(); // others have their turn: senders wait for the log
+            }
+            self.tell_removed(&usage.name);
+            match is_done {
+                Ok(_) => {
                     self.retired.insert(usage.id);
-                    let messages = removed.buried + removed.dropped;
-                    self.removed.fetch_add(messages, Relaxed);
-                    if messages > 0 {
-                        tracing::warn!(
-                            endpoint = %usage.name,
-                            dead_letters = removed.buried,
-                            dropped = removed.dropped,
-                            "no route leads to this endpoint any more; its messages were given up"
-                        );
-                        self.wrote(SYNC_BYTES);
-                    }
                 }
                 Err(error) => {
                     if self.unburied.lines.tell(true, self.clock.uptime()) {
@@ -149,5 +157,27 @@ impl Writer {
         }
         self.keep = None;
         self.unburied.lines.tell(false, self.clock.uptime());
+    }
+
+    /// The next piece.
+    pub(super) fn bury_on(&mut self) {
+        self.unburied.goes_on = false;
+        self.bury_others();
+    }
+
+    fn tell_removed(&mut self, name: &str) {
+        let Removed { buried, dropped } = std::mem::take(&mut self.unburied.removed);
+        if buried + dropped == 0 {
+            return;
+        }
+        self.unflushed.get_or_insert(self.clock.uptime());
+        self.has_letters = true;
+        tracing::warn!(
+            endpoint = %name,
+            dead_letters = buried,
+            dropped,
+            "no route leads to this endpoint any more; its messages were given up"
+        );
+        self.wrote(SYNC_BYTES);
     }
 }

@@ -24,8 +24,7 @@ impl Writer {
         if let Some(keep) = &mut self.keep {
             keep.insert(name.clone());
         }
-        let queues = self.log.endpoints().into_iter().find(|usage| usage.id == id).map(|usage| usage.queues);
-        endpoint.opened(id, &queues.unwrap_or_default());
+        endpoint.opened(id, &self.log.usage_of(id));
         self.endpoints.retain(|endpoint| endpoint.strong_count() > 0);
         self.endpoints.push(Arc::downgrade(&endpoint));
         self.load(endpoint);
@@ -59,7 +58,8 @@ impl Writer {
                 turn: 0,
                 accepted: stored.accepted,
             });
-            endpoint.loaded(reading.priority, items, is_all, self.clock.uptime());
+            let lost = self.log.take_lost(id, reading.priority);
+            endpoint.loaded(reading.priority, items, lost, is_all, self.clock.uptime());
             let (is_failing, now) = (read.is_err(), self.clock.uptime());
             let tells = self.unread_lines.tell(is_failing, now);
             if let Err(error) = read {
@@ -97,6 +97,7 @@ impl Writer {
             if let Some(expired) = self.log.expire(id, priority, read_to, self.storage.elapsed(at), letters) {
                 let now = self.clock.uptime();
                 self.unflushed.get_or_insert(now);
+                self.has_letters |= letters.is_some();
                 endpoint.expired_behind(priority, &expired);
             }
         }

@@ -310,3 +310,32 @@ fn no_flipped_byte_of_the_only_segment_costs_a_name() {
         assert!(numbers(&mut log, a, 0).len() >= 2, "byte {at}");
     }
 }
+
+/// Whoever counts what waits in the log hears of what does not wait any more.
+#[test]
+fn what_is_lost_is_told_to_who_counts_what_waits() {
+    for copies in [false, true] {
+        let sim = Sim::new();
+        let (mut log, _) = sim.open(SMALL, &clocks(0));
+        let a = log.endpoint("a");
+        for number in 0..60 {
+            append(&mut log, &message("s", number, 300), &[to(a, 0)]).unwrap();
+        }
+        let name = file_name(log.segments[1].generation());
+        let mut files = sim.contents();
+        for number in log.segments[1].first..log.segments[1].first + 3 {
+            let body = body(number, 300);
+            let file = files.get_mut(&name).unwrap();
+            let at = file.windows(32).position(|window| window == &body[..32]).unwrap();
+            file[at] ^= 1;
+        }
+        let (mut log, _) = Sim::with(&files).open(SMALL, &clocks(1));
+        if copies {
+            log.copy_together(1..2, true).unwrap();
+        }
+        let waits = log.usage_of(a)[0].messages;
+        assert_eq!(waits, if copies { 57 } else { 60 });
+        assert_eq!((numbers(&mut log, a, 0).len(), log.take_lost(a, 0), log.take_lost(a, 0)), (57, 3, 0));
+        assert_eq!(log.usage_of(a)[0].messages, 57);
+    }
+}

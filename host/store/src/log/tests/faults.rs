@@ -95,6 +95,9 @@ fn attack(fault: impl Fn(usize) -> Fault) {
             append(&mut log, &message("s", 9999, 10), &[to(a, 0)]).unwrap();
             assert_eq!(numbers(&mut log, a, 0).last(), Some(&9999));
         }
+        if let Some(active) = &log.active {
+            assert_eq!(active.segment.footer_bound(), active.segment.footer_sum(), "{case}");
+        }
         let (mut killed, _) = sim.killed().open(SMALL, &clocks(1));
         let left = waiting(&mut killed);
         invariant_every_accepted_message_is_settled_or_stored(&told, &left, false, &format!("{case}, killed"));
@@ -125,6 +128,7 @@ fn attack_readings(count: usize) {
         let now = waiting(&mut log);
         invariant_every_accepted_message_is_settled_or_stored(&told, &now, false, &case);
         assert!(told.refused.is_disjoint(&now), "{case}: refused and there");
+        assert!(told.settled.is_disjoint(&now), "{case}: settled and there");
         assert_eq!(log.take_damage(), [], "{case}");
         let _ = log.flush();
         let (mut killed, recovery) = sim.killed().open(SMALL, &clocks(1));
@@ -217,7 +221,7 @@ fn what_an_opening_removes_is_not_missed_by_the_next_opening() {
         append(&mut log, &message("s", number, 350), &[to(a, 0)]).unwrap();
         number += 1;
     }
-    log.ensure_spares(super::super::rotate::SPARES).unwrap();
+    log.ensure_spares(super::super::spares::SPARES).unwrap();
     // As a kill amid the removal of an endpoint leaves it: settled on the disk, and the room not yet given back.
     let last = log.segments[3].last;
     for sequence in 0..=last {
@@ -285,4 +289,19 @@ fn after_a_failed_sync_the_next_one_that_succeeds_makes_all_safe() {
         let (mut dark, _) = sim.without_power(&mut Chance(seed)).open(SMALL, &clocks(1));
         assert_eq!(numbers(&mut dark, a, 0), [1], "power {seed}");
     }
+}
+
+#[test]
+fn settlements_are_written_also_after_a_failed_sync_of_the_only_segment() {
+    let sim = Sim::new();
+    let (mut log, _) = sim.open(SMALL, &clocks(0));
+    let a = log.endpoint("a");
+    append(&mut log, &message("s", 1, 100), &[to(a, 0)]).unwrap();
+    let place = all(&mut log, a, 0)[0].place;
+    log.settle(place, How::Delivered);
+    // The write goes well, the sync behind it does not.
+    let sim = sim.failing(Fault::Once { at: 1, with: Errno::IO });
+    assert!(log.sync().is_err());
+    log.sync().unwrap();
+    assert_eq!(sim.killed().open(SMALL, &clocks(1)).1.references, 0);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{super::rotate::SPARES, sim::Sim, *};
+use super::{super::spares::SPARES, sim::Sim, *};
 
 fn fill(log: &mut Log, a: EndpointId, first: u64) -> (u64, AppendError) {
     for number in first.. {
@@ -225,4 +225,70 @@ fn senders_never_get_the_room_for_settlements() {
         append(&mut log, &message("s", 1, 300), &[to(a, 0)]).unwrap();
         assert!(!log.spares.is_empty());
     }
+}
+
+/// Names stand twice in what is written: where the room is just enough for one of each, they belong into the next segment.
+#[test]
+fn names_of_new_endpoints_never_take_the_room_of_the_footer() {
+    const OPTIONS: Options = Options { segment_bytes: 64 << 10, max_bytes: 40 * (64 << 10), ..SMALL };
+    for short_by in (0..12_000).step_by(400) {
+        let sim = Sim::new();
+        let (mut log, _) = sim.open(OPTIONS, &clocks(0));
+        let a = log.endpoint("a");
+        let wanted = 22_000 - short_by;
+        let mut number = 0;
+        loop {
+            let room = log.active.as_ref().map_or(usize::MAX, |active| active.room());
+            if room <= wanted {
+                break;
+            }
+            append(&mut log, &message("s", number, (room - wanted).clamp(1, 5000)), &[to(a, 0)]).unwrap();
+            number += 1;
+        }
+        let new: Vec<EndpointId> = (0..100).map(|n| log.endpoint(&format!("{n:0>100}"))).collect();
+        append(&mut log, &message("s", number, 10), &[to(new[0], 0)]).unwrap();
+        for more in 0..20 {
+            append(&mut log, &message("t", more, 5000), &[to(new[99], 0)]).unwrap();
+        }
+        let sealed = log.segments.iter().all(|segment| !segment.suspect);
+        assert!(sealed && log.usage().segments > 1, "{short_by}");
+        let (mut killed, recovery) = sim.killed().open(OPTIONS, &clocks(1));
+        assert_eq!(recovery.damage, [], "{short_by}");
+        for log in [&mut log, &mut killed] {
+            assert_eq!(numbers(log, a, 0), (0..number).collect::<Vec<_>>(), "{short_by}");
+            assert_eq!((numbers(log, new[0], 0), numbers(log, new[99], 0).len()), (vec![number], 20), "{short_by}");
+            assert_eq!(log.take_damage(), [], "{short_by}");
+        }
+    }
+}
+
+/// Each message of an endpoint that is gone is counted, also when the disk is full for a while in between.
+#[test]
+fn a_removal_that_breaks_off_has_counted_what_it_did() {
+    let sim = Sim::new();
+    let (mut log, _) = sim.open(Options { dead_letter_bytes: 200 << 10, ..SMALL }, &clocks(0));
+    let (a, b) = (log.endpoint("a"), log.endpoint("b"));
+    for number in 0..300 {
+        append(&mut log, &message("s", number, 300), &[to(a, 0)]).unwrap();
+    }
+    let mut room = sim.bytes();
+    sim.set_capacity(Some(room));
+    // Whatever room there is, is taken.
+    while append(&mut log, &message("s", 0, 300), &[to(b, 0)]).is_ok() {}
+    let (mut removed, mut breaks) = (Removed::default(), 0);
+    loop {
+        let before = removed;
+        match log.remove_endpoint(a, "endpoint_removed", UtcMillis(7), &mut removed) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(_) => {
+                breaks += u32::from(removed != before);
+                room += SMALL.segment_bytes;
+                sim.set_capacity(Some(room));
+            }
+        }
+    }
+    assert!(breaks > 0, "it never broke off amid its work");
+    assert_eq!(removed.buried + removed.dropped, 300, "{removed:?}");
+    assert_eq!(log.usage().settled(How::DeadLettered), removed.buried);
 }

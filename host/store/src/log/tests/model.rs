@@ -78,6 +78,12 @@ struct Model {
     /// Settled since: may come again.
     unflushed: BTreeMap<(usize, u8), Queue>,
     unsynced_settled: BTreeMap<(usize, u8), Queue>,
+    /// Became dead letters: written as settled only once these are safe.
+    buried: BTreeMap<(usize, u8), Queue>,
+    /// Of those that were safe.
+    letters: BTreeMap<(usize, u8), Queue>,
+    /// Dead letters may have been dropped for want of room.
+    dropped: bool,
     attempts: BTreeMap<((usize, u8), u64), u32>,
     number: u64,
     /// Of a message's number; for all endpoints but `b`, where nothing expires.
@@ -133,12 +139,12 @@ impl Run {
                     *attempts += 1;
                     self.log.attempt(Place { endpoint, priority: queue.1, sequence }, *attempts);
                     self.log.flush().unwrap();
-                    self.model.unflushed.clear();
+                    self.flushed();
                 }
             }
             Op::Flush => {
                 self.log.flush().unwrap();
-                self.model.unflushed.clear();
+                self.flushed();
             }
             Op::Sync => {
                 self.log.sync().unwrap();
@@ -153,7 +159,11 @@ impl Run {
                 if let Some(sequence) = self.model.queues.entry(queue).or_default().keys().next().copied() {
                     let place = Place { endpoint, priority: queue.1, sequence };
                     self.log.bury(place, "no use", UtcMillis(7)).unwrap();
-                    self.settled(queue, sequence);
+                    if !self.model.unsynced.contains(&sequence) {
+                        let number = self.model.queues[&queue][&sequence];
+                        self.model.letters.entry(queue).or_default().insert(sequence, number);
+                    }
+                    self.buried(queue, sequence);
                 }
             }
             Op::Expire { queue, pick, now, letters } => {
@@ -167,9 +177,20 @@ impl Run {
         }
     }
 
+    fn flushed(&mut self) {
+        self.model.unflushed.clear();
+        self.model.buried.clear();
+    }
+
+    fn buried(&mut self, queue: (usize, u8), sequence: u64) {
+        let number = self.model.queues[&queue][&sequence];
+        self.model.buried.entry(queue).or_default().insert(sequence, number);
+        self.settled(queue, sequence);
+    }
+
     fn synced(&mut self) {
         self.model.unsynced.clear();
-        self.model.unflushed.clear();
+        self.flushed();
         self.model.unsynced_settled.clear();
     }
 
@@ -232,7 +253,7 @@ impl Run {
         for (sequence, number) in gone {
             assert!(queue.0 != 1 && self.model.deadlines[&number] <= now, "{queue:?}: {number} lives");
             assert!(behind.is_none_or(|behind| sequence > behind), "{queue:?}: {sequence} is not behind {behind:?}");
-            self.settled(queue, sequence);
+            self.buried(queue, sequence);
         }
         let is_behind = |sequence: &&u64| behind.is_none_or(|behind| **sequence > behind);
         match expired {
@@ -283,9 +304,13 @@ impl Run {
         assert!(self.log.usage().disk_bytes <= SMALL.max_bytes);
         assert_eq!(self.log.usage().disk_bytes, self.sim.bytes());
         assert!(self.sim.hollow_spares().is_empty());
+        if let Some(Active { segment, .. }) = &self.log.active {
+            assert_eq!(segment.footer_bound(), segment.footer_sum());
+        }
     }
 
     fn reopen(&mut self, sim: Sim, power: bool) {
+        self.model.dropped |= self.log.usage().settled(How::Dropped) > 0;
         self.sim = sim;
         self.boot += u8::from(power);
         let now = Clocks { boot: [self.boot; 16], ..clocks(self.model.number) };
@@ -304,8 +329,10 @@ impl Run {
                 assert!(may_be_lost || read.get(sequence) == Some(number), "{queue:?}: {sequence} is lost");
             }
             let again = if power { &self.model.unsynced_settled } else { &self.model.unflushed };
+            let buried = &self.model.buried;
             for (sequence, number) in read.iter().filter(|(sequence, _)| !waiting.contains_key(sequence)) {
                 let settled = again.get(queue).and_then(|settled| settled.get(sequence));
+                let settled = settled.or_else(|| buried.get(queue)?.get(sequence));
                 assert_eq!(
                     settled,
                     Some(number),
@@ -313,14 +340,35 @@ impl Run {
                 );
             }
         }
+        self.invariant_of_a_message_and_its_letter_one_is_there(&read);
         self.model.queues = read;
         // What is there now is on the disk as far as a kill goes; what a loss of power left is there for good.
-        self.model.unflushed.clear();
+        self.flushed();
         if power {
             self.synced();
         } else {
             let unsynced = self.model.unsynced.clone();
             self.model.unsynced = unsynced;
+        }
+    }
+}
+
+impl Run {
+    fn invariant_of_a_message_and_its_letter_one_is_there(&mut self, read: &BTreeMap<(usize, u8), Queue>) {
+        if self.model.dropped {
+            return;
+        }
+        let letters = self.log.dead_letters(None, usize::MAX).unwrap();
+        for (queue, buried) in &self.model.letters {
+            for (sequence, number) in buried {
+                let is_there = read[queue].contains_key(sequence)
+                    || letters.iter().any(|letter| letter.accepted.sequence == *number);
+                assert!(is_there, "{queue:?}: neither {sequence} nor its letter is there");
+            }
+        }
+        // Those that came back may be settled in another way.
+        for (queue, buried) in &mut self.model.letters {
+            buried.retain(|sequence, _| !read[queue].contains_key(sequence));
         }
     }
 }

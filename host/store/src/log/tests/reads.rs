@@ -189,3 +189,70 @@ fn a_disk_that_fails_amid_an_opening_costs_nothing() {
 fn told(damage: &Damage) -> u64 {
     if let Loss::Messages(count) = damage.loss { count } else { 0 }
 }
+
+/// Neither too many open files nor a disk that does not answer makes a settlement vanish.
+#[test]
+fn what_is_settled_while_no_index_can_be_read_is_settled() {
+    for (no_files, rotates) in [(true, false), (false, false), (true, true), (false, true)] {
+        let case = format!("no files: {no_files}, rotates: {rotates}");
+        let (sim, log, a) = log_of(100);
+        drop(log);
+        let places: Vec<Place> =
+            all(&mut sim.open(SMALL, &clocks(1)).0, a, 0).iter().map(|stored| stored.place).collect();
+        let (mut log, _) = sim.open(SMALL, &clocks(2));
+        if rotates {
+            log.ensure_spares(2).unwrap();
+        }
+        let fails = |fails: bool| {
+            sim.open_no_more(no_files && fails);
+            sim.fail_reads(if fails && !no_files { ALL } else { 0..0 });
+        };
+        fails(true);
+        log.attempt(places[0], 3);
+        for place in &places {
+            assert!(log.settle(*place, How::Delivered), "{case}");
+            assert!(!log.settle(*place, How::Delivered), "{case}: twice");
+        }
+        log.attempt(places[0], 4);
+        assert_eq!((log.usage().references, log.usage().settled(How::Delivered)), (0, 100), "{case}");
+        if rotates {
+            log.rotate().unwrap();
+        }
+        log.flush().unwrap();
+        fails(false);
+        let (mut killed, _) = sim.killed().open(SMALL, &clocks(3));
+        assert_eq!((numbers(&mut killed, a, 0), killed.usage().references), (vec![], 0), "{case}");
+        assert_eq!((numbers(&mut log, a, 0), log.usage().references), (vec![], 0), "{case}");
+        log.tidy();
+        assert!(log.usage().disk_bytes <= 4 * SMALL.segment_bytes, "{case}: {:?}", log.usage());
+        assert!(log.attempts.is_empty());
+    }
+}
+
+/// Two damages in one run: an index is made again without a message, and ordinals are others.
+#[test]
+fn settlements_after_an_index_was_made_again_take_no_other_message_along() {
+    let (sim, log, a) = log_of(100);
+    drop(log);
+    let (mut log, _) = sim.open(SMALL, &clocks(1));
+    let stored = all(&mut log, a, 0);
+    let (segment, last) = (&log.segments[1], log.segments[2].first);
+    let (name, first, index) = (file_name(segment.generation()), segment.first, segment.data_end);
+    let place = |sequence| Place { endpoint: a, priority: 0, sequence };
+    assert!(log.settle(place(first + 3), How::Delivered));
+    // The walks go elsewhere.
+    log.attempt(place(last), 1);
+    log.read(a, 0, Some(last), 1, &mut Vec::new()).unwrap();
+    let file = super::super::disk::SegmentFolder::open(&sim, &name).unwrap();
+    let body = &stored[first as usize + 1].accepted.message.body[..32];
+    let at = sim.contents()[&name].windows(32).position(|window| window == body).unwrap() as u64;
+    file.write_at(&[0; 4], at).unwrap();
+    file.write_at(&[0; 16], index).unwrap();
+    assert!(log.settle(place(first + 5), How::Delivered));
+    assert_eq!(log.take_revived(), [a], "the first settlement is void here");
+    assert_eq!(log.take_revived(), []);
+    log.flush().unwrap();
+    let (mut killed, _) = sim.killed().open(SMALL, &clocks(2));
+    let found = numbers(&mut killed, a, 0);
+    assert!([first, first + 2, first + 4, first + 6].iter().all(|number| found.contains(number)), "{found:?}");
+}
