@@ -25,6 +25,8 @@ pub(crate) struct Fate {
     pub(crate) life: Option<(u64, i32)>,
     /// It handles methods, each of which takes so many milliseconds; none = it is a program.
     pub(crate) answers: Option<u64>,
+    /// It sets a durable timer with this period in milliseconds when it starts; only one that handles methods.
+    pub(crate) beats: Option<u64>,
     /// After so many milliseconds it says that it is not well.
     pub(crate) sick: Option<u64>,
 }
@@ -48,7 +50,8 @@ impl Fates {
                 // Of the image: what an instance is does not change from one to the next.
                 let mut of_image = Dice::new(*seed, &format!("{image} answers"));
                 let answers = (of_image.below(2) == 0).then(|| of_image.below(9_000));
-                Fate { answers, ..fate }
+                let beats = answers.filter(|_| of_image.below(2) == 0).map(|_| 1_000 + of_image.below(100_000));
+                Fate { answers, beats, ..fate }
             }
         }
     }
@@ -71,6 +74,7 @@ fn by_chance(dice: &mut Dice) -> Fate {
         start_exit: (dice.below(8) == 0).then_some(134),
         life,
         answers: None,
+        beats: None,
         sick: (dice.below(3) == 0).then(|| dice.below(300_000)),
     }
 }

@@ -95,6 +95,7 @@ impl Host {
         self.happens(LONG, &Op::Pass);
         self.invariant_all_is_as_it_is_desired();
         self.world.lock().calls.all_have_ended();
+        self.invariant_timers_fire_while_their_module_runs();
         self.invariant_the_deployment_is_decided();
     }
 
@@ -103,7 +104,16 @@ impl Host {
         let trace = self.world.lock().trace();
         self.die();
         let inner = self.world.lock();
-        (trace, self.broken.iter().chain(&inner.watch.broken).chain(&inner.calls.broken).cloned().collect())
+        (
+            trace,
+            self.broken
+                .iter()
+                .chain(&inner.watch.broken)
+                .chain(&inner.calls.broken)
+                .chain(&inner.beats.broken)
+                .cloned()
+                .collect(),
+        )
     }
 
     /// The host has been told by now.
@@ -195,6 +205,7 @@ impl Host {
         inner.watch.ending = true;
         inner.dead = true;
         inner.calls.forget();
+        inner.beats.forget();
         drop(inner);
         self.block(async |agent| agent.shut_down(Duration::ZERO).await);
         self.life = None;
@@ -331,6 +342,16 @@ impl Host {
             newest.is_none_or(|entry| entry.outcome == Outcome::Good || (has_failed && entry.outcome == Outcome::Bad));
         if !decided {
             self.broken.push(format!("each deployment is decided in the end: {newest:?}"));
+        }
+    }
+
+    /// After the long rest. Of a version that does not ask for them they are kept, and do not fire.
+    fn invariant_timers_fire_while_their_module_runs(&mut self) {
+        let mut inner = self.world.lock();
+        for module in inner.watch.in_charge().into_keys() {
+            if inner.has_beats(&module) {
+                inner.beats.invariant_beats_are_told_while_a_module_is_up(&module);
+            }
         }
     }
 

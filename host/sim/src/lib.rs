@@ -4,6 +4,7 @@
 //!
 //! No message, network or guest is simulated: whole-system tests and the store's own attacks have those.
 
+mod beats;
 mod calls;
 mod fate;
 mod host;

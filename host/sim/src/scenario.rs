@@ -22,7 +22,8 @@ const LINE: &str = "----\n";
 /// ```
 ///
 /// Images are `missing`, `unreachable` or `refused`, or have `start=…`, `crashes=…` (code 1) or `done=…` (code 0) after a time; with `answers=…` they
-/// handle methods that take so long, and crash amid one; with `sick=…` they say after a time that they are not well. Times of events count from the beginning.
+/// handle methods that take so long, and crash amid one; with `sick=…` they say after a time that they are not well, with `beats=…`
+/// they have a durable timer of that period. Times of events count from the beginning.
 ///
 /// # Errors
 /// A line that cannot be read, or the names of the invariants that did not hold.
@@ -66,6 +67,7 @@ fn read_fate(text: &str) -> Result<Fate, String> {
             Some(("start", time)) => fate.start = millis(time)?,
             Some(("crashes", time)) => fate.life = Some((millis(time)?, 1)),
             Some(("answers", time)) => fate.answers = Some(millis(time)?),
+            Some(("beats", time)) => fate.beats = Some(millis(time)?),
             Some(("sick", time)) => fate.sick = Some(millis(time)?),
             Some(("done", time)) => fate.life = Some((millis(time)?, 0)),
             _ => return Err(format!("what does `{word}` mean?")),

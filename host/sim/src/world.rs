@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use marram_core::{
     deployment::ModuleSpec,
     methods::{InvokeError, MethodRequest, MethodResponse, Timeouts},
@@ -16,12 +17,13 @@ use marram_core::{
         Images, Inbox, Instance, Lease, LoadError, ModuleHost, Outgoing, Reported, State, States, StoredDocument,
         TwinAnswer, TwinDocument, Upstream, UpstreamError, UpstreamTwins,
     },
-    state::StateError,
+    state::{StateError, Write},
     twin::{CloudTwin, merge_patch},
 };
 use serde_json::{Map, Value};
 
 use crate::{
+    beats::Beats,
     calls::Calls,
     fate::{Fate, Fates},
     invariants::Watch,
@@ -49,7 +51,13 @@ pub(crate) struct Inner {
     trace: Vec<(u64, String, String)>,
     pub(crate) watch: Watch,
     pub(crate) calls: Calls,
+    pub(crate) beats: Beats,
+    /// By module.
+    states: BTreeMap<ModuleName, Entries>,
 }
+
+/// Values of a module's state, by bucket and key.
+type Entries = BTreeMap<(Box<str>, Box<str>), Bytes>;
 
 impl World {
     pub(crate) fn new(fates: Fates) -> Self {
@@ -65,6 +73,8 @@ impl World {
             trace: Vec::new(),
             watch: Watch::default(),
             calls: Calls::default(),
+            beats: Beats::default(),
+            states: BTreeMap::new(),
         })))
     }
 
@@ -79,6 +89,12 @@ impl Inner {
             self.note_of(module, format!("begin {number} {module}"));
             self.calls.begins(module, instance, number);
         }
+    }
+
+    /// Whether the image that the deployment in force wants for a module has a durable timer.
+    pub(crate) fn has_beats(&self, module: &str) -> bool {
+        let wanted = self.watch.deployments.last().and_then(|deployment| deployment.get(module));
+        wanted.is_some_and(|wanted| self.fates.of(&wanted.image, module, 0).beats.is_some())
     }
 
     /// A line of the trace: what happens from outside.
@@ -139,6 +155,9 @@ impl Inner {
     }
 }
 
+/// The name of each module's durable timer.
+const BEAT: &str = "beat";
+
 /// A call that says its number.
 pub(crate) fn request(number: u64, connect: u64, response: u64) -> MethodRequest {
     let millis = |millis| Some(Duration::from_millis(millis));
@@ -184,7 +203,8 @@ impl Engine for World {
                 self.lock().note_of(&image, format!("refused {image}"));
                 return Err(LoadError(format!("{image} does not fit")));
             }
-            let component = Made { world: self.clone(), image, handles: fate.answers.is_some() };
+            let (handles, beats) = (fate.answers.is_some(), fate.beats.is_some());
+            let component = Made { world: self.clone(), image, handles, beats };
             Ok(Arc::new(component) as Arc<dyn Component>)
         })
     }
@@ -195,12 +215,15 @@ struct Made {
     world: World,
     image: String,
     handles: bool,
+    /// It has a durable timer.
+    beats: bool,
 }
 
 impl Component for Made {
     fn exports(&self) -> Exports {
         // A handler hears of its twin when it takes charge.
-        Exports { run: !self.handles, method: self.handles, twin: self.handles, ..Exports::default() }
+        let (handles, beats) = (self.handles, self.beats);
+        Exports { run: !handles, method: handles, twin: handles, start: beats, timer: beats, ..Exports::default() }
     }
 
     fn imports_inbox(&self) -> bool {
@@ -208,7 +231,7 @@ impl Component for Made {
     }
 
     fn imports_durable_timers(&self) -> bool {
-        false
+        self.beats
     }
 
     fn instantiate(
@@ -235,11 +258,25 @@ impl Component for Made {
             let number = inner.instances;
             inner.watch.is_up(&module, &self.image, number);
             let (world, image) = (self.world.clone(), self.image.clone());
-            let Fate { life, answers, sick, .. } = fate;
+            let Fate { life, answers, beats, sick, .. } = fate;
             let (answers, charge, since) = (answers.unwrap_or_default(), None, now());
             let told = Told::default();
-            Ok(Box::new(Running { world, module, image, number, life, answers, sick, host, charge, since, told })
-                as Box<dyn Instance>)
+            Ok(
+                Box::new(Running {
+                    world,
+                    module,
+                    image,
+                    number,
+                    life,
+                    answers,
+                    beats,
+                    sick,
+                    host,
+                    charge,
+                    since,
+                    told,
+                }) as Box<dyn Instance>,
+            )
         })
     }
 }
@@ -253,6 +290,8 @@ struct Running {
     life: Option<(u64, i32)>,
     /// Milliseconds that a method takes.
     answers: u64,
+    /// The period of its durable timer.
+    beats: Option<u64>,
     /// Milliseconds after which it says that it is not well.
     sick: Option<u64>,
     host: Arc<dyn ModuleHost>,
@@ -304,15 +343,31 @@ impl Instance for Running {
     }
 
     fn start(&mut self) -> BoxFuture<'_, Result<Result<(), String>, Exit>> {
-        Box::pin(async { Ok(Ok(())) })
+        Box::pin(async {
+            let Some(period) = self.beats else { return Ok(Ok(())) };
+            let set = self.host.set_durable_timer(BEAT.into(), Duration::from_millis(period), true).await;
+            if set.is_ok() {
+                self.world.lock().beats.set(&self.module, period);
+            }
+            Ok(Ok(()))
+        })
     }
 
     fn handle_batch<'a>(&'a mut self, _: &'a mut dyn Inbox) -> BoxFuture<'a, Result<(), Exit>> {
         Box::pin(async { Ok(()) })
     }
 
-    fn fire(&mut self, _: &str, _: u64) -> BoxFuture<'_, Result<(), Exit>> {
-        Box::pin(async { Ok(()) })
+    fn fire(&mut self, _: &str, missed: u64) -> BoxFuture<'_, Result<(), Exit>> {
+        Box::pin(async move {
+            let last = {
+                let mut inner = self.world.lock();
+                inner.note_of(&self.module, format!("beat {}, {missed} missed", self.module));
+                inner.beats.begins(&self.module, missed)
+            };
+            pass(Duration::from_millis(self.answers)).await;
+            self.world.lock().beats.ends(&self.module, last);
+            Ok(())
+        })
     }
 
     fn desired_changed(&mut self, patch: &str, version: u64) -> BoxFuture<'_, Result<TwinAnswer, Exit>> {
@@ -432,13 +487,48 @@ impl Documents for World {
     }
 }
 
-/// No simulated module keeps state.
+/// What no kill takes away.
 impl States for World {
-    fn open(&self, _: &ModuleName) -> Result<Box<dyn State>, StateError> {
-        Err(StateError::Store("no state in a simulation".into()))
+    fn open(&self, module: &ModuleName) -> Result<Box<dyn State>, StateError> {
+        Ok(Box::new(Kept { world: self.clone(), module: module.clone() }))
     }
 
-    fn remove(&self, _: &ModuleName) -> Result<(), StateError> {
+    fn remove(&self, module: &ModuleName) -> Result<(), StateError> {
+        self.lock().states.remove(module);
+        Ok(())
+    }
+}
+
+/// The state of one module: only the host's own entries are in it.
+struct Kept {
+    world: World,
+    module: ModuleName,
+}
+
+impl State for Kept {
+    fn get(&self, bucket: &str, key: &str) -> Result<Option<Bytes>, StateError> {
+        let inner = self.world.lock();
+        Ok(inner.states.get(&self.module).and_then(|entries| entries.get(&(bucket.into(), key.into())).cloned()))
+    }
+
+    fn keys(&self, _: &str, _: &str, _: Option<&str>, _: usize) -> Vec<Box<str>> {
+        Vec::new()
+    }
+
+    fn write(&mut self, writes: &[Write]) -> Result<(), StateError> {
+        let mut inner = self.world.lock();
+        if inner.full || inner.dead {
+            return Err(StateError::Store("no space left".into()));
+        }
+        for write in writes {
+            let entries = inner.states.entry(self.module.clone()).or_default();
+            let (key, value) = ((write.bucket.clone(), write.key.clone()), write.value.clone());
+            match value {
+                Some(value) => drop(entries.insert(key, value)),
+                None => drop(entries.remove(&key)),
+            }
+        }
+        inner.beats.stored(self.module.as_str());
         Ok(())
     }
 }
