@@ -96,13 +96,17 @@ fn value(samples: &BTreeMap<String, f64>, name: &str, labels: &[&str]) -> Option
 fn what_modules_send_and_what_is_given_up_can_be_read_as_prometheus_reads_it() {
     let (layout, device) = (Layout::with(&["misbehaving"]), Device::new());
     let host = start(&layout, &device);
-    let wanted: [(&str, &[&str], f64); 9] = [
+    let wanted: [(&str, &[&str], f64); 13] = [
         ("edgehub_messages_received_total", &["/sender\"", "route_output=\"flood\""], 3.0),
         ("edgehub_messages_sent_total", &["/sender\"", "to=\"upstream\"", "priority=\"2000000000\""], 3.0),
         ("edgehub_messages_dropped_total", &["/sender\"", "reason=\"rejected\""], 3.0),
         ("edgehub_messages_dropped_total", &["/lonely\"", "reason=\"no_route\""], 3.0),
         ("edgehub_queue_length", &["endpoint=\"iothub\""], 0.0),
         ("edgehub_queue_length", &["/receiver/in\""], 0.0),
+        ("edgehub_message_size_bytes_count", &["/sender\""], 3.0),
+        ("edgehub_reported_properties_total", &["/sender\"", "target=\"edge_hub\""], 1.0),
+        ("edgehub_reported_properties_total", &["/sender\"", "target=\"upstream\""], 1.0),
+        ("edgehub_operation_retry_total", &["/receiver\"", "operation=\"SendMessage\""], 0.0),
         ("edgeAgent_module_start_total", &["module_name=\"receiver\""], 1.0),
         ("edgehub_connected_clients", &[], 3.0),
         ("marram_dead_letters", &[], 3.0),
@@ -112,6 +116,12 @@ fn what_modules_send_and_what_is_given_up_can_be_read_as_prometheus_reads_it() {
         wanted.iter().all(|(name, labels, wanted)| value(&page, name, labels) == Some(*wanted)).then_some(page)
     });
     assert!(value(&page, "edgeAgent_used_memory_bytes", &["module_name=\"sender\""]) > Some(0.0));
+    // 64 bytes and a property of two.
+    let size = value(&page, "edgehub_message_size_bytes", &["/sender\"", "quantile=\"0.5\""]);
+    assert!(size.is_some_and(|size| (58.0..75.0).contains(&size)), "{size:?}");
+    let took = "edgehub_reported_properties_update_duration_seconds";
+    let took = value(&page, took, &["/sender\"", "target=\"edge_hub\"", "quantile=\"0.99\""]);
+    assert!(took.is_some_and(|took| took >= 0.0), "{took:?}");
     let status = host.status();
     assert_eq!(value(&page, "marram_message_log_max_bytes", &[]), status["messageLog"]["maxBytes"].as_f64());
 }

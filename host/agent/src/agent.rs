@@ -342,6 +342,10 @@ impl Agent {
         &self.router
     }
 
+    pub(crate) fn twins(&self) -> &Twins {
+        &self.twins
+    }
+
     pub(crate) fn methods(&self) -> &Methods {
         &self.methods
     }

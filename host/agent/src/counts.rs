@@ -7,9 +7,16 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
-use marram_core::{deployment::PRIORITIES, queue::Done, route::Origin};
+use marram_core::{
+    deployment::PRIORITIES,
+    quantiles::{Quantiles, Recent},
+    queue::Done,
+    route::Origin,
+    time::Uptime,
+};
 
 /// Outputs of one module that are counted apart. A module has a handful.
 const MAX_OUTPUTS: usize = 32;
@@ -20,6 +27,8 @@ const MAX_ENTRIES: usize = 128;
 /// Of the messages of one source, since the host started.
 #[derive(Debug, Default)]
 pub(crate) struct SourceCounts {
+    /// One of a module for all its outputs.
+    sizes: Arc<Recent>,
     messages: AtomicU64,
     bytes: AtomicU64,
     no_route: AtomicU64,
@@ -44,6 +53,7 @@ pub(crate) struct SourceNumbers {
 
 impl SourceCounts {
     pub(crate) fn accepted(&self, bytes: usize) {
+        self.sizes.note(bytes as u64);
         self.messages.fetch_add(1, Relaxed);
         self.bytes.fetch_add(bytes as u64, Relaxed);
     }
@@ -79,7 +89,7 @@ pub(crate) struct Sources(Mutex<BTreeMap<Sender, BySource>>);
 type BySource = BTreeMap<Arc<str>, Arc<SourceCounts>>;
 
 /// A module's name; none = all that are no modules here.
-type Sender = Option<Box<str>>;
+pub(crate) type Sender = Option<Box<str>>;
 
 /// In the place of a source: all that are not counted apart.
 pub(crate) const OTHERS: &str = "";
@@ -93,7 +103,19 @@ impl Sources {
         let of_sender = all.entry(sender).or_default();
         let known = of_sender.contains_key(source) || of_sender.len() < MAX_OUTPUTS;
         let key = if known { source.clone() } else { OTHERS.into() };
-        of_sender.entry(key).or_default().clone()
+        let sizes = of_sender.values().next().filter(|_| origin.output.is_some()).map(|of| of.sizes.clone());
+        let new = || SourceCounts { sizes: sizes.unwrap_or_default(), ..SourceCounts::default() }.into();
+        of_sender.entry(key).or_insert_with(new).clone()
+    }
+
+    /// Sizes of the messages of each sender of late, one source of it for its name.
+    pub(crate) fn sizes(&self, now: Uptime) -> Vec<(Sender, Arc<str>, Quantiles)> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let each = all.iter().flat_map(|(sender, sources)| {
+            let shown = if sender.is_some() { 1 } else { sources.len() };
+            sources.iter().take(shown).map(move |(source, counts)| (sender, source, counts))
+        });
+        each.map(|(sender, source, counts)| (sender.clone(), source.clone(), counts.sizes.quantiles(now))).collect()
     }
 
     /// All of them: the sender's name (none: no module here), the source ([`OTHERS`]: those that are not counted apart), the numbers.
@@ -171,6 +193,38 @@ impl Handled {
     }
 }
 
+/// How often something was done, and how long it took.
+#[derive(Debug, Default)]
+pub(crate) struct Timed {
+    count: AtomicU64,
+    millis: AtomicU64,
+    recent: Recent,
+}
+
+/// The same as plain numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TimedNumbers {
+    pub(crate) count: u64,
+    /// Of all of them together.
+    pub(crate) millis: u64,
+    /// Milliseconds of those of late.
+    pub(crate) recent: Quantiles,
+}
+
+impl Timed {
+    pub(crate) fn note(&self, took: Duration) {
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        self.count.fetch_add(1, Relaxed);
+        self.millis.fetch_add(millis, Relaxed);
+        self.recent.note(millis);
+    }
+
+    pub(crate) fn numbers(&self, now: Uptime) -> TimedNumbers {
+        let (count, millis) = (self.count.load(Relaxed), self.millis.load(Relaxed));
+        TimedNumbers { count, millis, recent: self.recent.quantiles(now) }
+    }
+}
+
 /// Messages by priority.
 pub(crate) type Lengths = [u64; PRIORITIES];
 
@@ -189,6 +243,8 @@ mod tests {
             sources.of(&format!("/messages/modules/a/outputs/{n}").into(), &origin("a")).accepted(3);
         }
         sources.of(&"/messages/modules/b/outputs/1".into(), &origin("b")).accepted(5);
+        let sizes = sources.sizes(Uptime(0)).into_iter().map(|(sender, _, sizes)| (sender.unwrap(), sizes.unwrap()));
+        assert!(sizes.eq([("a".into(), [3; 4]), ("b".into(), [5; 4])]), "those of a module are together");
         let numbers = sources.numbers();
         assert_eq!(numbers.len(), MAX_OUTPUTS + 2, "the others of `a`, and one of `b`, which `a` has not crowded out");
         let others: Vec<_> = numbers.iter().filter(|(_, source, _)| **source == *OTHERS).collect();

@@ -171,7 +171,7 @@ impl Methods {
 
     /// What was called, by caller and target.
     pub(crate) fn numbers(&self) -> Vec<CallNumbers> {
-        self.counts.all()
+        self.counts.all(self.clock.uptime())
     }
 
     /// How many calls wait for each deployed module.

@@ -3,12 +3,13 @@
 
 mod listener;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use marram_core::{
     deployment::DEFAULT_PRIORITY,
     exposition::{Kind, Page},
     name::ModuleName,
+    quantiles::Quantiles,
     route::{Sink, module_output},
     time::UtcMillis,
 };
@@ -17,12 +18,13 @@ pub(crate) use self::listener::page as answer_with;
 pub use self::listener::serve_metrics;
 use crate::{
     Agent, ModuleError,
-    counts::{OTHERS, SourceNumbers},
+    counts::{OTHERS, Sender, SourceNumbers},
     endpoint::EndpointStats,
-    methods::{Methods, OPERATOR},
+    methods::{EDGE_HUB, Methods, OPERATOR},
     router::Router,
     status::Status,
     supervisor::tally::ModuleNumbers,
+    twins::TwinNumbers,
 };
 
 /// The number that stands for the priority of a route without one, in IoT Edge's labels.
@@ -44,17 +46,17 @@ impl Agent {
     /// The host is ending.
     pub async fn metrics(&self) -> Result<String, ModuleError> {
         let numbers = self.ask(|reply| crate::supervisor::Event::Numbers { reply }).await?;
-        Ok(page(&numbers, self.router(), self.methods(), self.now()))
+        Ok(page(&numbers, self.router(), self.methods(), &self.twins().numbers(), self.now()))
     }
 }
 
-fn page(numbers: &Numbers, router: &Router, calls: &Methods, now: UtcMillis) -> String {
+fn page(numbers: &Numbers, router: &Router, calls: &Methods, twins: &[TwinNumbers], now: UtcMillis) -> String {
     let status = &numbers.status;
     let instance = numbers.instance.to_string();
     let mut page = Page::new(&[("edge_device", &status.device_id), ("instance_number", &instance)]);
     let names = Names { device: &status.device_id };
     let sources = router.sources().numbers();
-    received(&mut page, &names, &sources);
+    received(&mut page, &names, &sources, &router.sizes());
     let queues = router.endpoints().into_iter().map(|endpoint| (endpoint.sink.clone(), endpoint.stats()));
     let queues: Vec<_> = queues.collect();
     sent(&mut page, &names, &queues);
@@ -63,6 +65,8 @@ fn page(numbers: &Numbers, router: &Router, calls: &Methods, now: UtcMillis) -> 
     let running = status.modules.iter().filter(|module| matches!(&*module.status, "running" | "unhealthy")).count();
     let mut clients = page.metric("edgehub_connected_clients", Kind::Gauge, "Modules that run.");
     clients.count(&[], running as u64);
+    reported(&mut page, &names, twins);
+    retried(&mut page, &names, twins, &queues, router);
     methods(&mut page, &names, calls);
     modules(&mut page, numbers);
     own_of_queues(&mut page, &queues, now);
@@ -110,10 +114,11 @@ fn priority(priority: u8) -> String {
     if priority == DEFAULT_PRIORITY { IOT_EDGE_DEFAULT_PRIORITY.into() } else { priority.to_string() }
 }
 
-type SourceEntry = (Option<Box<str>>, std::sync::Arc<str>, SourceNumbers);
+type SizeEntry = (Sender, Arc<str>, Quantiles);
+type SourceEntry = (Sender, Arc<str>, SourceNumbers);
 
 /// What senders have handed over, and what was refused.
-fn received(page: &mut Page, names: &Names<'_>, sources: &[SourceEntry]) {
+fn received(page: &mut Page, names: &Names<'_>, sources: &[SourceEntry], sizes: &[SizeEntry]) {
     let name = |entry: &SourceEntry| {
         let (id, output) = names.source(entry.0.as_deref(), &entry.1);
         (id, output.to_owned())
@@ -130,8 +135,12 @@ fn received(page: &mut Page, names: &Names<'_>, sources: &[SourceEntry]) {
         *sum = (sum.0 + entry.2.bytes, sum.1 + entry.2.messages);
     }
     let help = "Bodies and properties of messages accepted from their sender.";
+    let recent = sizes.iter().map(|(sender, source, recent)| (names.source(sender.as_deref(), source).0, *recent));
+    let recent: BTreeMap<String, Quantiles> = recent.collect();
     let mut sizes = page.metric("edgehub_message_size_bytes", Kind::Summary, help);
-    by_sender.iter().for_each(|(id, (bytes, messages))| sizes.sum(&[("id", id)], *bytes, *messages));
+    for (id, (bytes, messages)) in &by_sender {
+        sizes.summary(&[("id", id)], recent.get(id).copied().flatten(), *bytes, *messages);
+    }
     let help = "Messages that were refused: their sender was told so, and they are stored nowhere.";
     let mut refused = page.metric("edgehub_messages_unack_total", Kind::Counter, help);
     for entry in sources {
@@ -201,6 +210,55 @@ fn lengths(page: &mut Page, names: &Names<'_>, queues: &[(Sink, EndpointStats)],
     }
 }
 
+/// Reported properties: stored here, and taken by upstream.
+fn reported(page: &mut Page, names: &Names<'_>, twins: &[TwinNumbers]) {
+    let both = |of: &TwinNumbers| [("edge_hub", of.stored), ("upstream", of.handed_over)];
+    let of_module = |of: &TwinNumbers| {
+        let id = names.module(of.module.as_str());
+        both(of).into_iter().filter_map(move |(target, numbers)| Some((target, id.clone(), numbers?)))
+    };
+    let all: Vec<_> = twins.iter().flat_map(of_module).collect();
+    let help = "Changes of reported properties that were stored here, and patches of them that upstream took.";
+    let mut total = page.metric("edgehub_reported_properties_total", Kind::Counter, help);
+    all.iter().for_each(|(target, id, of)| total.count(&[("target", target), ("id", id)], of.count));
+    let help = "Time that these took.";
+    let mut took = page.metric("edgehub_reported_properties_update_duration_seconds", Kind::Summary, help);
+    for (target, id, of) in &all {
+        took.summary_of_seconds(&[("target", target), ("id", id)], of.recent, of.millis, of.count);
+    }
+}
+
+/// What failed and is made again, under the names that IoT Edge has for its operations.
+fn retried(
+    page: &mut Page,
+    names: &Names<'_>,
+    twins: &[TwinNumbers],
+    queues: &[(Sink, EndpointStats)],
+    router: &Router,
+) {
+    let mut retried: BTreeMap<(String, &str), u64> = BTreeMap::new();
+    for (sink, stats) in queues {
+        match sink {
+            Sink::Input { module, .. } => {
+                *retried.entry((names.module(module), "SendMessage")).or_default() += stats.retried;
+            }
+            Sink::Upstream => {
+                *retried.entry((names.module(EDGE_HUB), "SendMessageBatch")).or_default() += router.upstream_retries();
+            }
+        }
+    }
+    for of in twins {
+        for (operation, count) in [("GetTwin", of.fetches_retried), ("UpdateReportedProperties", of.reports_retried)] {
+            if count > 0 {
+                retried.insert((names.module(of.module.as_str()), operation), count);
+            }
+        }
+    }
+    let help = "Operations that failed and are made again.";
+    let mut total = page.metric("edgehub_operation_retry_total", Kind::Counter, help);
+    retried.iter().for_each(|((id, operation), count)| total.count(&[("id", id), ("operation", operation)], *count));
+}
+
 /// Calls of methods, answered or not.
 fn methods(page: &mut Page, names: &Names<'_>, calls: &Methods) {
     let pairs: Vec<_> = calls
@@ -208,16 +266,16 @@ fn methods(page: &mut Page, names: &Names<'_>, calls: &Methods) {
         .into_iter()
         .map(|of| {
             let from = if *of.from == *OPERATOR { "operator".to_owned() } else { names.module(&of.from) };
-            (from, names.module(&of.to), of.calls, of.millis)
+            (from, names.module(&of.to), of.calls)
         })
         .collect();
     let mut total = page.metric("edgehub_direct_methods_total", Kind::Counter, "Calls of methods of modules.");
-    pairs.iter().for_each(|(from, to, calls, _)| total.count(&[("from", from), ("to", to)], *calls));
+    pairs.iter().for_each(|(from, to, calls)| total.count(&[("from", from), ("to", to)], calls.count));
     let help = "Time from a call of a method to its answer, or until the caller gave up.";
     let mut took = page.metric("edgehub_direct_method_duration_seconds", Kind::Summary, help);
-    pairs
-        .iter()
-        .for_each(|(from, to, calls, millis)| took.sum_of_seconds(&[("from", from), ("to", to)], *millis, *calls));
+    for (from, to, calls) in &pairs {
+        took.summary_of_seconds(&[("from", from), ("to", to)], calls.recent, calls.millis, calls.count);
+    }
     let help = "Calls of methods that wait for the module to run or to have time.";
     let mut waiting = page.metric("marram_methods_waiting", Kind::Gauge, help);
     calls.waiting().iter().for_each(|(name, calls)| waiting.count(&[("module_name", name.as_str())], *calls as u64));

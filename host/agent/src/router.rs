@@ -16,6 +16,7 @@ use std::{
 use marram_core::{
     deployment::{DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, Deployment, Durability},
     message::Accepted,
+    quantiles::Quantiles,
     route::{Candidates, Origin, Sink, Table},
     time::Uptime,
 };
@@ -28,7 +29,7 @@ pub(crate) use self::{
 };
 use crate::{
     clock::Clock,
-    counts::{GivenUp, SourceCounts, Sources},
+    counts::{GivenUp, Sender, SourceCounts, Sources},
     doorbell::Doorbell,
     endpoint::Endpoint,
     storage::Storage,
@@ -49,6 +50,7 @@ pub(crate) struct Router {
     removed: Arc<AtomicU64>,
     /// Why upstream does not take messages.
     upstream_error: Mutex<Option<String>>,
+    upstream_retries: AtomicU64,
     /// Of all sources that are not modules here: increasing for all of them together is increasing for each.
     foreign_sequence: Arc<AtomicU64>,
     /// What was resolved for such sources; of the routes in force alone.
@@ -123,6 +125,7 @@ impl Router {
             past: Mutex::default(),
             removed,
             upstream_error: Mutex::default(),
+            upstream_retries: AtomicU64::default(),
             foreign_sequence: Arc::new(AtomicU64::new(first_sequence)),
             foreign: Mutex::default(),
         }
@@ -227,6 +230,11 @@ impl Router {
         &self.sources
     }
 
+    /// Sizes of what was accepted of late, by sender.
+    pub(crate) fn sizes(&self) -> Vec<(Sender, Arc<str>, Quantiles)> {
+        self.sources.sizes(self.clock.uptime())
+    }
+
     /// Messages that were given up, since the host started; also by queues that are gone.
     pub(crate) fn given_up(&self) -> GivenUp {
         let mut past = self.past();
@@ -259,8 +267,16 @@ impl Router {
         self.upstream_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Notes how the last try to hand messages over went; once a batch.
+    /// How often upstream was not handed messages and is tried again, since the host started.
+    pub(crate) fn upstream_retries(&self) -> u64 {
+        self.upstream_retries.load(Relaxed)
+    }
+
+    /// Notes how the last try to hand messages over went; once a batch. What failed is tried again.
     pub(crate) fn note_upstream(&self, error: Option<String>) {
+        if error.is_some() {
+            self.upstream_retries.fetch_add(1, Relaxed);
+        }
         *self.upstream_error.lock().unwrap_or_else(PoisonError::into_inner) = error;
     }
 

@@ -3,6 +3,7 @@
 //! What a change means is `core::twin`'s.
 
 mod notices;
+mod numbers;
 mod sync;
 mod told;
 
@@ -29,6 +30,7 @@ use tokio::{
 
 pub(crate) use self::{
     notices::Notices,
+    numbers::TwinNumbers,
     sync::{EVENTS, SyncTask, Unsent},
     told::{Told, Watch},
 };
@@ -65,6 +67,7 @@ pub(crate) struct TwinCell {
     changed: watch::Sender<()>,
     /// One report at a time, each not too soon after the one before: when that was.
     reports: tokio::sync::Mutex<Option<Instant>>,
+    counts: numbers::Counts,
 }
 
 /// Which twin is news to somebody; every one by default.
@@ -167,6 +170,7 @@ impl Twins {
             bell: Mutex::default(),
             changed: watch::Sender::default(),
             reports: tokio::sync::Mutex::default(),
+            counts: numbers::Counts::default(),
         });
         // Two that came at once: the first one in stays.
         let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
@@ -291,6 +295,7 @@ impl TwinCell {
     async fn report_patch(&self, patch: Map<String, Value>) -> Result<u64, TwinError> {
         self.tell().await; // what is not told yet is not to be overtaken
         let is_told = self.notices.as_ref().is_some_and(|notices| notices.are_wanted());
+        let begun = self.clock.uptime();
         let version = self
             .change(move |twin, now| {
                 let before = twin.reported_version();
@@ -301,6 +306,7 @@ impl TwinCell {
                 Ok(version)
             })
             .await?;
+        self.counts.note_stored(self.clock.uptime().since(begun));
         self.tell().await;
         Ok(version)
     }

@@ -3,6 +3,8 @@
 
 use std::fmt::Write as _;
 
+use crate::quantiles::{QUANTILES, Quantiles};
+
 /// The media type of a page.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -21,7 +23,7 @@ pub enum Kind {
     Counter,
     /// Goes up and down.
     Gauge,
-    /// A sum and the count of what was summed up; no quantiles.
+    /// A sum and the count of what was summed up, and quantiles of what was measured of late.
     Summary,
 }
 
@@ -67,15 +69,29 @@ impl Metric<'_> {
         self.sample("", labels, &as_seconds(millis));
     }
 
-    /// Of a summary whose sum is milliseconds, as seconds.
-    pub fn sum_of_seconds(&mut self, labels: &[(&str, &str)], millis: u64, count: u64) {
-        self.sample("_sum", labels, &as_seconds(millis));
-        self.sample("_count", labels, &count.to_string());
+    /// Of a summary whose values are milliseconds, as seconds.
+    pub fn summary_of_seconds(&mut self, labels: &[(&str, &str)], recent: Quantiles, millis: u64, count: u64) {
+        self.summary_of(labels, recent, millis, count, as_seconds);
     }
 
     /// Of a summary.
-    pub fn sum(&mut self, labels: &[(&str, &str)], sum: u64, count: u64) {
-        self.sample("_sum", labels, &sum.to_string());
+    pub fn summary(&mut self, labels: &[(&str, &str)], recent: Quantiles, sum: u64, count: u64) {
+        self.summary_of(labels, recent, sum, count, |value| value.to_string());
+    }
+
+    fn summary_of(
+        &mut self,
+        labels: &[(&str, &str)],
+        recent: Quantiles,
+        sum: u64,
+        count: u64,
+        text: impl Fn(u64) -> String,
+    ) {
+        for (index, (_, quantile)) in QUANTILES.iter().enumerate() {
+            let value = recent.map_or_else(|| "NaN".into(), |recent| text(recent[index]));
+            self.sample("", &[labels, &[("quantile", *quantile)]].concat(), &value);
+        }
+        self.sample("_sum", labels, &text(sum));
         self.sample("_count", labels, &count.to_string());
     }
 
@@ -133,7 +149,8 @@ mod tests {
         sent.count(&[("to", "upstream"), ("priority", "3")], u64::MAX);
         sent.count(&[], 0);
         page.metric("unused", Kind::Gauge, "Nothing of it.");
-        page.metric("size_bytes", Kind::Summary, "Sizes.").sum(&[("id", "a")], 12, 3);
+        page.metric("size_bytes", Kind::Summary, "Sizes.").summary(&[("id", "a")], Some([2, 4, 6, 6]), 12, 3);
+        page.metric("took_seconds", Kind::Summary, "Long ago.").summary_of_seconds(&[], None, 1500, 1);
         page.metric("up_seconds", Kind::Gauge, "Time.").seconds(&[], 61_005);
         let expected = r#"# HELP sent_total Messages.\nAll \\ of them.
 # TYPE sent_total counter
@@ -141,8 +158,20 @@ sent_total{to="upstream",priority="3",edge_device="pump-7"} 18446744073709551615
 sent_total{edge_device="pump-7"} 0
 # HELP size_bytes Sizes.
 # TYPE size_bytes summary
+size_bytes{id="a",quantile="0.1",edge_device="pump-7"} 2
+size_bytes{id="a",quantile="0.5",edge_device="pump-7"} 4
+size_bytes{id="a",quantile="0.9",edge_device="pump-7"} 6
+size_bytes{id="a",quantile="0.99",edge_device="pump-7"} 6
 size_bytes_sum{id="a",edge_device="pump-7"} 12
 size_bytes_count{id="a",edge_device="pump-7"} 3
+# HELP took_seconds Long ago.
+# TYPE took_seconds summary
+took_seconds{quantile="0.1",edge_device="pump-7"} NaN
+took_seconds{quantile="0.5",edge_device="pump-7"} NaN
+took_seconds{quantile="0.9",edge_device="pump-7"} NaN
+took_seconds{quantile="0.99",edge_device="pump-7"} NaN
+took_seconds_sum{edge_device="pump-7"} 1.500
+took_seconds_count{edge_device="pump-7"} 1
 # HELP up_seconds Time.
 # TYPE up_seconds gauge
 up_seconds{edge_device="pump-7"} 61.005

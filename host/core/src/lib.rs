@@ -21,6 +21,7 @@ pub mod name;
 pub mod pace;
 pub mod planner;
 pub mod ports;
+pub mod quantiles;
 pub mod queue;
 pub mod reported;
 pub mod retry;

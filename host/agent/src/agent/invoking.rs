@@ -57,7 +57,7 @@ impl Agent {
 
     /// How many calls of a module have ended.
     pub(crate) fn calls_of(&self, module: &str) -> u64 {
-        self.methods.numbers().iter().filter(|pair| &*pair.to == module).map(|pair| pair.calls).sum()
+        self.methods.numbers().iter().filter(|pair| &*pair.to == module).map(|pair| pair.calls.count).sum()
     }
 
     /// Where the calls of a module wait.

@@ -6,6 +6,10 @@ use std::{
     time::Duration,
 };
 
+use marram_core::time::Uptime;
+
+use crate::counts::{Timed, TimedNumbers};
+
 /// In the place of a caller: whoever is no module, the operator or the cloud.
 pub(crate) const OPERATOR: &str = "";
 
@@ -16,27 +20,19 @@ const OTHERS: &str = "…";
 
 #[derive(Debug, Default)]
 pub(super) struct Counts {
-    pairs: Mutex<BTreeMap<Pair, Sum>>,
+    pairs: Mutex<BTreeMap<Pair, Timed>>,
     agent: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 /// Caller and target.
 type Pair = (Box<str>, Box<str>);
 
-#[derive(Debug, Clone, Copy, Default)]
-struct Sum {
-    calls: u64,
-    millis: u64,
-}
-
 /// Of one caller and one target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CallNumbers {
     pub(crate) from: Box<str>,
     pub(crate) to: Box<str>,
-    pub(crate) calls: u64,
-    /// Of all of them together.
-    pub(crate) millis: u64,
+    pub(crate) calls: TimedNumbers,
 }
 
 impl Counts {
@@ -44,18 +40,15 @@ impl Counts {
         let mut all = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
         let pair = (from.into(), to.into());
         let pair = if all.len() < MAX_PAIRS || all.contains_key(&pair) { pair } else { (OTHERS.into(), to.into()) };
-        let sum = all.entry(pair).or_default();
-        sum.calls += 1;
-        sum.millis += u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        all.entry(pair).or_default().note(took);
     }
 
-    pub(super) fn all(&self) -> Vec<CallNumbers> {
+    pub(super) fn all(&self, now: Uptime) -> Vec<CallNumbers> {
         let all = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
-        let numbers = |((from, to), sum): (&Pair, &Sum)| CallNumbers {
+        let numbers = |((from, to), calls): (&Pair, &Timed)| CallNumbers {
             from: from.clone(),
             to: to.clone(),
-            calls: sum.calls,
-            millis: sum.millis,
+            calls: calls.numbers(now),
         };
         all.iter().map(numbers).collect()
     }

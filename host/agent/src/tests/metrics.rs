@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use marram_core::ports::{Exports, Sent, Settlement};
+use marram_core::ports::{Exports, Sent, Settlement, UpstreamEvent};
 
 use super::worlds::{DEADLINE, Guest, World, manifest, manifest_with, message, text};
 use crate::Agent;
@@ -43,10 +43,19 @@ async fn samples(agent: &Agent) -> BTreeMap<String, f64> {
 
 /// Waits until these are among the samples.
 pub(super) async fn until(agent: &Agent, wanted: &[(&str, f64)]) -> BTreeMap<String, f64> {
+    until_they(agent, wanted, |found, wanted| found == wanted).await
+}
+
+/// Waits until these are among the samples, or more than that.
+async fn until_at_least(agent: &Agent, wanted: &[(&str, f64)]) -> BTreeMap<String, f64> {
+    until_they(agent, wanted, |found, wanted| found >= wanted).await
+}
+
+async fn until_they(agent: &Agent, wanted: &[(&str, f64)], are: fn(&f64, &f64) -> bool) -> BTreeMap<String, f64> {
     let deadline = tokio::time::Instant::now() + DEADLINE;
     loop {
         let found = samples(agent).await;
-        if wanted.iter().all(|(name, value)| found.get(*name) == Some(value)) {
+        if wanted.iter().all(|(name, value)| found.get(*name).is_some_and(|found| are(found, value))) {
             return found;
         }
         let differ: Vec<_> = wanted.iter().map(|(name, value)| (name, value, found.get(*name))).collect();
@@ -85,6 +94,9 @@ async fn what_is_sent_handled_and_given_up_is_counted_by_sender_receiver_and_pri
             (r#"edgehub_messages_received_total{route_output="nowhere",id="device/a"}"#, 1.0),
             (r#"edgehub_message_size_bytes_sum{id="device/a"}"#, 15.0),
             (r#"edgehub_message_size_bytes_count{id="device/a"}"#, 4.0),
+            (r#"edgehub_message_size_bytes{id="device/a",quantile="0.1"}"#, 3.0),
+            (r#"edgehub_message_size_bytes{id="device/a",quantile="0.5"}"#, 4.0),
+            (r#"edgehub_message_size_bytes{id="device/a",quantile="0.99"}"#, 4.0),
             (
                 r#"edgehub_messages_sent_total{from="device/a",to="device/b",from_route_output="out",to_route_input="in",priority="3"}"#,
                 2.0,
@@ -126,6 +138,8 @@ async fn what_waits_is_told_by_priority_also_behind_the_window_of_a_backlog() {
     let found = until(&agent, &[(length, 10.0), (received, 10.0), ("marram_upstream_refuses", 1.0)]).await;
     assert!(found[r#"marram_queue_bytes{endpoint="$upstream"}"#] > 1_000_000.0, "{found:#?}");
     assert_eq!(found["marram_message_log_max_bytes"], 16_777_216.0);
+    let retried = r#"edgehub_operation_retry_total{id="device/$edgeHub",operation="SendMessageBatch"}"#;
+    until_at_least(&agent, &[(retried, 1.0)]).await;
     world.upstream.down.store(false, SeqCst);
     until(&agent, &[(length, 0.0), ("marram_upstream_refuses", 0.0)]).await;
 }
@@ -201,4 +215,41 @@ async fn starts_stops_updates_and_time_of_modules_are_counted() {
     tokio::time::sleep(Duration::from_millis(20)).await;
     let later = samples(&agent).await;
     assert_eq!((later[was_up], later[wanted]), (stopped[was_up], stopped[wanted]), "it does not go on");
+}
+
+#[tokio::test]
+async fn what_is_reported_is_counted_where_it_is_stored_and_where_it_is_taken_and_so_is_what_is_tried_again() {
+    let world = World::default();
+    world.cloud.down.store(true, SeqCst);
+    world.guest("m", Guest { exports: Exports { twin: true, ..Exports::default() }, ..Guest::default() });
+    world.guest("a", sender(vec![("out", "1")]));
+    world.handler("b", |_, delivery| match delivery.attempt {
+        1 => Ok(Settlement::Retry(Some(Duration::ZERO))),
+        _ => Ok(Settlement::Done),
+    });
+    let agent = world.agent().await;
+    agent.upstream_event(UpstreamEvent::Connected).await;
+    // Each of the two answers its desired properties, which is a report of one; the other has none.
+    agent.apply(&manifest(&[("m", "{}"), ("a", "{}"), ("b", "{}")], &[A_TO_B])).await.unwrap();
+    let count = |target: &str| format!(r#"edgehub_reported_properties_total{{target="{target}",id="device/m"}}"#);
+    let took = |target: &str, end: &str| {
+        format!(r#"edgehub_reported_properties_update_duration_seconds{end}{{target="{target}",id="device/m""#)
+    };
+    let retried = |id: &str, operation: &str| {
+        format!(r#"edgehub_operation_retry_total{{id="device/{id}",operation="{operation}"}}"#)
+    };
+    let (here, up) = (count("edge_hub"), count("upstream"));
+    let (fetched, reported) = (retried("m", "GetTwin"), retried("m", "UpdateReportedProperties"));
+    let delivered = retried("b", "SendMessage");
+    until_at_least(&agent, &[(&here, 1.0), (&fetched, 1.0), (&reported, 1.0), (&delivered, 1.0)]).await;
+    let found = until(&agent, &[(&here, 1.0), (&delivered, 1.0)]).await;
+    assert!(!found.contains_key(&up), "{found:#?}");
+    assert!(!found.keys().any(|name| name.starts_with("edgehub_reported") && name.contains("device/a")), "{found:#?}");
+    world.cloud.down.store(false, SeqCst);
+    let counted = took("upstream", "_count") + "}";
+    let found = until(&agent, &[(&up, 1.0), (&counted, 1.0), (&here, 1.0)]).await;
+    for target in ["edge_hub", "upstream"] {
+        let quantile = took(target, "") + r#",quantile="0.5"}"#;
+        assert!(found.get(&quantile).is_some_and(|seconds| (0.0..10.0).contains(seconds)), "{found:#?}");
+    }
 }

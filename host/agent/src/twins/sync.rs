@@ -136,6 +136,7 @@ impl SyncTask {
                     SyncStep::Report(module) => ("upstream does not take reported properties; they are kept", module),
                 };
                 tracing::warn!(%module, %error, "{what}");
+                self.twins.note_retry(step);
                 sync.failed(step, self.clock.uptime(), jitter());
             }
         }
@@ -165,7 +166,9 @@ impl SyncTask {
             patch: unreported.patch,
             at: self.clock.utc(),
         };
+        let begun = self.clock.uptime();
         self.upstream.report(&reported).await?;
+        cell.counts.note_handed_over(self.clock.uptime().since(begun));
         cell.note(|now| now.upstream_took(twin.reported())).await;
         Ok(())
     }
