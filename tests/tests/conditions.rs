@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
-use std::{io::Write, process::Stdio};
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::Stdio,
+};
 
 use marram_tests::{
     device::Device,
@@ -10,7 +13,7 @@ use marram_tests::{
     manifest::{Manifest, Module},
     program::{Answer, Layout, command},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[test]
 fn only_messages_whose_condition_is_true_are_delivered() {
@@ -94,6 +97,113 @@ fn explain_knows_of_the_sender_what_the_host_knows() {
     assert!(told.starts_with("up: yes\n"), "what the message says goes before: {told}");
     let foreign = explain("/messages", "{}");
     assert!(foreign.contains("$outputName -> undefined"), "{foreign}");
+}
+
+#[test]
+fn explain_tells_of_each_route_whether_it_takes_the_message_or_another_one_decides() {
+    let device = Device::new();
+    let manifest = Manifest::new()
+        .route("all", "FROM /messages/* INTO $upstream")
+        .route_object(
+            "alerts",
+            json!({ "route": "FROM /messages/* WHERE kind = 'alert' INTO $upstream", "priority": 1 }),
+        )
+        .route("x", r#"FROM /messages/modules/m/* INTO BrokeredEndpoint("/modules/m/inputs/x")"#)
+        .route("other", "FROM /messages/modules/n/* WHERE kind = 'alert' INTO $upstream");
+    device.write_deployment(&manifest);
+    let deployment = device.deployment_file().display().to_string();
+    let explain = |message: Option<&str>, format: &str| {
+        let mut explain = command();
+        explain.args(["route", "explain", "--deployment", &deployment, "--source", "/messages/modules/m/outputs/o"]);
+        explain.args(["--format", format]);
+        if message.is_some() {
+            explain.args(["--message", "-"]);
+        }
+        fed(&mut explain, message.unwrap_or_default()).ok().out
+    };
+    let verdicts =
+        |text: &str| -> Vec<String> { text.lines().filter(|line| !line.starts_with(' ')).map(str::to_owned).collect() };
+    let alert = r#"{"properties":{"kind":"alert"}}"#;
+    let other = "other: no: the source does not match";
+    assert_eq!(
+        verdicts(&explain(Some(alert), "text")),
+        ["alerts: yes", "all: yes, but `alerts` leads to the same sink and decides", other, "x: yes"]
+    );
+    assert_eq!(
+        verdicts(&explain(Some("{}"), "text")),
+        ["alerts: no: the condition is undefined", "all: yes", other, "x: yes"]
+    );
+    let unknown = "alerts: depends on the message: give one with --message";
+    assert_eq!(verdicts(&explain(None, "text")), [unknown, "all: yes", other, "x: yes"]);
+
+    let routes = |message: Option<&str>| {
+        let answer: Value = serde_json::from_str(&explain(message, "json")).unwrap();
+        answer["routes"].as_array().unwrap().clone()
+    };
+    let told = routes(Some(alert));
+    let parts = |key: &str| told.iter().map(|route| route[key].clone()).collect::<Vec<_>>();
+    assert_eq!(parts("name"), ["alerts", "all", "other", "x"]);
+    assert_eq!(parts("sourceMatches"), [true, true, false, true]);
+    assert_eq!(parts("delivers"), [true, false, false, true]);
+    assert_eq!(parts("insteadDelivers"), [Value::Null, json!("alerts"), Value::Null, Value::Null]);
+    assert_eq!(parts("result"), [json!("true"), Value::Null, Value::Null, Value::Null]);
+    assert_eq!(parts("condition"), [json!("kind = 'alert'"), Value::Null, json!("kind = 'alert'"), Value::Null]);
+    assert_eq!(
+        (&told[0]["sink"], &told[3]["sink"]),
+        (&json!("$upstream"), &json!(r#"BrokeredEndpoint("/modules/m/inputs/x")"#))
+    );
+    let property = json!({ "depth": 1, "text": "kind", "value": "'alert'", "why": null });
+    assert_eq!((&told[0]["steps"][0]["value"], &told[0]["steps"][1]), (&json!("true"), &property), "{}", told[0]);
+    assert_eq!(routes(None)[0]["delivers"], Value::Null, "it depends");
+}
+
+#[test]
+fn eval_answers_each_line_with_one_in_their_order() {
+    let line = |n: usize| match n % 4 {
+        0 => format!(r#"{{"condition":"as_number(n) < 7","message":{{"properties":{{"n":"{}"}}}}}}"#, n % 9),
+        1 => format!(r#"{{"route":"FROM /messages/modules/m{n} INTO $upstream"}}"#),
+        2 => r#"{"pattern":"/messages/*","source":"/twinChangeNotifications"}"#.into(),
+        _ => format!("{{\"condition\":\"{}(\"}}", " ".repeat(n % 5)),
+    };
+    let expected = |n: usize| match n % 4 {
+        0 => json!({ "result": if n % 9 < 7 { "true" } else { "false" } }),
+        1 => {
+            json!({ "source": format!("/messages/modules/m{n}"), "condition": "true", "sink": "$upstream", "endpoint": "iothub" })
+        }
+        2 => json!({ "match": false }),
+        _ => json!(n % 5 + 2), // the column of the error
+    };
+    const LINES: usize = 10_000;
+    // Empty lines are passed over, and the last one need not end.
+    let input: Vec<String> = (0..LINES).map(|n| line(n) + if n % 3 == 0 { "\n \n" } else { "\n" }).collect();
+    let answer = fed(command().args(["route", "eval"]), input.concat().trim_end()).ok().out;
+    let mut count = 0;
+    for (n, line) in answer.lines().enumerate() {
+        let answer: Value = serde_json::from_str(line).unwrap();
+        let answer = answer["error"].get("column").cloned().unwrap_or(answer);
+        assert_eq!(answer, expected(n), "line {n}: {line}");
+        count += 1;
+    }
+    assert_eq!(count, LINES);
+
+    let long = format!("{{}}\n{}\n", "x".repeat(3 << 20));
+    let refused = fed(command().args(["route", "eval"]), &long);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.err.contains("line 2 of standard input: it is longer than 2097152 bytes"), "{}", refused.err);
+}
+
+#[test]
+fn eval_answers_before_it_is_asked_again() {
+    let mut child = command().args(["route", "eval"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut asks, mut answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    for (line, expected) in [(r#"{"condition":"1 < 2"}"#, r#"{"result":"true"}"#), ("x", r#"{"error":"#)] {
+        writeln!(asks, "{line}").unwrap();
+        let mut answer = String::new();
+        let _ = answers.read_line(&mut answer).unwrap();
+        assert!(answer.starts_with(expected), "{answer}");
+    }
+    drop(asks);
+    assert!(child.wait().unwrap().success());
 }
 
 fn manifest_with(route: &str) -> Manifest {

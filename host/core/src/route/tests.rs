@@ -219,6 +219,7 @@ fn a_condition_may_ask_for_the_sender_and_the_properties_of_the_system() {
     message.system_mut().correlation_id = Some("8".into());
     for (condition, delivered) in [
         ("$connectionModuleId = 'm' AND $outputName = 'o' AND $connectionDeviceId = 'd'", true),
+        ("$CONNECTIONMODULEID = 'm' AND $outputname = 'o' AND {$ConnectionDeviceId} = 'd'", true),
         ("NOT is_defined($connectionModuleId)", false),
         ("$MESSAGEID = '7' AND $cid = '8' AND $edgeHubOriginInterface = 'internal'", true),
         ("is_defined($contentType) OR is_defined($contentEncoding) OR is_defined($userId)", false),
@@ -292,6 +293,10 @@ fn lines_of_the_trial_are_answered_in_their_form() {
         (r#"{"condition":"a = 'x'","message":null}"#, r#"{"result":"undefined"}"#),
         (
             r#"{"condition":"true","route":null,"message":{"properties":null,"body":null,"bodyText":null}}"#,
+            r#"{"result":"true"}"#,
+        ),
+        (
+            r#"{"condition":"$body.a = 1","message":{"systemProperties":{"contentType":"application/json","contentEncoding":"utf-8"},"body":null,"bodyText":"{\"a\":1}"}}"#,
             r#"{"result":"true"}"#,
         ),
         (r#"{"pattern":"/messages/*","source":"/messages/modules/m"}"#, r#"{"match":true}"#),
