@@ -127,14 +127,14 @@ fn explain_tells_of_each_route_whether_it_takes_the_message_or_another_one_decid
     let other = "other: no: the source does not match";
     assert_eq!(
         verdicts(&explain(Some(alert), "text")),
-        ["alerts: yes", "all: yes, but `alerts` leads to the same sink and decides", other, "x: yes"]
+        ["all: yes, but `urgent` leads to the same sink and decides", other, "urgent: yes", "x: yes"]
     );
     assert_eq!(
         verdicts(&explain(Some("{}"), "text")),
-        ["alerts: no: the condition is undefined", "all: yes", other, "x: yes"]
+        ["all: yes", other, "urgent: no: the condition is undefined", "x: yes"]
     );
-    let unknown = "alerts: depends on the message: give one with --message";
-    assert_eq!(verdicts(&explain(None, "text")), [unknown, "all: yes", other, "x: yes"]);
+    let unknown = "urgent: depends on the message: give one with --message";
+    assert_eq!(verdicts(&explain(None, "text")), ["all: yes", other, unknown, "x: yes"]);
 
     let routes = |message: Option<&str>| {
         let answer: Value = serde_json::from_str(&explain(message, "json")).unwrap();
@@ -142,19 +142,19 @@ fn explain_tells_of_each_route_whether_it_takes_the_message_or_another_one_decid
     };
     let told = routes(Some(alert));
     let parts = |key: &str| told.iter().map(|route| route[key].clone()).collect::<Vec<_>>();
-    assert_eq!(parts("name"), ["alerts", "all", "other", "x"]);
-    assert_eq!(parts("sourceMatches"), [true, true, false, true]);
-    assert_eq!(parts("delivers"), [true, false, false, true]);
-    assert_eq!(parts("insteadDelivers"), [Value::Null, json!("alerts"), Value::Null, Value::Null]);
-    assert_eq!(parts("result"), [json!("true"), Value::Null, Value::Null, Value::Null]);
-    assert_eq!(parts("condition"), [json!("kind = 'alert'"), Value::Null, json!("kind = 'alert'"), Value::Null]);
+    assert_eq!(parts("name"), ["all", "other", "urgent", "x"]);
+    assert_eq!(parts("sourceMatches"), [true, false, true, true]);
+    assert_eq!(parts("delivers"), [false, false, true, true]);
+    assert_eq!(parts("insteadDelivers"), [json!("urgent"), Value::Null, Value::Null, Value::Null]);
+    assert_eq!(parts("result"), [Value::Null, Value::Null, json!("true"), Value::Null]);
+    assert_eq!(parts("condition"), [Value::Null, json!("kind = 'alert'"), json!("kind = 'alert'"), Value::Null]);
     assert_eq!(
-        (&told[0]["sink"], &told[3]["sink"]),
+        (&told[2]["sink"], &told[3]["sink"]),
         (&json!("$upstream"), &json!(r#"BrokeredEndpoint("/modules/m/inputs/x")"#))
     );
     let property = json!({ "depth": 1, "text": "kind", "value": "'alert'", "why": null });
-    assert_eq!((&told[0]["steps"][0]["value"], &told[0]["steps"][1]), (&json!("true"), &property), "{}", told[0]);
-    assert_eq!(routes(None)[0]["delivers"], Value::Null, "it depends");
+    assert_eq!((&told[2]["steps"][0]["value"], &told[2]["steps"][1]), (&json!("true"), &property), "{}", told[2]);
+    assert_eq!(routes(None)[2]["delivers"], Value::Null, "it depends");
 }
 
 #[test]

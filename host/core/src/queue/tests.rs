@@ -113,6 +113,21 @@ fn a_failed_message_blocks_only_its_own_source_and_priority() {
     assert_eq!(queue.next_due(), None);
 }
 
+/// By this a module with several inputs chooses among them.
+#[test]
+fn the_most_urgent_of_what_is_ready_and_what_is_due_again_is_told() {
+    for (failed, fresh) in [(2, 9), (9, 2)] {
+        let mut queue = queue([item("a", failed, 1)]);
+        assert_eq!(queue.most_urgent(Uptime(0)), Some(failed));
+        let _ = deliver(&mut queue, Uptime(0), |_| Settlement::Retry(None));
+        let due = queue.next_due().unwrap();
+        assert_eq!(queue.most_urgent(Uptime(due.0 - 1)), None, "in back-off");
+        queue.push(item("b", fresh, 2));
+        assert_eq!(queue.most_urgent(Uptime(due.0 - 1)), Some(fresh));
+        assert_eq!(queue.most_urgent(due), Some(2));
+    }
+}
+
 #[test]
 fn a_message_is_given_up_after_its_attempts() {
     let mut queue = queue([item("a", 10, 1), item("a", 10, 2)]);
