@@ -25,7 +25,8 @@ async fn a_full_queue_that_may_gives_up_its_oldest_in_the_log_too() {
     }
     let queue = queue_with(&agent, |queue| queue.length == most).await;
     assert_eq!(queue.dropped, [("overflow".into(), 10)].into());
-    // A kill brings none of them back.
+    // None of them is kept as a dead letter, and a kill brings none back.
+    assert_eq!(agent.dead_letters(None).await.unwrap().letters, []);
     let next = world.after_kill();
     note_in(&next);
     let agent = next.agent().await;
@@ -59,7 +60,8 @@ async fn a_full_queue_that_may_gives_up_its_least_urgent_in_the_log_too() {
     assert_eq!(agent.publish("/messages/low", &message(&low[0])).await, Err(SendError::Full));
     let queue = queue_with(&agent, |queue| queue.length == most).await;
     assert_eq!(queue.dropped, [("overflow".into(), 3)].into());
-    // A kill brings none of them back.
+    // None of them is kept as a dead letter, and a kill brings none back.
+    assert_eq!(agent.dead_letters(None).await.unwrap().letters, []);
     let next = world.after_kill();
     note_in(&next);
     let agent = next.agent().await;
