@@ -105,7 +105,7 @@ fn explain_tells_of_each_route_whether_it_takes_the_message_or_another_one_decid
     let manifest = Manifest::new()
         .route("all", "FROM /messages/* INTO $upstream")
         .route_object(
-            "alerts",
+            "urgent",
             json!({ "route": "FROM /messages/* WHERE kind = 'alert' INTO $upstream", "priority": 1 }),
         )
         .route("x", r#"FROM /messages/modules/m/* INTO BrokeredEndpoint("/modules/m/inputs/x")"#)
