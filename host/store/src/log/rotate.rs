@@ -307,6 +307,8 @@ impl Log {
             (segment.suspect, segment.unsafe_on_disk) = (true, true);
             self.keep(segment);
         } else {
+            // What it says is settled is not safe: only a checkpoint can tell it again.
+            self.pending.incomplete = true;
             self.obsolete.push((segment.generation(), segment.len));
         }
     }

@@ -126,6 +126,25 @@ fn a_message_for_a_full_queue_costs_as_much_whatever_waits_there() {
     }
 }
 
+#[test]
+fn a_lane_is_in_order_again_when_what_stood_before_older_ones_has_gone() {
+    use crate::queue::lane::LOOKED_AT;
+    let mut queue = queue([item("a", 10, 1), item("b", 10, 2), item("a", 10, 3), item("b", 10, 4)]);
+    let mut batch = queue.take(Uptime(0), 1);
+    batch.next_item(|| Uptime(0)).unwrap();
+    batch.settle(Settlement::Retry(None), Uptime(0), 0.5);
+    queue.finish(batch, Uptime(0));
+    queue.release_due(queue.next_due().unwrap()); // the lane is 1, 3, 2, 4
+    queue.set_max_bytes(20);
+    queue.make_room(0, 5, Overflow::DropOldest);
+    (5..105).for_each(|number| queue.push(item("c", 10, number)));
+    queue.set_max_bytes(1010);
+    let before = LOOKED_AT.get();
+    queue.make_room(0, 5, Overflow::DropOldest);
+    assert_eq!(LOOKED_AT.get() - before, 1);
+    assert_eq!(queue.take_dropped().iter().map(|dropped| dropped.sequence).collect::<Vec<_>>(), [1, 2, 3]);
+}
+
 /// What came back out of its order is found all the same, and order is found again when that has gone.
 #[test]
 fn a_queue_in_which_streams_were_in_back_off_gives_up_what_came_first_and_is_in_order_again_afterwards() {

@@ -292,11 +292,12 @@ fn after_a_failed_sync_the_next_one_that_succeeds_makes_all_safe() {
 }
 
 #[test]
-fn settlements_are_written_also_after_a_failed_sync_of_the_only_segment() {
+fn settlements_are_safe_also_after_a_failed_sync_of_the_only_segment() {
     let sim = Sim::new();
     let (mut log, _) = sim.open(SMALL, &clocks(0));
     let a = log.endpoint("a");
     append(&mut log, &message("s", 1, 100), &[to(a, 0)]).unwrap();
+    log.sync().unwrap();
     let place = all(&mut log, a, 0)[0].place;
     log.settle(place, How::Delivered);
     // The write goes well, the sync behind it does not.
@@ -304,4 +305,8 @@ fn settlements_are_written_also_after_a_failed_sync_of_the_only_segment() {
     assert!(log.sync().is_err());
     log.sync().unwrap();
     assert_eq!(sim.killed().open(SMALL, &clocks(1)).1.references, 0);
+    // What the failed sync has dropped is in no memory either.
+    for seed in 1..6 {
+        assert_eq!(sim.without_power(&mut Chance(seed)).open(SMALL, &clocks(1)).1.references, 0, "power {seed}");
+    }
 }
