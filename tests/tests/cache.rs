@@ -9,7 +9,7 @@ use marram_tests::{
     manifest::{Manifest, Module},
     program::Layout,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const GUESTS: [&str; 3] = ["plain_program", "threshold_filter", "device_telemetry"];
 
@@ -150,6 +150,29 @@ fn the_version_before_stays_while_an_update_is_under_way_and_can_be_had_back_off
     let _ = device.apply(&version("device_telemetry").to_json()).ok();
     let _ = device.marram(&["restart", "m"]).ok();
     host.wait_for_module("m", "to run anew", |now| now["status"] == "running" && now["restartCount"] == 1);
+}
+
+#[test]
+fn what_would_take_the_place_of_a_deployment_stays_while_it_is_on_trial() {
+    let (layout, device) = (Layout::with(&["plain_program", "device_telemetry"]), Device::new());
+    let first = deploys(&layout, &["device_telemetry"]).rollout(json!({ "probation": "100ms" }));
+    let host = device.start(&first);
+    host.wait_for_outcome(1, "good");
+    let program = Module::new(&layout.image("plain_program")).env("RUN_MS", "3600000");
+    let on_trial = Manifest::new().module("plain_program", program).rollout(json!({ "probation": "1h" }));
+    let _ = device.apply(&on_trial.to_json()).ok();
+    host.wait_for_status("plain_program", "running");
+    host.wait("the other to be gone", |host| (host.status()["modules"].as_array().unwrap().len() == 1).then_some(()));
+    let _ = device.marram(&["cache", "prune", "--all"]).ok();
+    assert_eq!(tags(&device), ["device_telemetry", "plain_program"]);
+    host.stop();
+    let _ = device.marram(&["cache", "prune", "--to", "0"]).ok();
+    assert_eq!(tags(&device), ["device_telemetry", "plain_program"], "without a host");
+    fs::remove_dir_all(layout.path()).unwrap();
+    let host = device.start_stored(&[]);
+    let _ = device.marram(&["rollback"]).ok();
+    host.wait_for_status("device_telemetry", "running");
+    host.stop();
 }
 
 /// Dates the last use of a guest's component back.
