@@ -165,8 +165,17 @@ fn an_operator_goes_back_to_the_last_good_one_and_forth_to_any() {
     host.stop();
 }
 
+/// Removes what is stored of deployments under names that begin so.
+fn lose(device: &Device, prefix: &str) {
+    for file in fs::read_dir(device.data().join("store")).unwrap().map(|file| file.unwrap().path()) {
+        if file.file_name().unwrap().to_str().unwrap().starts_with(prefix) {
+            fs::remove_file(&file).unwrap();
+        }
+    }
+}
+
 #[test]
-fn a_device_that_lost_its_deployment_gives_no_version_twice() {
+fn a_device_that_lost_its_deployment_has_it_back_and_gives_no_version_twice() {
     let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
     let host = device.start(&manifest(good(&layout, "first"), "first"));
     for version in 2..4 {
@@ -174,18 +183,60 @@ fn a_device_that_lost_its_deployment_gives_no_version_twice() {
         assert_eq!(answer.out, format!("deployment {version} is in force\n"));
     }
     host.stop();
-    for file in fs::read_dir(device.data().join("store")).unwrap().map(|file| file.unwrap().path()) {
-        let name = file.file_name().unwrap().to_str().unwrap();
-        if name.starts_with("deployment.") {
-            fs::remove_file(&file).unwrap();
-        }
-    }
+    lose(&device, "deployment.");
+    let host = device.start_stored(&[]);
+    host.wait_for_value("next");
+    assert_eq!(host.status()["deploymentVersion"], 3);
+    assert_eq!(host.twin("m")["desired"], json!({ "is": "3" }));
+    host.stop();
+    lose(&device, "deployment");
     let host = device.start_stored(&[]);
     assert_eq!(host.status()["deploymentVersion"], 0);
     let answer = device.apply(&manifest(good(&layout, "last"), "last").to_json()).ok();
     assert_eq!(answer.out, "deployment 4 is in force\n");
     let shown = host.deployments();
     assert_eq!((&shown[0]["version"], &shown[0]["way"], shown.len()), (&json!(4), &json!("apply"), 4), "{shown:?}");
+    host.stop();
+}
+
+#[test]
+fn a_deployment_with_which_the_host_has_ended_five_times_is_not_begun_with_once_more() {
+    let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
+    let host = device.start(&manifest(good(&layout, "good"), "good"));
+    host.wait_for_outcome(1, "good");
+    host.kill();
+    let suspect = manifest(good(&layout, "suspect"), "suspect").rollout(json!({ "probation": "1h" }));
+    // In the first life it comes; the next five begin with it.
+    for life in 0..6 {
+        let host = device.start(&suspect);
+        host.wait_for_value("suspect");
+        assert_eq!(host.status()["deploymentVersion"], 2, "life {life}");
+        host.kill();
+    }
+    let host = device.start(&suspect);
+    host.wait_for_value("good");
+    let entry = host.wait_for_outcome(2, "rolled-back");
+    assert!(entry["reason"].as_str().unwrap().contains("was started 5 times while it was on trial"), "{entry}");
+    let log = host.log();
+    assert!(log.contains("was rolled back as deployment 2 (the host was started 5 times"), "of the file: {log}");
+    host.wait_for_outcome(3, "good");
+    host.stop();
+}
+
+#[test]
+fn a_section_that_cannot_be_stored_in_a_rollback_is_stored_as_soon_as_it_can_be() {
+    let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
+    let host = device.start(&manifest(good(&layout, "good"), "good"));
+    host.wait_for_outcome(1, "good");
+    let _ = device.apply(&manifest(crashing(&layout, "bad"), "bad").to_json()).ok();
+    // In the way of each write of this document.
+    let obstacle = device.data().join("store/twin-m.json.tmp");
+    fs::create_dir(&obstacle).unwrap();
+    host.wait_for_outcome(2, "rolled-back");
+    host.wait("a try that fails", |host| host.log().contains("not wholly in force; tried again").then_some(()));
+    assert_eq!(host.twin("m")["desired"], json!({ "is": "bad" }));
+    fs::remove_dir(&obstacle).unwrap();
+    host.wait("the section", |host| (host.twin("m")["desired"] == json!({ "is": "good" })).then_some(()));
     host.stop();
 }
 

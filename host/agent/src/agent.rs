@@ -224,6 +224,7 @@ impl Agent {
             Some(text) => agent.begin_with(&text).await?,
             None => agent.resume().await?,
         }
+        agent.tidy().await;
         Ok(agent)
     }
 

@@ -208,8 +208,8 @@ async fn route(agent: &Arc<Agent>, waiting: &Semaphore, request: Request<Incomin
         (&Method::GET, ["v1", "reported"]) => ok(&agent.reported().await?),
         (&Method::GET, ["v1", "history"]) => ok(&agent.deployments().await),
         (&Method::POST, ["v1", "rollback"]) => {
-            let to = number(request.uri().query().unwrap_or(""), "to", "the version of a deployment")?;
-            ok(&agent.roll_back(to).await?)
+            let version = |name| number(request.uri().query().unwrap_or(""), name, "the version of a deployment");
+            ok(&agent.roll_back(version("to")?, version("of")?).await?)
         }
         _ => {
             Err(Failure::new(StatusCode::NOT_FOUND, "not-found", format!("no such call: {} {path}", request.method())))

@@ -19,6 +19,7 @@ mod metrics;
 mod overflow;
 mod receiving;
 mod replaying;
+mod rollouts;
 mod routing;
 mod shares;
 mod storing;

@@ -480,6 +480,10 @@ mod tests {
             Ok(())
         }
 
+        fn names(&self, _: &str) -> Result<Vec<String>, DocumentError> {
+            Ok(Vec::new())
+        }
+
         fn remove(&self, _: &str) -> Result<(), DocumentError> {
             Ok(())
         }

@@ -5,8 +5,9 @@ use marram_core::rollout::{Entry, Outcome, Way};
 
 use crate::{
     args::{Ask, Rollback},
-    ask::{answer, warn},
+    ask::{answer, read, warn},
     client::Call,
+    config,
     failure::Failure,
     output::{self, Table},
 };
@@ -21,8 +22,12 @@ pub(crate) fn history(ask: &Ask) -> Result<(), Failure> {
 }
 
 pub(crate) fn rollback(args: &Rollback) -> Result<(), Failure> {
-    let to = args.to.map_or_else(String::new, |to| format!("?to={to}"));
-    answer(&args.ask, Call::post(format!("/v1/rollback{to}")), |applied: Applied| {
+    // The host may roll back by itself at the same moment: then it is not to be done twice.
+    let data = config::data_folder(&args.ask.place, None)?;
+    let seen: Deployments = read(&Call::get("/v1/history").send(&data)?)?;
+    let to = args.to.map_or_else(String::new, |to| format!("&to={to}"));
+    let call = Call::post(format!("/v1/rollback?of={}{to}", seen.in_force));
+    answer(&args.ask, call, |applied: Applied| {
         warn(&applied);
         format!("deployment {} is in force\n", applied.version)
     })

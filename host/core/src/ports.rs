@@ -719,6 +719,12 @@ pub trait Documents: Send + Sync {
     /// It could not be written; the old one is still in force.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), DocumentError>;
 
+    /// Names that begin so, of those that consist of lower-case letters, digits, `-` and `_`; in any order.
+    ///
+    /// # Errors
+    /// They cannot be listed.
+    fn names(&self, prefix: &str) -> Result<Vec<String>, DocumentError>;
+
     /// Removes a document and its previous generation; no error when there is none.
     ///
     /// # Errors

@@ -234,7 +234,7 @@ impl Host {
 
     fn roll_back(&mut self) {
         self.note("> rollback");
-        match self.block(async |agent| agent.roll_back(None).await) {
+        match self.block(async |agent| agent.roll_back(None, None).await) {
             Ok(_) => {}
             Err(error @ ApplyError::Refused(_)) => self.note(format!("refused: {error}")),
             Err(error) => {

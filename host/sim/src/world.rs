@@ -481,6 +481,10 @@ impl Documents for World {
         Ok(())
     }
 
+    fn names(&self, prefix: &str) -> Result<Vec<String>, DocumentError> {
+        Ok(self.lock().documents.keys().filter(|name| name.starts_with(prefix)).cloned().collect())
+    }
+
     fn remove(&self, name: &str) -> Result<(), DocumentError> {
         self.lock().documents.remove(name);
         Ok(())

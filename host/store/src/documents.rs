@@ -14,6 +14,7 @@
 //! No caching: a document is read a few times at a start and then lives in the agent's memory.
 
 use std::{
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -200,6 +201,21 @@ impl Documents for Folder {
                 hint(&error)
             ))
         })
+    }
+
+    fn names(&self, prefix: &str) -> Result<Vec<String>, DocumentError> {
+        let _turn = self.take_turn();
+        let paths = self
+            .disk
+            .list(&self.path)
+            .map_err(|error| DocumentError(format!("cannot list {}: {error}", self.path.display())))?;
+        let stem = |path: &PathBuf| {
+            let file = path.file_name()?.to_str()?;
+            let name = file.strip_suffix(".json").or_else(|| file.strip_suffix(".json.1"))?;
+            // One that stands as it is; of others the file alone does not tell the name.
+            (name.starts_with(prefix) && file_stem(name) == name).then(|| name.to_owned())
+        };
+        Ok(paths.iter().filter_map(stem).collect::<BTreeSet<_>>().into_iter().collect())
     }
 
     fn remove(&self, name: &str) -> Result<(), DocumentError> {

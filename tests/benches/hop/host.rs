@@ -226,6 +226,10 @@ impl Documents for Nowhere {
         Ok(())
     }
 
+    fn names(&self, _: &str) -> Result<Vec<String>, DocumentError> {
+        Ok(Vec::new())
+    }
+
     fn remove(&self, _: &str) -> Result<(), DocumentError> {
         Ok(())
     }

@@ -11,7 +11,7 @@ use marram_core::{
     name::ModuleName,
     ports::DocumentError,
     reported::{self, Code, Refusal},
-    rollout::{History, Way, manifest_digest},
+    rollout::{Entry, History, Way, manifest_digest},
 };
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +75,15 @@ pub(super) struct InForce {
     pub(super) refused: Option<Refusal>,
 }
 
+/// Why a manifest that was rolled back is refused.
+fn not_again(bad: &Entry) -> String {
+    let (version, reason) = (bad.accepted.version, bad.reason.as_deref().unwrap_or("it was not good"));
+    format!(
+        "this manifest was rolled back as deployment {version} ({reason}) and is not tried again until it changes; \
+         `marram rollback --to {version}` puts it in force nevertheless"
+    )
+}
+
 impl InForce {
     pub(super) fn set(&mut self, deployment: Arc<Deployment>, version: u64, complete: bool) {
         self.deployment = Some(deployment);
@@ -87,15 +96,23 @@ impl Agent {
     /// Applies the manifest to begin with; a bad one leaves the stored deployment in force. One that says what is stored
     /// already is no new deployment, and is resumed like it: without any network.
     pub(super) async fn begin_with(self: &Arc<Self>, text: &str) -> Result<(), StartError> {
-        let stored = self.stored().await?;
+        let stored = self.stored(&self.in_force.lock().await.history).await?;
         let old = stored.as_ref().and_then(|stored| self.read_accepted(stored.manifest.get()).ok());
         let new = self.read_accepted(text).ok();
         if let (Some(stored), Some((old, _)), Some((new, warnings))) = (&stored, &old, &new)
             && old == new
         {
-            let warnings = warnings.iter().map(ToString::to_string).collect();
-            let _ = self.initial.set(Ok(Applied { version: stored.version, changed: false, warnings }));
-            return self.resume().await;
+            self.resume().await?;
+            let in_force = self.in_force.lock().await;
+            let initial = match in_force.history.rolled_back(&manifest_digest(text)) {
+                Some(bad) if in_force.version != stored.version => Err(ApplyError::Refused(not_again(bad))),
+                _ => {
+                    let warnings = warnings.iter().map(ToString::to_string).collect();
+                    Ok(Applied { version: in_force.version, changed: in_force.version != stored.version, warnings })
+                }
+            };
+            let _ = self.initial.set(initial);
+            return Ok(());
         }
         // Later deployments count on from the stored one, whether or not it is put in force.
         if let Some(stored) = stored {
@@ -123,13 +140,21 @@ impl Agent {
     /// Puts the stored deployment in force; or, if it is known to be bad, the one that takes its place.
     pub(super) async fn resume(self: &Arc<Self>) -> Result<(), StartError> {
         let mut in_force = self.in_force.lock().await;
-        let Some(stored) = self.stored().await? else { return Ok(()) };
+        let Some(stored) = self.stored(&in_force.history).await? else {
+            in_force.version = in_force.history.newest();
+            self.go_back(&mut in_force, "it is lost".into()).await;
+            return Ok(());
+        };
         let version = stored.version;
         self.remember(&mut in_force, &stored);
         let deployment = match self.read_accepted(stored.manifest.get()) {
             Ok((deployment, _)) => Arc::new(deployment),
             Err(faults) => {
                 tracing::error!(%faults, "the stored deployment is not valid for this version of Marram");
+                let fault = faults.0.first().map(|fault| format!(": {fault}")).unwrap_or_default();
+                (in_force.deployment, in_force.version) = (None, version);
+                self.go_back(&mut in_force, format!("its manifest is not valid for this version of Marram{fault}"))
+                    .await;
                 return Ok(());
             }
         };
@@ -138,6 +163,7 @@ impl Agent {
         }
         in_force.set(deployment.clone(), version, false);
         if self.replace_at_boot(&mut in_force).await {
+            self.finish_later(&in_force);
             return Ok(());
         }
         tracing::info!(version, modules = deployment.modules.len(), "resuming the stored deployment");
@@ -146,6 +172,7 @@ impl Agent {
             tracing::error!(%error, "the stored deployment is not wholly in force");
         }
         in_force.complete = complete.is_ok();
+        self.finish_later(&in_force);
         Ok(())
     }
 
@@ -232,11 +259,7 @@ impl Agent {
             return Ok((version, changed));
         }
         if let Some(bad) = in_force.history.rolled_back(&manifest_digest(text)) {
-            let (version, reason) = (bad.accepted.version, bad.reason.as_deref().unwrap_or("it was not good"));
-            let message = format!(
-                "this manifest was rolled back as deployment {version} ({reason}) and is not tried again until it changes; \
-                 `marram rollback --to {version}` puts it in force nevertheless"
-            );
+            let message = not_again(bad);
             in_force.refused = Some(Refusal { code: Code::Failed, description: message.clone(), hub: None });
             return Err(ApplyError::Refused(message));
         }
@@ -264,6 +287,7 @@ impl Agent {
             "deployment accepted"
         );
         in_force.history.accept(stored.accepted());
+        in_force.texts.insert(manifest_digest(stored.manifest.get()));
         self.deployment_version.store(version, SeqCst);
         self.save_history(in_force).await;
         in_force.refused = None;
@@ -293,7 +317,7 @@ impl Agent {
     }
 
     /// Applies the sections of all modules; the others too when one fails. A rollback concerns also modules without any.
-    async fn apply_sections(&self, in_force: &InForce, deployment: &Deployment) -> Result<(), ApplyError> {
+    pub(super) async fn apply_sections(&self, in_force: &InForce, deployment: &Deployment) -> Result<(), ApplyError> {
         let back_to = match in_force.entry().map(|entry| &entry.accepted.way) {
             Some(Way::Rollback { to, .. } | Way::ByHand { to, .. }) => Some(*to),
             _ => None,

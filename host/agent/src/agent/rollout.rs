@@ -66,14 +66,22 @@ impl Agent {
         Deployments { in_force: in_force.version, deployments }
     }
 
-    /// Puts an earlier deployment in force again: the last good one, or that of this version. The one in force counts as rolled back.
+    /// Puts an earlier deployment in force again: the last good one, or that of this version. The one in force counts as rolled back. `of`:
+    /// only if that one is in force.
     ///
     /// # Errors
-    /// There is none, its manifest is not kept or would not be accepted any more, or it cannot be stored.
-    pub async fn roll_back(self: &Arc<Self>, to: Option<u64>) -> Result<Applied, ApplyError> {
+    /// Another one is in force. There is none, its manifest is not kept or would not be accepted any more, or it cannot be stored.
+    pub async fn roll_back(self: &Arc<Self>, to: Option<u64>, of: Option<u64>) -> Result<Applied, ApplyError> {
         let mut in_force = self.in_force.clone().lock_owned().await;
         if in_force.stopping {
             return Err(ApplyError::Stopping);
+        }
+        if let Some(of) = of.filter(|of| *of != in_force.version) {
+            let now = in_force.version;
+            return Err(ApplyError::Refused(format!(
+                "deployment {of} is not in force any more: deployment {now} has taken its place, and nothing was rolled back; \
+                 `marram history` shows how it came"
+            )));
         }
         let roll_back = move |agent: Arc<Self>| async move {
             let entry = earlier(&in_force, to).map_err(ApplyError::Refused)?;
@@ -98,6 +106,12 @@ impl Agent {
         let mut in_force = self.in_force.lock().await;
         in_force.texts = history.digests().into_iter().map(str::to_owned).collect();
         in_force.history = history;
+    }
+
+    /// Removes manifests that no deployment has. After what is stored is in the history: its own is needed.
+    pub(super) async fn tidy(&self) {
+        let in_force = self.in_force.lock().await;
+        self.remove_stray_texts(&in_force.history).await;
     }
 
     /// Notes in the history that this deployment is stored, at a start.
@@ -194,6 +208,44 @@ impl Agent {
         }
     }
 
+    /// At a start: of the deployment that is stored nothing can be run. Nothing is held against it.
+    pub(super) async fn go_back(self: &Arc<Self>, in_force: &mut InForce, because: String) {
+        if in_force.version == 0 {
+            return;
+        }
+        match self.replace(in_force, because, true).await {
+            Ok(true) => return self.finish_later(in_force),
+            Ok(false) => tracing::error!("nothing good is known before it; apply a manifest to go on"),
+            Err(error) => tracing::error!(%error, "the last good deployment cannot be put in its place"),
+        }
+        in_force.version = 0;
+    }
+
+    /// Applies the sections of the deployment in force that could not be stored, until they are: for one that nobody asked for, and that
+    /// nobody will ask for again.
+    pub(super) fn finish_later(self: &Arc<Self>, in_force: &InForce) {
+        let (agent, version) = (self.clone(), in_force.version);
+        if in_force.complete || in_force.deployment.is_none() {
+            return;
+        }
+        tokio::spawn(async move {
+            let mut wait = FIRST_RETRY;
+            loop {
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(LAST_RETRY);
+                let mut in_force = agent.in_force.lock().await;
+                if in_force.version != version || in_force.complete || in_force.stopping {
+                    return;
+                }
+                let Some(deployment) = in_force.deployment.clone() else { return };
+                match agent.apply_sections(&in_force, &deployment).await {
+                    Ok(()) => in_force.complete = true,
+                    Err(error) => tracing::error!(%error, "the deployment is not wholly in force; tried again"),
+                }
+            }
+        });
+    }
+
     /// A deployment with which the host lives for a while is not what ends it.
     async fn note_long_life(self: Arc<Self>, version: u64) {
         tokio::time::sleep(LONG_LIFE).await;
@@ -232,7 +284,7 @@ impl Agent {
         }
     }
 
-    async fn carry_out(&self, judged: &Judged) -> Result<(), ApplyError> {
+    async fn carry_out(self: &Arc<Self>, judged: &Judged) -> Result<(), ApplyError> {
         let mut in_force = self.in_force.clone().lock_owned().await;
         let Some(deployment) = in_force.deployment.clone() else { return Ok(()) };
         if in_force.stopping || in_force.version != judged.version {
@@ -247,6 +299,7 @@ impl Agent {
             }
             Judgement::Bad { because, again } => {
                 if self.replace(&mut in_force, because.clone(), *again).await? {
+                    self.finish_later(&in_force);
                     return Ok(());
                 }
                 in_force.history.decide(judged.version, Outcome::Bad, Some(because.clone()), self.clock.utc());
@@ -282,10 +335,14 @@ impl Agent {
         }
     }
 
-    /// What takes the place of the deployment in force, if it is not good.
+    /// What takes the place of the deployment in force, if it is not good. If nothing can be in force, whatever was good is better.
     async fn instead(&self, in_force: &InForce) -> Option<(u64, String, Arc<Deployment>)> {
-        let options = &in_force.deployment.as_ref()?.rollout;
-        for entry in in_force.history.instead_of(in_force.version, options) {
+        let (history, version) = (&in_force.history, in_force.version);
+        let instead: Vec<&Entry> = match &in_force.deployment {
+            Some(deployment) => history.instead_of(version, &deployment.rollout).collect(),
+            None => history.good_before(version).collect(),
+        };
+        for entry in instead {
             let version = entry.accepted.version;
             let read = match self.text_of(&entry.accepted.digest).await {
                 Ok(text) => self.read_accepted(&text).map(|read| (text, read.0)).map_err(|faults| faults.to_string()),
@@ -302,11 +359,13 @@ impl Agent {
 
 /// The deployment of this version, or the last good one.
 fn earlier(in_force: &InForce, to: Option<u64>) -> Result<Entry, String> {
+    // Where nothing is in force, all that there was lies before it.
+    let before = if in_force.version == 0 { in_force.history.newest() + 1 } else { in_force.version };
     let entry = match to {
         Some(version) => in_force.history.entry(version).cloned().ok_or_else(|| {
             format!("the history has no deployment {version}; `marram history` shows those that it has")
         })?,
-        None => in_force.history.good_before(in_force.version).next().cloned().ok_or(
+        None => in_force.history.good_before(before).next().cloned().ok_or(
             "there is no earlier deployment that was good and not rolled back; `marram history` shows them all, and \
              `--to VERSION` takes any of them",
         )?,

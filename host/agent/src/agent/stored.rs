@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A deployment is accepted once `deployment` is written; its manifest is written before, and the history, which can be told from
-//! `deployment` at the next start, after.
+//! `deployment` at the next start, after. If `deployment` is lost, the history and its manifest tell it. Manifests that belong to no
+//! deployment of the history, because the host ended between two of these writes, are removed at the next start.
 
 use std::collections::BTreeSet;
 
@@ -27,6 +28,9 @@ use crate::twins::blocking;
 
 /// The name of the stored deployment.
 const DEPLOYMENT: &str = "deployment";
+
+/// What the names of manifests begin with.
+const TEXT: &str = "deployment-";
 
 /// The name of the history.
 const HISTORY: &str = "history";
@@ -105,12 +109,18 @@ pub(crate) fn read_stored(
     check_image: fn(&str) -> Result<(), String>,
 ) -> Result<Vec<Deployment>, ReadError> {
     let document = documents.read(DEPLOYMENT).map_err(|error| ReadError(format!("cannot be read: {error}")))?;
-    let Some(document) = document else { return Ok(Vec::new()) };
-    let stored = Stored::read(&document.bytes).map_err(ReadError)?;
+    let mut history = read_history(documents).unwrap_or_default();
+    let stored = match document {
+        Some(document) => Some(Stored::read(&document.bytes).map_err(ReadError)?),
+        None => {
+            told(documents, &history).map_err(|error| ReadError(format!("is lost, and so is its manifest: {error}")))?
+        }
+    };
+    let Some(stored) = stored else { return Ok(Vec::new()) };
     let context = manifest::Context::new(&check_image);
     let reading = manifest::read(stored.manifest.get(), &context);
     let in_force = reading.map_err(|faults| ReadError(format!("is not valid here: {faults}")))?.deployment;
-    let history = read_history(documents).unwrap_or_default();
+    history.accept(stored.accepted());
     let open = history.entry(stored.version).is_some_and(|entry| entry.outcome == Outcome::OnTrial);
     let way_back = history
         .instead_of(stored.version, &in_force.rollout)
@@ -130,6 +140,13 @@ fn read_text(documents: &dyn Documents, digest: &str) -> Result<String, Document
     }
 }
 
+/// The newest deployment of the history, for want of its own document.
+fn told(documents: &dyn Documents, history: &History) -> Result<Option<Stored>, DocumentError> {
+    let Some(entry) = history.entry(history.newest()) else { return Ok(None) };
+    let Accepted { version, at, way, digest, failing_before, .. } = entry.accepted.clone();
+    Stored::new(version, at, way, failing_before, &read_text(documents, &digest)?).map(Some)
+}
+
 fn read_history(documents: &dyn Documents) -> Result<History, String> {
     let Some(document) = documents.read(HISTORY).map_err(|error| error.to_string())? else {
         return Ok(History::default());
@@ -147,7 +164,7 @@ fn read_history(documents: &dyn Documents) -> Result<History, String> {
 /// 64 bits of the digest: a device has twenty manifests, and whoever makes two of one name has only harmed himself.
 fn text_name(digest: &str) -> String {
     let hex = digest.strip_prefix("sha256:").unwrap_or(digest);
-    format!("deployment-{}", hex.get(..16).unwrap_or(hex))
+    format!("{TEXT}{}", hex.get(..16).unwrap_or(hex))
 }
 
 fn raw(text: &str) -> Result<Box<RawValue>, DocumentError> {
@@ -162,16 +179,33 @@ fn bytes(value: &impl Serialize) -> Result<Vec<u8>, DocumentError> {
 }
 
 impl Agent {
-    pub(super) async fn stored(&self) -> Result<Option<Stored>, StartError> {
+    /// The deployment to begin with.
+    pub(super) async fn stored(&self, history: &History) -> Result<Option<Stored>, StartError> {
         let documents = self.documents.clone();
-        let Some(document) = blocking(move || documents.read(DEPLOYMENT)).await? else { return Ok(None) };
-        if let Some(reason) = document.recovered {
-            tracing::warn!(reason, "the stored deployment was damaged; going on with the one before");
+        if let Some(document) = blocking(move || documents.read(DEPLOYMENT)).await? {
+            if let Some(reason) = document.recovered {
+                tracing::warn!(reason, "the stored deployment was damaged; going on with the one before");
+            }
+            match Stored::read(&document.bytes) {
+                Ok(stored) => return Ok(Some(stored)),
+                Err(why) => tracing::error!("the stored deployment {why}"),
+            }
         }
-        match Stored::read(&document.bytes) {
-            Ok(stored) => Ok(Some(stored)),
-            Err(why) => {
-                tracing::error!("the stored deployment {why}; apply a manifest to replace it");
+        let (documents, history) = (self.documents.clone(), history.clone());
+        match blocking(move || told(&*documents, &history)).await {
+            Ok(Some(stored)) => {
+                tracing::warn!(
+                    version = stored.version,
+                    "the stored deployment is lost; its history and its manifest tell it"
+                );
+                if let Err(error) = self.store(&stored).await {
+                    tracing::error!(%error, "the deployment cannot be stored again");
+                }
+                Ok(Some(stored))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => {
+                tracing::error!(%error, "the stored deployment is lost, and its manifest cannot be had either");
                 Ok(None)
             }
         }
@@ -193,8 +227,14 @@ impl Agent {
         let (text, deployment) = (stored.manifest.get().to_owned().into_bytes(), bytes(stored)?);
         let documents = self.documents.clone();
         blocking(move || {
+            let is_new = documents.read(&name).is_ok_and(|document| document.is_none());
             documents.write(&name, &text)?;
-            documents.write(DEPLOYMENT, &deployment)
+            documents.write(DEPLOYMENT, &deployment).inspect_err(|_| {
+                // Of a deployment that never was. If that fails too, the next start does it.
+                if is_new && let Err(error) = documents.remove(&name) {
+                    tracing::debug!(%error, "the manifest of a deployment that was not accepted cannot be removed");
+                }
+            })
         })
         .await
     }
@@ -212,15 +252,31 @@ impl Agent {
         blocking(move || read_text(&*documents, &digest)).await
     }
 
-    /// Removes the manifests of deployments that are forgotten.
+    /// Removes the manifests of deployments that are forgotten. What fails the next start does.
     pub(super) async fn remove_texts(&self, digests: Vec<String>) {
-        if digests.is_empty() {
+        self.remove_documents(digests.iter().map(|digest| text_name(digest)).collect()).await;
+    }
+
+    /// The same for those that an end of the host amid its writes has left, or that could not be removed. Not where nothing is remembered:
+    /// somebody may bring the history back.
+    pub(super) async fn remove_stray_texts(&self, history: &History) {
+        let kept: BTreeSet<String> = history.digests().into_iter().map(text_name).collect();
+        if kept.is_empty() {
             return;
         }
         let documents = self.documents.clone();
-        let removed =
-            blocking(move || digests.iter().try_for_each(|digest| documents.remove(&text_name(digest)))).await;
-        if let Err(error) = removed {
+        match blocking(move || documents.names(TEXT)).await {
+            Ok(names) => self.remove_documents(names.into_iter().filter(|name| !kept.contains(name)).collect()).await,
+            Err(error) => tracing::warn!(%error, "the manifests of forgotten deployments cannot be looked for"),
+        }
+    }
+
+    async fn remove_documents(&self, names: Vec<String>) {
+        if names.is_empty() {
+            return;
+        }
+        let documents = self.documents.clone();
+        if let Err(error) = blocking(move || names.iter().try_for_each(|name| documents.remove(name))).await {
             tracing::warn!(%error, "the manifest of a forgotten deployment cannot be removed");
         }
     }

@@ -471,6 +471,10 @@ impl Documents for MemoryDisk {
         Ok(())
     }
 
+    fn names(&self, prefix: &str) -> Result<Vec<String>, DocumentError> {
+        Ok(self.documents.lock().unwrap().keys().filter(|name| name.starts_with(prefix)).cloned().collect())
+    }
+
     fn remove(&self, name: &str) -> Result<(), DocumentError> {
         self.documents.lock().unwrap().remove(name);
         Ok(())

@@ -169,6 +169,8 @@ impl History {
             (entry.outcome, entry.decided) = (Outcome::Replaced, Some(at));
         }
         match &accepted.way {
+            // It was good, and cannot be had or read now.
+            Way::Rollback { of, again: true, .. } if self.entry(*of).is_some_and(|of| of.outcome == Outcome::Good) => {}
             Way::Rollback { of, because, again, .. } => {
                 let outcome = if *again { Outcome::Replaced } else { Outcome::RolledBack };
                 self.decide(*of, outcome, Some(because.clone()), at);

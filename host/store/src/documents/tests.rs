@@ -27,6 +27,19 @@ fn what_is_written_is_read_back_byte_for_byte_also_after_reopening() {
 }
 
 #[test]
+fn names_of_documents_are_listed_by_what_they_begin_with() {
+    let (_outer, folder) = folder();
+    for name in ["deployment", "deployment-1a", "deployment-2b", "deployment-A", "twin-a", "deployment-2b"] {
+        folder.write(name, b"1").unwrap();
+    }
+    folder.write("deployment-2b", b"2").unwrap();
+    fs::remove_file(folder.path.join("deployment-2b.json")).unwrap();
+    fs::write(folder.path.join("deployment-3c.json.tmp"), b"").unwrap();
+    assert_eq!(folder.names("deployment-").unwrap(), ["deployment-1a", "deployment-2b"]);
+    assert_eq!(folder.names("none").unwrap(), [""; 0]);
+}
+
+#[test]
 fn names_that_differ_in_case_are_two_documents() {
     let (_outer, folder) = folder();
     folder.write("twin-Temp", b"1").unwrap();

@@ -1,0 +1,139 @@
+//! What a start makes of a disk that has lost something, and what an operator and the host want at the same moment.
+
+use std::time::Duration;
+
+use marram_core::{
+    ports::Exports,
+    rollout::{Entry, Outcome, Way},
+};
+
+use super::{
+    lifetime::until,
+    worlds::{DEADLINE, Guest, World, manifest},
+};
+use crate::{Agent, ApplyError};
+
+const GRACE: Duration = Duration::from_secs(5);
+
+fn forever() -> Guest {
+    Guest { exports: Exports { run: true, ..Exports::default() }, ..Guest::default() }
+}
+
+/// A module, and a deployment that is good once it is up.
+fn quick(module: &str) -> String {
+    let mut document: serde_json::Value = serde_json::from_str(&manifest(&[(module, "{}")], &[])).unwrap();
+    document["modulesContent"]["$edgeAgent"]["properties.desired"]["marram"] = serde_json::json!({ "probation": "0s" });
+    document.to_string()
+}
+
+async fn until_good(agent: &Agent, version: u64) {
+    let good = async {
+        while entry(agent, version).await.outcome != Outcome::Good {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, good).await.unwrap();
+}
+
+async fn entry(agent: &Agent, version: u64) -> Entry {
+    let deployments = agent.deployments().await.deployments;
+    deployments.into_iter().find(|entry| entry.accepted.version == version).unwrap()
+}
+
+/// A device on which deployment 1 runs `a`, then deployment 2 runs `b`; both are good.
+async fn device() -> (World, std::sync::Arc<Agent>) {
+    let world = World::default();
+    for module in ["a", "b", "c"] {
+        world.guest(module, forever());
+    }
+    let agent = world.agent().await;
+    for (version, module) in [(1, "a"), (2, "b")] {
+        agent.apply(&quick(module)).await.unwrap();
+        until_good(&agent, version).await;
+    }
+    (world, agent)
+}
+
+fn names(world: &World) -> Vec<String> {
+    world.disk.documents.lock().unwrap().keys().filter(|name| name.starts_with("deployment-")).cloned().collect()
+}
+
+#[tokio::test]
+async fn a_stored_manifest_that_is_not_valid_any_more_makes_place_for_the_last_good_one() {
+    let (world, agent) = device().await;
+    agent.shut_down(GRACE).await;
+    let stored = String::from_utf8(world.disk.documents.lock().unwrap()["deployment"].clone()).unwrap();
+    let other = stored.replace(r#""type":"wasm""#, r#""type":"wasn""#);
+    assert_ne!(stored, other);
+    world.disk.documents.lock().unwrap().insert("deployment".into(), other.into());
+    let agent = world.agent().await;
+    until(&agent, "a", "running").await;
+    assert_eq!(agent.deployments().await.in_force, 3);
+    let newest = entry(&agent, 3).await;
+    assert!(matches!(&newest.accepted.way, Way::Rollback { of: 2, to: 1, again: true, .. }), "{newest:?}");
+    assert_eq!(entry(&agent, 2).await.outcome, Outcome::Good, "nothing is held against it");
+    until_good(&agent, 3).await;
+}
+
+#[tokio::test]
+async fn a_deployment_whose_document_is_lost_is_told_by_the_history_or_makes_place_for_the_one_before() {
+    let (world, agent) = device().await;
+    let text = format!("deployment-{}", &entry(&agent, 2).await.accepted.digest["sha256:".len()..][..16]);
+    agent.shut_down(GRACE).await;
+    assert!(world.disk.documents.lock().unwrap().remove("deployment").is_some());
+    let agent = world.agent().await;
+    until(&agent, "b", "running").await;
+    assert_eq!(agent.deployments().await.in_force, 2);
+    agent.shut_down(GRACE).await;
+    assert!(world.disk.documents.lock().unwrap().remove("deployment").is_some(), "it is stored again");
+    assert!(world.disk.documents.lock().unwrap().remove(&text).is_some());
+    let agent = world.agent().await;
+    until(&agent, "a", "running").await;
+    assert_eq!(agent.deployments().await.in_force, 3);
+}
+
+#[tokio::test]
+async fn where_nothing_is_in_force_an_operator_finds_what_was_good() {
+    let (world, agent) = device().await;
+    agent.shut_down(GRACE).await;
+    let texts: Vec<(String, Vec<u8>)> = {
+        let mut documents = world.disk.documents.lock().unwrap();
+        documents.remove("deployment");
+        documents.extract_if(.., |name, _| name.starts_with("deployment-")).collect()
+    };
+    let agent = world.agent().await;
+    assert_eq!(agent.deployments().await.in_force, 0);
+    world.disk.documents.lock().unwrap().extend(texts);
+    assert_eq!(agent.roll_back(None, Some(0)).await.unwrap().version, 3);
+    until(&agent, "b", "running").await;
+}
+
+#[tokio::test]
+async fn manifests_that_belong_to_no_deployment_do_not_stay() {
+    let (world, agent) = device().await;
+    let kept = names(&world);
+    assert_eq!(kept.len(), 2);
+    world.disk.refuse.lock().unwrap().replace("deployment".into());
+    assert!(matches!(agent.apply(&quick("c")).await, Err(ApplyError::Store(_))));
+    assert_eq!(names(&world), kept, "of one that was not accepted");
+    world.disk.refuse.lock().unwrap().take();
+    agent.shut_down(GRACE).await;
+    // As a kill leaves it between a manifest and its deployment.
+    world.disk.documents.lock().unwrap().insert("deployment-0123456789abcdef".into(), b"{}".to_vec());
+    // And between a deployment and the history.
+    world.disk.documents.lock().unwrap().remove("history");
+    let agent = world.agent().await;
+    until(&agent, "b", "running").await;
+    assert_eq!(names(&world).len(), 1, "the one in force has its own");
+    assert!(kept.contains(&names(&world)[0]));
+}
+
+#[tokio::test]
+async fn a_rollback_of_what_is_not_in_force_any_more_is_refused() {
+    let (_world, agent) = device().await;
+    let late = agent.roll_back(None, Some(1)).await;
+    let Err(ApplyError::Refused(why)) = late else { panic!("{late:?}") };
+    assert!(why.contains("deployment 1 is not in force any more: deployment 2 has taken its place"), "{why}");
+    assert_eq!(agent.deployments().await.in_force, 2);
+    assert_eq!(agent.roll_back(None, Some(2)).await.unwrap().version, 3);
+}
