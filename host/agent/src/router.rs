@@ -66,6 +66,8 @@ struct InForce {
     /// Of the deployment's routes.
     routes: Table,
     endpoints: BTreeMap<Sink, Arc<Endpoint>>,
+    /// Queues to which only the way back of a deployment on trial has routes. Nothing gets in or out.
+    held: BTreeMap<Sink, Arc<Endpoint>>,
 }
 
 /// What is counted of queues that are gone.
@@ -134,28 +136,22 @@ impl Router {
     /// Puts the routes of a deployment in force. Queues of sinks that are still in use stay as they are, and new ones begin with what
     /// the log has for them; what waits for one that is not in use is given up, counted and logged.
     pub(crate) async fn apply(&self, deployment: Arc<Deployment>) {
+        self.apply_on_trial(deployment, None).await;
+    }
+
+    /// The same; but what waits for a sink of this way back stays, until [`Router::let_go`].
+    pub(crate) async fn apply_on_trial(&self, deployment: Arc<Deployment>, way_back: Option<&Deployment>) {
         let old = self.table();
-        let mut endpoints = BTreeMap::new();
-        let sinks: BTreeSet<&Sink> = deployment.routes.iter().map(|spec| &spec.route.sink).collect();
-        let inputs = sinks.iter().filter(|sink| ***sink != Sink::Upstream).count();
-        for sink in sinks {
-            let known = old.endpoints.get(sink).cloned();
-            let endpoint = known.clone().unwrap_or_else(|| self.new_endpoint(sink.clone()));
-            let routes = deployment.routes.iter().filter(|spec| spec.route.sink == *sink).map(|spec| &spec.options);
-            // All say the same of the queue.
-            let options = routes.clone().next().map(|options| options.queue).unwrap_or_default();
-            let strictest = routes.map(|options| options.durability).max().unwrap_or(Durability::Memory);
-            endpoint.configure(options, strictest, inputs);
-            if known.is_none() {
-                // What has expired in the log meanwhile is given up at once, as the options say.
-                self.storage.open(endpoint.clone()).await;
-            }
-            endpoints.insert(sink.clone(), endpoint);
-        }
-        let names: BTreeSet<_> = endpoints.values().map(|endpoint| endpoint.name()).collect();
-        let gone: Vec<_> = old.endpoints.iter().filter(|(sink, _)| !endpoints.contains_key(*sink)).collect();
+        let endpoints = self.endpoints_of(&deployment, &old, &BTreeMap::new()).await;
+        let held = match way_back {
+            Some(way_back) => self.endpoints_of(way_back, &old, &endpoints).await,
+            None => BTreeMap::new(),
+        };
+        let names: BTreeSet<_> = endpoints.values().chain(held.values()).map(|endpoint| endpoint.name()).collect();
+        let stays = |sink: &Sink| endpoints.contains_key(sink) || held.contains_key(sink);
+        let gone: Vec<_> = old.endpoints.iter().chain(&old.held).filter(|(sink, _)| !stays(sink)).collect();
         let routes = Table::new(&deployment);
-        let table = Arc::new(InForce { deployment, routes, endpoints });
+        let table = Arc::new(InForce { deployment, routes, endpoints, held });
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
         self.generation.fetch_add(1, SeqCst);
         self.foreign().clear();
@@ -173,6 +169,41 @@ impl Router {
         for bell in self.doorbells.lock().unwrap_or_else(PoisonError::into_inner).values() {
             bell.ring();
         }
+    }
+
+    /// The deployment in force is good: nobody goes back to what only the one before had routes to.
+    pub(crate) async fn let_go(&self) {
+        let table = self.table();
+        if !table.held.is_empty() {
+            self.apply(table.deployment.clone()).await;
+        }
+    }
+
+    /// The queues to which a deployment has routes, but for those in `others`.
+    async fn endpoints_of(
+        &self,
+        deployment: &Deployment,
+        old: &InForce,
+        others: &BTreeMap<Sink, Arc<Endpoint>>,
+    ) -> BTreeMap<Sink, Arc<Endpoint>> {
+        let mut endpoints = BTreeMap::new();
+        let sinks: BTreeSet<&Sink> = deployment.routes.iter().map(|spec| &spec.route.sink).collect();
+        let inputs = sinks.iter().filter(|sink| ***sink != Sink::Upstream).count();
+        for sink in sinks.into_iter().filter(|sink| !others.contains_key(*sink)) {
+            let known = old.endpoints.get(sink).or_else(|| old.held.get(sink)).cloned();
+            let endpoint = known.clone().unwrap_or_else(|| self.new_endpoint(sink.clone()));
+            let routes = deployment.routes.iter().filter(|spec| spec.route.sink == *sink).map(|spec| &spec.options);
+            // All say the same of the queue.
+            let options = routes.clone().next().map(|options| options.queue).unwrap_or_default();
+            let strictest = routes.map(|options| options.durability).max().unwrap_or(Durability::Memory);
+            endpoint.configure(options, strictest, inputs);
+            if known.is_none() {
+                // What has expired in the log meanwhile is given up at once, as the options say.
+                self.storage.open(endpoint.clone()).await;
+            }
+            endpoints.insert(sink.clone(), endpoint);
+        }
+        endpoints
     }
 
     fn new_endpoint(&self, sink: Sink) -> Arc<Endpoint> {
@@ -240,7 +271,9 @@ impl Router {
         let mut past = self.past();
         past.fold();
         let mut all = past.given_up.clone();
-        past.endpoints.iter().chain(&self.endpoints()).for_each(|endpoint| all.add_all(&endpoint.stats().given_up));
+        let table = self.table();
+        let present = table.endpoints.values().chain(table.held.values());
+        past.endpoints.iter().chain(present).for_each(|endpoint| all.add_all(&endpoint.stats().given_up));
         all
     }
 

@@ -302,9 +302,9 @@ impl Agent {
         let Some(deployment) = in_force.deployment.clone() else { return Ok(()) };
         let version = in_force.version;
         let sections = self.apply_sections(in_force, &deployment).await;
-        self.router.apply(deployment.clone()).await;
-        self.methods.deploy(deployment.modules.keys());
         let way_back = self.way_back(in_force).await;
+        self.router.apply_on_trial(deployment.clone(), way_back.as_deref()).await;
+        self.methods.deploy(deployment.modules.keys());
         let trial = in_force.trial(way_back.as_deref());
         // Before anything of it is asked for.
         self.keep_images(in_force, way_back).await;

@@ -296,6 +296,7 @@ impl Agent {
                 self.try_save_history(&mut in_force).await.map_err(ApplyError::Store)?;
                 tracing::info!(version = judged.version, "the deployment is good: all its modules are healthy");
                 self.keep_images(&in_force, None).await;
+                self.router.let_go().await;
             }
             Judgement::Bad { because, again } => {
                 if self.replace(&mut in_force, because.clone(), *again).await? {

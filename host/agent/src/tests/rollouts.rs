@@ -9,7 +9,7 @@ use marram_core::{
 
 use super::{
     lifetime::until,
-    worlds::{DEADLINE, Guest, World, manifest},
+    worlds::{DEADLINE, Guest, World, manifest, manifest_with, message},
 };
 use crate::{Agent, ApplyError};
 
@@ -136,4 +136,54 @@ async fn a_rollback_of_what_is_not_in_force_any_more_is_refused() {
     assert!(why.contains("deployment 1 is not in force any more: deployment 2 has taken its place"), "{why}");
     assert_eq!(agent.deployments().await.in_force, 2);
     assert_eq!(agent.roll_back(None, Some(2)).await.unwrap().version, 3);
+}
+
+/// `a` is not to run, so what comes for it waits; the route is there, or not.
+fn waiting(routes: &[&str], marram: serde_json::Value) -> String {
+    let text = manifest_with("crash", &[("a", r#"{"status":"stopped"}"#)], routes);
+    let mut document: serde_json::Value = serde_json::from_str(&text).unwrap();
+    document["modulesContent"]["$edgeAgent"]["properties.desired"]["marram"] = marram;
+    document.to_string()
+}
+
+const TO_A: &str = r#"FROM /messages INTO BrokeredEndpoint("/modules/a/inputs/in")"#;
+
+fn waits(agent: &Agent) -> usize {
+    agent.router().inputs_of("a").iter().map(|endpoint| endpoint.stats().len).sum()
+}
+
+#[tokio::test]
+async fn what_waits_for_a_sink_that_a_deployment_forgets_stays_until_the_deployment_is_good() {
+    let world = World::default();
+    world.guest("a", forever());
+    world.guest("b", forever());
+    let agent = world.agent().await;
+    agent.apply(&waiting(&[TO_A], serde_json::json!({ "probation": "0s" }))).await.unwrap();
+    until_good(&agent, 1).await;
+    for number in 0..3 {
+        agent.publish("/messages", &message(&number.to_string())).await.unwrap();
+    }
+    // On trial: `b` is up, and its probation takes an hour.
+    let mut forgets: serde_json::Value = serde_json::from_str(&quick("b")).unwrap();
+    forgets["modulesContent"]["$edgeAgent"]["properties.desired"]["marram"] = serde_json::json!({ "probation": "1h" });
+    agent.apply(&forgets.to_string()).await.unwrap();
+    assert_eq!((waits(&agent), agent.router().endpoint_removed()), (0, 0));
+    agent.roll_back(None, Some(2)).await.unwrap();
+    assert_eq!(waits(&agent), 3);
+
+    // The same over a restart.
+    agent.roll_back(Some(2), None).await.unwrap();
+    agent.shut_down(GRACE).await;
+    let agent = world.agent().await;
+    until(&agent, "b", "running").await;
+    agent.roll_back(None, None).await.unwrap();
+    assert_eq!((waits(&agent), agent.router().endpoint_removed()), (3, 0));
+
+    agent.apply(&quick("b")).await.unwrap();
+    let given_up = async {
+        while agent.router().endpoint_removed() < 3 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, given_up).await.unwrap();
 }
