@@ -58,7 +58,8 @@ pub enum CompileError {
 }
 
 /// Compiles the component at `input` and writes its machine code to `output`, which must not exist yet. The body of the
-/// helper process; sets no limits, since its parent does. Without a target the code is for this machine's very processor.
+/// helper process; sets no limits, since its parent does, and begins once it has: when its standard input ends. Without a target
+/// the code is for this machine's very processor.
 ///
 /// # Errors
 /// See [`CompileError`]; `output` may then exist with any content.
@@ -69,6 +70,13 @@ pub fn compile_helper(
     profile: Profile,
     target: Option<Target>,
 ) -> Result<(), CompileError> {
+    // Whatever it is: it has ended.
+    let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+    compile_here(input, output, profile, target)
+}
+
+#[cfg(feature = "compiler")]
+fn compile_here(input: &Path, output: &Path, profile: Profile, target: Option<Target>) -> Result<(), CompileError> {
     let bytes = std::fs::read(input).map_err(|error| CompileError::Read(input.to_owned(), error))?;
     let code = compiler(profile, target)
         .and_then(|engine| engine.precompile_component(&bytes))
@@ -119,7 +127,7 @@ pub(crate) async fn compile(
         #[cfg(feature = "compiler")]
         HelperCommand::InProcess => {
             let (input, output) = (input.to_owned(), output.to_owned());
-            tokio::task::spawn_blocking(move || compile_helper(&input, &output, profile, target))
+            tokio::task::spawn_blocking(move || compile_here(&input, &output, profile, target))
                 .await
                 .unwrap_or_else(|panic| Err(CompileError::Invalid(format!("the compiler panicked: {panic}"))))
         }
@@ -140,9 +148,10 @@ async fn run_helper(
     limits: CompileLimits,
     code: u64,
 ) -> Result<(), CompileError> {
-    command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.env_clear().stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| CompileError::Spawn(program.to_owned(), error))?;
     restrict(&child, limits, code).map_err(|error| CompileError::Spawn(program.to_owned(), error))?;
+    drop(child.stdin.take()); // now it may begin
     let stderr = child.stderr.take();
     let work = async {
         let stderr = last_words(stderr).await; // ends with the child
@@ -155,7 +164,8 @@ async fn run_helper(
     judge(status, stderr, limits, code)
 }
 
-/// Sets the child's limits from here: it needs no code of its own for that, and none of its input can avoid them.
+/// Sets the child's limits from here: it needs no code of its own for that, and none of its input can avoid them. It waits until
+/// that is done (see [`compile_helper`]); else, on a busy machine, it might be done before.
 fn restrict(child: &Child, limits: CompileLimits, code: u64) -> io::Result<()> {
     let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) else {
         return Ok(()); // it has ended already
