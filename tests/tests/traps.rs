@@ -76,3 +76,39 @@ fn a_trap_is_kept_with_its_backtrace_and_the_message_at_which_it_came() {
     assert_eq!(device.marram(&["traps", "nobody"]).code, Some(5));
     host.stop();
 }
+
+#[test]
+fn of_a_program_the_messages_that_it_held_are_kept_and_of_a_method_its_payload() {
+    let (layout, device) = (Layout::with(&["collector", "misbehaving"]), Device::new());
+    device.configure("[modules]\ntrap-bodies = true\n");
+    let flood = json!({ "do": "flood", "count": 40, "bytes": 1500 });
+    let collector =
+        Module::new(&layout.image("collector")).env("WAIT_MS", "60000").env("BATCH", "16").env("PANIC_AT", "30");
+    let manifest = Manifest::new()
+        .module("bad", collector)
+        .module("source", Module::new(&layout.image("misbehaving")).order(2).misbehave(&flood))
+        .route("in", r#"FROM /messages/modules/source/outputs/flood INTO BrokeredEndpoint("/modules/bad/inputs/in")"#)
+        .upstream("bad");
+    let host = device.start(&manifest);
+    let trap = wait_for_trap(&host, "messages");
+    let during = &trap["during"];
+    assert_eq!(during["held"], 14, "the first sixteen were settled, and it panicked at the thirtieth: {during}");
+    let messages = during["messages"].as_array().unwrap();
+    let sequences: Vec<u64> = messages.iter().map(|message| message["sequence"].as_u64().unwrap()).collect();
+    assert_eq!((messages.len(), sequences.is_sorted()), (10, true), "the last ten: {sequences:?}");
+    let last = &messages[9];
+    assert_eq!((&last["bytes"], &last["attempt"], &last["input"]), (&json!(1500), &json!(1), &json!("in")), "{last}");
+    assert_eq!(last["body"].as_str().unwrap(), "x".repeat(1024), "{last}");
+    let text = device.marram(&["traps", "bad"]).ok().out;
+    assert!(text.contains("during its own work, with 14 messages unsettled; the last 10 of them:"), "{text}");
+    assert_eq!(text.matches("  held /messages/modules/source/outputs/flood #").count(), 10, "{text}");
+
+    let payload = json!({ "do": "trap" }).to_string();
+    assert_eq!(device.marram(&["method", "invoke", "source", "do", &payload]).code, Some(8));
+    let called = host.wait("a trap in a method", |host| {
+        let newest = host.get("/v1/modules/source/traps").ok()?["traps"][0].clone();
+        (newest["during"]["kind"] == "method").then_some(newest)
+    });
+    assert_eq!(called["during"], json!({ "kind": "method", "name": "do", "bytes": payload.len(), "payload": payload }));
+    host.stop();
+}

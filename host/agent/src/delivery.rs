@@ -15,7 +15,7 @@ use marram_core::{
     ports::{Delivery, Exit, Exports, Inbox, Instance, Settlement, TwinAck, TwinChange},
     queue::Batch,
     time::Uptime,
-    traps::{During, HandledMessage},
+    traps::{During, HandledCall, HandledMessage, is_trap},
 };
 use tokio::sync::{Notify, oneshot};
 
@@ -162,6 +162,10 @@ impl ModuleTask {
             biased;
             exit = instance.run() => match exit.code {
                 Exit::DONE if self.stop.is_stopping() => Exit::new(Exit::STOPPED, "stopped"),
+                _ if is_trap(&exit) => match self.link.held() {
+                    Some(held) => exit.during(During::Messages(held)),
+                    None => exit,
+                },
                 _ => exit,
             },
             () = self.stop.wait_for(KILL) => {
@@ -259,7 +263,7 @@ impl ModuleTask {
                 Ok((status, payload)) => call.answer(MethodResponse::of_handler(status, payload)),
                 Err(exit) => {
                     let what = format!("module `{}` ended in the middle of the call: {}", self.module, exit.reason);
-                    let during = During::Method { name: call.request.name().into() };
+                    let during = During::Method(HandledCall::new(call.request.name(), call.request.payload()));
                     call.answer(MethodResponse::failed(&what));
                     return Err(exit.during(during));
                 }

@@ -15,6 +15,7 @@ use marram_core::{
     ports::{Delivery, MAX_UNSETTLED, ReceiveError, Received, Settlement},
     queue::Batch,
     time::Uptime,
+    traps::{HandledMessage, HeldMessages, MAX_HELD, MAX_HELD_BODY_BYTES},
 };
 
 use crate::{
@@ -136,6 +137,21 @@ impl ProgramInbox {
         self.received.fetch_add(1, Relaxed);
         endpoint.finish(batch, now);
         true
+    }
+
+    /// What is out, the last ones with their metadata and the beginning of their bodies; none if nothing is.
+    pub(crate) fn held(&self) -> Option<HeldMessages> {
+        let state = self.state();
+        // What is being noted before the program gets it is not with it.
+        let out: Vec<&Unsettled> = state.unsettled.values().filter(|it| it.noted.is_none()).collect();
+        let held = out.len();
+        let last = &out[held.saturating_sub(MAX_HELD)..];
+        let tell = |it: &&Unsettled| {
+            let item = it.batch.current()?;
+            let attempt = item.attempts.saturating_add(1);
+            Some(HandledMessage::with_body(&it.endpoint.input, &item.accepted, attempt, MAX_HELD_BODY_BYTES))
+        };
+        (held > 0).then(|| HeldMessages { held, messages: last.iter().filter_map(tell).collect() })
     }
 
     /// Nothing is given out any more, and what is out returns to its queue.

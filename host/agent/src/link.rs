@@ -21,6 +21,7 @@ use marram_core::{
     state::{StateError, Write},
     time::Uptime,
     timers::{DueTimer, DurableTimer, Timers},
+    traps::HeldMessages,
 };
 
 use crate::{
@@ -123,6 +124,11 @@ impl ModuleLink {
     /// From now on the module is this instance.
     pub(crate) fn take_charge(&self) {
         self.inner.caller.take_charge();
+    }
+
+    /// The messages that the program has received and not settled; none if there are none.
+    pub(crate) fn held(&self) -> Option<HeldMessages> {
+        self.inner.inbox.held()
     }
 
     /// From now on nothing is accepted from this instance and nothing given to it; what it has not settled returns to its

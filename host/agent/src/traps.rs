@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use marram_core::{
     ports::{DocumentError, Documents},
-    traps::{During, Trap, Traps},
+    traps::{Trap, Traps},
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -32,7 +32,7 @@ struct StoredTraps {
 
 pub(crate) struct TrapKeeper {
     documents: Arc<dyn Documents>,
-    /// Bodies of messages are kept, too.
+    /// Bodies of messages and payloads of calls are kept, too.
     bodies: bool,
     /// None: not read yet.
     traps: Mutex<Option<Traps>>,
@@ -45,10 +45,8 @@ impl TrapKeeper {
 
     /// Keeps one more. What cannot be stored is kept in memory, and stored with the next.
     pub(crate) async fn keep(&self, mut trap: Trap) {
-        if let Some(During::Message(message)) = &mut trap.during
-            && !self.bodies
-        {
-            message.body = None;
+        if let Some(during) = trap.during.as_mut().filter(|_| !self.bodies) {
+            during.forget_bodies();
         }
         let mut slot = self.traps.lock().await;
         let mut traps = self.known(&mut slot).await;

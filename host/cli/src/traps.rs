@@ -1,7 +1,7 @@
 //! `marram traps`: why instances of a module were ended, and what they were doing.
 
 use marram_agent::ModuleTraps;
-use marram_core::traps::{During, Trap};
+use marram_core::traps::{During, HandledCall, HandledMessage, HeldMessages, Trap};
 
 use crate::{
     args::Traps,
@@ -31,12 +31,20 @@ fn text(trap: &Trap) -> String {
     for frame in &trap.backtrace {
         text += &format!("    {}\n", plain(frame));
     }
-    if let Some(During::Message(message)) = &trap.during
-        && let Some(body) = &message.body
-    {
-        text += &format!("  body {}\n", plain(body));
+    match &trap.during {
+        Some(During::Message(HandledMessage { body: Some(body), .. })) => text += &format!("  body {}\n", plain(body)),
+        Some(During::Method(HandledCall { payload: Some(payload), .. })) => {
+            text += &format!("  payload {}\n", plain(payload));
+        }
+        Some(During::Messages(held)) => text.extend(held.messages.iter().map(one_of_several)),
+        _ => {}
     }
     text
+}
+
+fn one_of_several(message: &HandledMessage) -> String {
+    let body = message.body.as_ref().map(|body| format!("    body {}\n", plain(body))).unwrap_or_default();
+    format!("  held {}\n{body}", plain(&described(message)))
 }
 
 fn doing(during: &During) -> String {
@@ -44,14 +52,17 @@ fn doing(during: &During) -> String {
         During::Start => "its start-handler".into(),
         During::Twin { version } => format!("desired properties, version {version}"),
         During::Timer { name } => format!("timer `{name}`"),
-        During::Method { name } => format!("method `{name}`"),
-        During::Message(message) => format!(
-            "message {} #{} on input `{}`, attempt {}, {}",
-            message.source,
-            message.sequence,
-            message.input,
-            message.attempt,
-            bytes(message.bytes as u64)
-        ),
+        During::Method(call) => format!("method `{}`, {}", call.name, bytes(call.bytes as u64)),
+        During::Message(message) => format!("message {}", described(message)),
+        During::Messages(HeldMessages { held, messages }) if *held > messages.len() => {
+            format!("its own work, with {held} messages unsettled; the last {} of them:", messages.len())
+        }
+        During::Messages(HeldMessages { held: 1, .. }) => "its own work, with 1 message unsettled:".into(),
+        During::Messages(HeldMessages { held, .. }) => format!("its own work, with {held} messages unsettled:"),
     }
+}
+
+fn described(message: &HandledMessage) -> String {
+    let HandledMessage { source, sequence, input, attempt, .. } = message;
+    format!("{source} #{sequence} on input `{input}`, attempt {attempt}, {}", bytes(message.bytes as u64))
 }

@@ -9,8 +9,12 @@ use crate::{hex::hex, message::Accepted, name::ModuleName, ports::Exit, time::Ut
 pub const MAX_OF_A_MODULE: usize = 10;
 /// Bytes of all that are kept, as JSON. They are one document, which each trap writes anew.
 pub const MAX_BYTES: usize = 128 << 10;
-/// Bytes of a message's body that are kept.
+/// Bytes of a message's body that are kept, or of a call's payload.
 pub const MAX_BODY_BYTES: usize = 4 << 10;
+/// Of the messages that a program held, so many are kept: those that it received last. What it choked on is as a rule among them.
+pub const MAX_HELD: usize = 10;
+/// Bytes of the body of each of these, so that one trap does not drive out all others.
+pub const MAX_HELD_BODY_BYTES: usize = 1 << 10;
 
 /// What an instance was doing when it ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,12 +33,54 @@ pub enum During {
         name: String,
     },
     /// A method.
-    Method {
-        /// Which.
-        name: String,
-    },
+    Method(HandledCall),
     /// A message on an input.
     Message(HandledMessage),
+    /// A program had received messages, and had not settled them.
+    Messages(HeldMessages),
+}
+
+impl During {
+    /// Forgets what messages and calls held.
+    pub fn forget_bodies(&mut self) {
+        match self {
+            Self::Start | Self::Twin { .. } | Self::Timer { .. } => {}
+            Self::Method(call) => call.payload = None,
+            Self::Message(message) => message.body = None,
+            Self::Messages(held) => held.messages.iter_mut().for_each(|message| message.body = None),
+        }
+    }
+}
+
+/// A call of a method that was being answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandledCall {
+    /// Which method.
+    pub name: String,
+    /// Of its payload.
+    #[serde(default)]
+    pub bytes: usize,
+    /// The payload, or its beginning. Only where the device's owner wants it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<String>,
+}
+
+impl HandledCall {
+    /// With the beginning of the payload.
+    #[must_use]
+    pub fn new(name: &str, payload: &str) -> Self {
+        let start = start(payload.as_bytes(), MAX_BODY_BYTES);
+        Self { name: name.into(), bytes: payload.len(), payload: Some(start) }
+    }
+}
+
+/// Messages that a program had received and not settled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldMessages {
+    /// How many.
+    pub held: usize,
+    /// The last ones, in the order in which they were received.
+    pub messages: Vec<HandledMessage>,
 }
 
 /// A message that was being handled.
@@ -69,15 +115,14 @@ impl HandledMessage {
     /// With the beginning of the body.
     #[must_use]
     pub fn new(input: &str, accepted: &Accepted, attempt: u32) -> Self {
+        Self::with_body(input, accepted, attempt, MAX_BODY_BYTES)
+    }
+
+    /// With so many bytes of the body at the most.
+    #[must_use]
+    pub fn with_body(input: &str, accepted: &Accepted, attempt: u32, max: usize) -> Self {
         let message = &accepted.message;
         let system = message.system();
-        let start = &message.body[..message.body.len().min(MAX_BODY_BYTES)];
-        // A character that the cut went through is left out.
-        let text = match std::str::from_utf8(start) {
-            Ok(text) => Some(text),
-            Err(error) if error.error_len().is_none() => std::str::from_utf8(&start[..error.valid_up_to()]).ok(),
-            Err(_) => None,
-        };
         Self {
             input: input.into(),
             source: accepted.source.to_string(),
@@ -87,9 +132,21 @@ impl HandledMessage {
             bytes: message.body.len(),
             content_type: system.and_then(|system| system.content_type.clone()),
             message_id: system.and_then(|system| system.message_id.clone()),
-            body: Some(text.map_or_else(|| hex("0x", start), str::to_owned)),
+            body: Some(start(&message.body, max)),
         }
     }
+}
+
+/// At most so many bytes as text, or as `0x` and hex digits.
+fn start(bytes: &[u8], max: usize) -> String {
+    let start = &bytes[..bytes.len().min(max)];
+    // A character that the cut went through is left out.
+    let text = match std::str::from_utf8(start) {
+        Ok(text) => Some(text),
+        Err(error) if error.error_len().is_none() => std::str::from_utf8(&start[..error.valid_up_to()]).ok(),
+        Err(_) => None,
+    };
+    text.map_or_else(|| hex("0x", start), str::to_owned)
 }
 
 /// An instance that was ended.
@@ -205,6 +262,13 @@ mod tests {
             let (source, sequence, enqueued) = ("/messages/modules/a/outputs/o".into(), 9, UtcMillis(5));
             HandledMessage::new("in", &Accepted { message: Arc::new(message), source, sequence, enqueued }, 2)
         };
+        let mut call = During::Method(HandledCall::new("m", &"ü".repeat(MAX_BODY_BYTES)));
+        let During::Method(HandledCall { bytes, payload: Some(payload), .. }) = &call else { panic!("{call:?}") };
+        assert_eq!((*bytes, payload.len()), (2 * MAX_BODY_BYTES, MAX_BODY_BYTES));
+        call.forget_bodies();
+        assert_eq!(serde_json::to_string(&call).unwrap(), r#"{"kind":"method","name":"m","bytes":8192}"#);
+        let of_earlier_versions = r#"{"kind":"method","name":"m"}"#;
+        assert!(serde_json::from_str::<During>(of_earlier_versions).is_ok());
         let short = told(b"hello".to_vec());
         assert_eq!((short.sequence, short.attempt, short.bytes), (9, 2, 5));
         assert_eq!((short.message_id.as_deref(), short.body.as_deref()), (Some("id"), Some("hello")));
