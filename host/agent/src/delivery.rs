@@ -26,6 +26,7 @@ use crate::{
     link::ModuleLink,
     methods::{MethodBox, Presence},
     router::Router,
+    turn::turn,
     twins::{Told, TwinCell},
 };
 
@@ -240,11 +241,11 @@ impl ModuleTask {
                 let fired = instance.fire(due.name(), due.missed()).await;
                 fired.map_err(|exit| exit.during(During::Timer { name: due.name().into() }))?;
                 self.link.timer_fired(due).await;
-                tokio::task::yield_now().await;
+                turn().await;
             }
             if exports.input && self.deliver(instance, &mut inputs, &told, exports).await? {
                 // A busy guest may never wait by itself: let the others of this thread have their turn.
-                tokio::task::yield_now().await;
+                turn().await;
                 continue;
             }
             self.wait(&mut inputs, &told, exports).await;
@@ -268,7 +269,7 @@ impl ModuleTask {
                     return Err(exit.during(during));
                 }
             }
-            tokio::task::yield_now().await;
+            turn().await;
         }
         Ok(false)
     }

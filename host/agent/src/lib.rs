@@ -24,6 +24,7 @@ mod status;
 mod storage;
 mod supervisor;
 mod traps;
+mod turn;
 mod twins;
 mod upstream;
 

@@ -65,6 +65,8 @@ struct Jobs {
     /// How many of them are messages whose senders see to it that they are stored, and their size.
     joined: usize,
     joined_bytes: usize,
+    /// When the first of them came.
+    joined_at: Uptime,
     /// What is done with. It may be noted before jobs that came earlier, and nobody waits for it.
     told: Vec<Outcome>,
     /// The thread is to look what is due.

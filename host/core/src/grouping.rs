@@ -1,6 +1,8 @@
 //! Whether messages are stored one by one or together. A message that is stored alone costs a write of its own and no waiting; many
 //! senders at the same time are better off when each lets the others have their turn before it writes: what has come together then
-//! is one write. Reads no clock: what counts is who stored after whom.
+//! is one write. Where turns are long, because a guest computes in the same thread, it is not worth it. Reads no clock.
+
+use std::time::Duration;
 
 /// Messages stored one by one in which changes of the sender are counted.
 const LOOK_AT: u32 = 512;
@@ -8,6 +10,9 @@ const LOOK_AT: u32 = 512;
 const CHANGES: u32 = 4;
 /// So many groups of one in a row say that they are not any more.
 const ALONE: u32 = 16;
+/// A turn that takes longer than this is worth [`LONG_COUNTS`] groups of one: a write takes some microseconds.
+const LONG_TURN: Duration = Duration::from_millis(2);
+const LONG_COUNTS: u32 = 4;
 /// Messages stored one by one before senders are tried together again.
 const REST: u32 = 1024;
 
@@ -44,9 +49,13 @@ impl Grouping {
         }
     }
 
-    /// So many messages were stored together.
-    pub fn stored_together(&mut self, messages: usize) {
-        self.alone = if messages > 1 { 0 } else { self.alone + 1 };
+    /// So many messages were stored together; the first of them has waited so long for the others.
+    pub fn stored_together(&mut self, messages: usize, waited: Duration) {
+        self.alone = match messages {
+            _ if waited > LONG_TURN => self.alone + LONG_COUNTS,
+            2.. => 0,
+            _ => self.alone + 1,
+        };
         if self.alone >= ALONE {
             *self = Self { rest: REST, ..Self::default() };
         }
@@ -58,6 +67,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const AT_ONCE: Duration = Duration::ZERO;
+
+    #[test]
+    fn long_turns_end_it_however_many_store_together() {
+        let mut grouping = Grouping { together: true, ..Grouping::default() };
+        for turn in 1..=4 {
+            assert!(grouping.is_together());
+            grouping.stored_together(100, Duration::from_millis(if turn == 1 { 3 } else { 10 }));
+        }
+        assert!(!grouping.is_together());
+    }
 
     #[test]
     fn one_sender_stores_alone_however_much_it_sends() {
@@ -83,11 +104,11 @@ mod tests {
     fn groups_of_one_end_it_and_it_is_tried_again_after_a_while() {
         let mut grouping = Grouping { together: true, ..Grouping::default() };
         for _ in 0..100 {
-            (1..ALONE).for_each(|_| grouping.stored_together(1));
-            grouping.stored_together(2);
+            (1..ALONE).for_each(|_| grouping.stored_together(1, AT_ONCE));
+            grouping.stored_together(2, AT_ONCE);
             assert!(grouping.is_together(), "two now and then are worth it");
         }
-        (0..ALONE).for_each(|_| grouping.stored_together(1));
+        (0..ALONE).for_each(|_| grouping.stored_together(1, AT_ONCE));
         assert!(!grouping.is_together());
         let alone = (0..).take_while(|n| {
             grouping.stored_alone(*n);
@@ -102,10 +123,10 @@ mod tests {
         fn it_follows_what_the_senders_do(before in prop::collection::vec((any::<bool>(), 0_usize..4), 0..3000)) {
             let mut grouping = Grouping::default();
             for (together, n) in before {
-                if together { grouping.stored_together(n) } else { grouping.stored_alone(n) }
+                if together { grouping.stored_together(n, AT_ONCE) } else { grouping.stored_alone(n) }
             }
             let mut lone = grouping.clone();
-            (0..ALONE).for_each(|_| lone.stored_together(1));
+            (0..ALONE).for_each(|_| lone.stored_together(1, AT_ONCE));
             prop_assert!(!lone.is_together());
             (0..5000).for_each(|n| grouping.stored_alone(n));
             prop_assert!(grouping.is_together());

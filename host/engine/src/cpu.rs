@@ -1,30 +1,35 @@
 //! The processor time that one instance uses, and the share of it that programs get. Waiting costs nothing: the clock is
 //! the thread's own, read when a call goes on after a wait, when it waits again and at ticks. That clock costs a system call, which is
-//! much for who works for microseconds between two waits: for him the time on the wall counts, which is never less. A call that neither
-//! waits nor meets a tick reads no clock. Ends nobody: [`crate::deadline`] does.
+//! much for a guest that works for microseconds between two waits, again and again: for that one the wall clock counts, which never
+//! says less. A call that neither waits nor meets a tick reads no clock. Ends nobody: [`crate::deadline`] does.
 
 use std::{
     future::{Future, poll_fn},
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::ticker::Ticker;
+use crate::ticker::{TICK, Ticker};
 
 /// The base of a call that has read no clock yet.
 const UNKNOWN: u64 = u64::MAX;
 /// The base of one that has looked at the wall since it goes on.
 const ON_THE_WALL: u64 = u64::MAX - 1;
 
-/// Whoever works longer than this between two waits is measured by the thread's clock when he goes on. Reading it twice is a hundredth of
-/// that.
+/// Nanoseconds between two waits beside which reading the thread's clock twice does not matter.
 const LONG: u64 = 100_000;
+/// No more is counted by the wall clock at once: a guest that works for longer meets a tick, and one that does not was held up, by a disk
+/// for example.
+const LONGEST: u64 = 2 * TICK.as_nanos() as u64;
+/// A guest that has worked for less so often in a row is likely to do so again, and the wall clock does. If it does not, and is held up
+/// by others at that moment, a little too much is counted.
+const SHORT_IN_A_ROW: u32 = 8;
 
 /// Cores that one program may use on average. A program that waits for events needs little; a busy one must leave room for
 /// handlers even on a device with a single core.
@@ -46,12 +51,14 @@ pub(crate) struct Meter {
     /// When it went on, in nanoseconds since `origin`.
     went_on: AtomicU64,
     origin: Instant,
+    /// How often in a row it has worked for less than [`LONG`].
+    short: AtomicU32,
 }
 
 impl Meter {
     pub(crate) fn new(ticker: Arc<Ticker>) -> Arc<Self> {
         let (base, used, went_on) = (AtomicU64::new(UNKNOWN), AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { ticker, base, used, went_on, origin: Instant::now() })
+        Arc::new(Self { ticker, base, used, went_on, origin: Instant::now(), short: AtomicU32::new(0) })
     }
 
     /// A call begins. What it uses before its first tick is not counted.
@@ -66,32 +73,36 @@ impl Meter {
         let base = self.base.swap(now, Relaxed);
         let more = match base {
             UNKNOWN => 0,
-            ON_THE_WALL => self.since_it_went_on(),
+            ON_THE_WALL => self.since_it_went_on().min(LONGEST),
             base => now.saturating_sub(base),
         };
         Duration::from_nanos(self.used.fetch_add(more, Relaxed) + more)
     }
 
-    /// It goes on after a wait, as somebody who worked for long or not before that.
-    fn go_on(&self, was_long: bool) {
+    /// It goes on after a wait.
+    fn go_on(&self) {
         self.went_on.store(self.wall(), Relaxed);
-        self.base.store(if was_long { thread_time() } else { ON_THE_WALL }, Relaxed);
+        let is_short = self.short.load(Relaxed) >= SHORT_IN_A_ROW;
+        self.base.store(if is_short { ON_THE_WALL } else { thread_time() }, Relaxed);
     }
 
-    /// It waits. True: it has worked for long.
-    fn wait(&self) -> bool {
+    /// It waits; `again`: after another wait of the same future.
+    fn wait(&self, again: bool) {
         let worked = self.since_it_went_on();
         match self.base.load(Relaxed) {
             // A call that has begun since, and met no tick.
             UNKNOWN => {}
             ON_THE_WALL => {
-                self.used.fetch_add(worked, Relaxed);
+                self.used.fetch_add(worked.min(LONGEST), Relaxed);
             }
             _ => {
                 self.read();
             }
         }
-        worked > LONG
+        if again {
+            let short = if worked < LONG { self.short.load(Relaxed).saturating_add(1) } else { 0 };
+            self.short.store(short, Relaxed);
+        }
     }
 
     fn since_it_went_on(&self) -> u64 {
@@ -105,16 +116,15 @@ impl Meter {
     /// Ticks while `future` is being polled and measures it after its first wait.
     pub(crate) async fn during<T>(self: Arc<Self>, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
-        // Whether it worked for long before it waited; none: it has not waited.
-        let mut was_long = None;
+        let mut waited = false;
         poll_fn(move |context| {
             let _running = self.ticker.enter();
-            if let Some(was_long) = was_long {
-                self.go_on(was_long);
+            if waited {
+                self.go_on();
             }
             let poll = future.as_mut().poll(context);
             if poll.is_pending() {
-                was_long = Some(self.wait());
+                self.wait(std::mem::replace(&mut waited, true));
             }
             poll
         })
@@ -162,6 +172,25 @@ impl Share {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_of_short_works_that_is_held_up_is_not_charged_for_it() {
+        let ticker = Ticker::start(&wasmtime::Engine::default()).unwrap();
+        let meter = Meter::new(Arc::new(ticker));
+        meter.short.store(SHORT_IN_A_ROW, Relaxed);
+        for is_tick in [true, false] {
+            meter.begin();
+            meter.go_on();
+            std::thread::sleep(Duration::from_millis(100)); // a disk
+            if is_tick {
+                meter.read();
+            } else {
+                meter.wait(true);
+            }
+            let used = Duration::from_nanos(meter.used.load(Relaxed));
+            assert!(used <= 2 * TICK, "{used:?}");
+        }
+    }
 
     #[test]
     fn a_busy_program_gets_its_share_and_no_more() {

@@ -3,7 +3,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::Poll,
     time::{Duration, Instant},
@@ -108,14 +108,14 @@ impl CallLimits {
 /// Drops `future` when it is still waiting at the end of `bound`. Many wait for no more than the turn of others, and a timer costs more than that: it is
 /// made when the future waits for the second time, and once it has waited it is polled again in any case.
 pub(crate) async fn bounded<T>(mut future: Pin<&mut impl Future<Output = T>>, bound: impl Fn() -> Sleep) -> Option<T> {
-    let mut turn = pin!(tokio::task::yield_now());
     let mut timer: Option<Pin<Box<Sleep>>> = None;
     let mut waited = false;
     poll_fn(move |context| {
         if let Poll::Ready(value) = future.as_mut().poll(context) {
             return Poll::Ready(Some(value));
         }
-        if !std::mem::replace(&mut waited, true) && turn.as_mut().poll(context).is_pending() {
+        if !std::mem::replace(&mut waited, true) {
+            context.waker().wake_by_ref();
             return Poll::Pending;
         }
         let timer = timer.get_or_insert_with(|| Box::pin(bound()));

@@ -241,7 +241,7 @@ impl Router {
             });
         }
         // Under the locks, as those of [`Storage::append`] say.
-        let answer = self.storage.append(append, joins).ok_or(Refusal::Stopped)?;
+        let answer = self.storage.append(append, joins, now).ok_or(Refusal::Stopped)?;
         locked.iter_mut().for_each(|inner| Endpoint::reserve(inner, size));
         Ok(Taken::Storing(answer, patience))
     }

@@ -10,6 +10,7 @@ use crate::{
     counts::SourceCounts,
     endpoint::Endpoint,
     storage::{ASK_AGAIN, NotStored},
+    turn::turn,
 };
 
 /// Why one offer of a message came to nothing.
@@ -69,7 +70,7 @@ pub(crate) async fn patiently(
                 let _ = tokio::time::timeout_at(until, room).await;
             }
             // Another receiver is the full one now: listen to that one.
-            _ => tokio::task::yield_now().await,
+            _ => turn().await,
         }
         refused_by = Some(endpoint);
     }

@@ -2,17 +2,23 @@
 //! have their turn, and then stores what has come together, unless another one was faster. The log's own thread is left asleep: two
 //! switches of threads cost more than a write.
 
-use std::sync::{
-    Arc,
-    atomic::Ordering::{Acquire, Relaxed, Release},
+use std::{
+    sync::{
+        Arc,
+        atomic::Ordering::{Acquire, Relaxed, Release},
+    },
+    time::Duration,
 };
 
-use tokio::sync::oneshot;
+use marram_core::time::Uptime;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use super::{
-    Append, Job, NotStored, Storage,
+    Append, Job, MANY_TOLD, NotStored, Storage,
     at_once::{Idle, beside, soon},
+    writer::GROUP_BYTES,
 };
+use crate::turn::turn;
 
 /// The number of a message that is on its way into the log.
 #[derive(Debug)]
@@ -32,11 +38,17 @@ impl Answer {
     /// The message was not stored.
     pub(crate) async fn stored(mut self) -> Result<u64, NotStored> {
         if let Some(mut joined) = self.joined.take() {
-            tokio::task::yield_now().await;
-            if let Ok(number) = self.number.try_recv() {
-                joined.0 = None;
-                return number;
-            }
+            turn().await;
+            let number = match self.number.try_recv() {
+                Ok(number) => number,
+                Err(TryRecvError::Closed) => Err(NotStored::Stopped),
+                Err(TryRecvError::Empty) => {
+                    drop(joined); // which stores it
+                    return self.number.await.unwrap_or(Err(NotStored::Stopped));
+                }
+            };
+            joined.0 = None;
+            return number;
         }
         self.number.await.unwrap_or(Err(NotStored::Stopped))
     }
@@ -56,9 +68,9 @@ impl Storage {
         self.together.load(Relaxed)
     }
 
-    /// Hands a message over; `joins`: its sender waits for others and stores it with theirs. The caller holds the locks of its receivers, so
-    /// that what becomes of them later comes later here. None: the log takes no more.
-    pub(crate) fn append(self: &Arc<Self>, mut append: Append, joins: bool) -> Option<Answer> {
+    /// Hands a message over at this time; `joins`: its sender waits for others and stores it with theirs. The caller holds the locks of its
+    /// receivers, so that what becomes of them later comes later here. None: the log takes no more.
+    pub(crate) fn append(self: &Arc<Self>, mut append: Append, joins: bool, now: Uptime) -> Option<Answer> {
         let (reply, number) = oneshot::channel();
         append.reply = Some(reply);
         let mut jobs = self.lock();
@@ -66,6 +78,9 @@ impl Storage {
             return None;
         }
         if joins {
+            if jobs.joined == 0 {
+                jobs.joined_at = now;
+            }
             jobs.joined += 1;
             jobs.joined_bytes += append.size + beside(append.receivers.len());
         }
@@ -86,28 +101,30 @@ impl Storage {
         }
         let owner = soon(|| self.owner.try_lock().ok());
         let mut jobs = self.lock();
-        // With the others its thread was called.
-        if jobs.closed || jobs.look || jobs.joined < jobs.list.len() || jobs.list.is_empty() {
+        // For all but these its thread was called, which takes them along.
+        let was_called = jobs.closed || jobs.look || jobs.told.len() >= MANY_TOLD || jobs.joined < jobs.list.len();
+        if was_called || jobs.list.is_empty() {
             return;
         }
         let Some(mut owner) = owner else { return self.came.notify_one() };
         let bytes = jobs.joined_bytes;
         let Some(writer) = owner.as_mut() else { return };
         let now = writer.clock.uptime();
-        if writer.slow_until > now || !writer.log.has_room_at_hand(bytes) {
+        if writer.slow_until > now || bytes > GROUP_BYTES || !writer.log.has_room_at_hand(bytes) {
             return self.came.notify_one();
         }
         // As many come again, as a rule.
         let room = Vec::with_capacity(jobs.list.len());
         let list = std::mem::replace(&mut jobs.list, room);
         (jobs.joined, jobs.joined_bytes) = (0, 0);
+        let waited = Duration::from_millis(now.0.saturating_sub(jobs.joined_at.0));
         self.has_jobs.store(false, Release);
         drop(jobs);
         let messages = list.len();
         let mut idle = Idle { storage: self, owner };
         let Some(writer) = idle.owner.as_mut() else { return };
         writer.work_off(Vec::new(), list);
-        writer.stored_together(messages);
+        writer.stored_together(messages, waited);
         let answers = std::mem::take(&mut writer.answers);
         idle.leave(now);
         for (reply, number) in answers {

@@ -32,7 +32,7 @@ use super::{Append, Few, Job, NotStored, Outcome, Reply, Storage};
 use crate::{clock::Clock, endpoint::Endpoint};
 
 /// Bytes of messages in one write. A quarter of a segment of 4 MiB; more would only keep the first sender waiting.
-const GROUP_BYTES: usize = 1 << 20;
+pub(super) const GROUP_BYTES: usize = 1 << 20;
 /// What is written and not synced: at most this much, or as old as the owner allows. Surviving a kill needs only the write; each sync
 /// costs some 17 KiB of the file system's own, so not twice as often.
 const SYNC_BYTES: usize = 1 << 20;
@@ -171,9 +171,9 @@ impl Writer {
         self.storage.together.store(self.grouping.is_together(), Relaxed);
     }
 
-    /// Senders have stored so many messages together.
-    pub(super) fn stored_together(&mut self, messages: usize) {
-        self.grouping.stored_together(messages);
+    /// Senders have stored so many messages together, the first of which has waited so long for the others.
+    pub(super) fn stored_together(&mut self, messages: usize, waited: Duration) {
+        self.grouping.stored_together(messages, waited);
         self.storage.together.store(self.grouping.is_together(), Relaxed);
     }
 

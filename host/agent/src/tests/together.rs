@@ -1,6 +1,7 @@
 //! Senders that are busy at the same time store together, without the log's thread.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
@@ -10,13 +11,14 @@ use std::{
 
 use marram_core::{
     log::{LogError, Safety},
+    message::Message,
     ports::{ModuleHost, Sent},
     route::Origin,
 };
 
 use super::{
     hooked::{Call, Hook},
-    routing::{json, link},
+    routing::{json, link, poll},
     worlds::*,
 };
 use crate::{
@@ -44,6 +46,14 @@ struct Senders {
 impl Senders {
     /// So many of an agent whose log may be written to by senders; `before` is called before each write.
     async fn new(count: usize, before: impl Fn(&str) -> Result<(), LogError> + Send + Sync + 'static) -> Self {
+        Self::by(&[TO_B, BY_BODY], count, before).await
+    }
+
+    async fn by(
+        routes: &[&str],
+        count: usize,
+        before: impl Fn(&str) -> Result<(), LogError> + Send + Sync + 'static,
+    ) -> Self {
         let writes = Writes::default();
         let noted = writes.clone();
         let hook: Hook = Arc::new(move |call| {
@@ -56,8 +66,9 @@ impl Senders {
         });
         let mut world = World::hooked(hook);
         world.at_hand = true;
+        world.upstream.down.store(true, SeqCst);
         let agent = world.agent().await;
-        agent.apply(&manifest_with("crash", &[("b", STOPPED)], &[TO_B, BY_BODY])).await.unwrap();
+        agent.apply(&manifest_with("crash", &[("b", STOPPED)], routes)).await.unwrap();
         // The first message makes the file that the others go into.
         agent.publish("/messages", &message("first")).await.unwrap();
         let sequences = (0..count).map(|_| Arc::default()).collect();
@@ -65,9 +76,13 @@ impl Senders {
     }
 
     fn send(&self, sender: usize) -> Taken {
+        self.send_this(sender, &message("x"))
+    }
+
+    fn send_this(&self, sender: usize, message: &Arc<Message>) -> Taken {
         let router = self.agent.router();
         let resolved = router.resolve("/messages", Origin::default());
-        router.accept(&resolved, &message("x"), &self.sequences[sender], &mut None).unwrap()
+        router.accept(&resolved, message, &self.sequences[sender], &mut None).unwrap()
     }
 
     /// Sends with all in turns until they store together; returns what each has sent.
@@ -86,10 +101,7 @@ impl Senders {
     }
 
     fn answer(&self, sender: usize) -> Answer {
-        match self.send(sender) {
-            Taken::Storing(answer, _) => answer,
-            taken => panic!("it does not wait for the others: {taken:?}"),
-        }
+        answer(self.send(sender))
     }
 
     fn waiting(&self) -> usize {
@@ -104,6 +116,13 @@ impl Senders {
 
     fn take_writes(&self) -> Vec<(Call, String)> {
         std::mem::take(&mut *self.writes.lock().unwrap())
+    }
+}
+
+fn answer(taken: Taken) -> Answer {
+    match taken {
+        Taken::Storing(answer, _) => answer,
+        taken => panic!("it does not wait for the others: {taken:?}"),
     }
 }
 
@@ -177,6 +196,38 @@ async fn a_disk_that_has_kept_senders_waiting_is_left_to_the_logs_own_thread() {
     }
     let threads: Vec<bool> = senders.take_writes().iter().map(|(_, thread)| is_sender(thread)).collect();
     assert_eq!((threads[0], threads[1..].contains(&true)), (true, false), "once");
+}
+
+#[tokio::test]
+async fn a_panic_in_one_that_stores_is_no_panic_of_the_others() {
+    let panics = Arc::new(AtomicBool::new(false));
+    let broken = panics.clone();
+    let senders = Senders::new(2, move |_| {
+        assert!(!broken.load(SeqCst), "the log is broken");
+        Ok(())
+    })
+    .await;
+    senders.come_together().await;
+    panics.store(true, SeqCst);
+    let one = senders.answer(0);
+    let mut other = Box::pin(senders.answer(1).stored());
+    assert!(poll(&mut other).await.is_pending());
+    assert!(catch_unwind(AssertUnwindSafe(|| drop(one))).is_err());
+    assert_eq!(tokio::time::timeout(DEADLINE, other).await.unwrap(), Err(NotStored::Stopped));
+}
+
+#[tokio::test]
+async fn what_is_larger_than_a_group_is_left_to_the_logs_own_thread() {
+    // The only receiver whose share holds so much.
+    let senders = Senders::by(&["FROM /messages/* INTO $upstream"], 5, |_| Ok(())).await;
+    senders.come_together().await;
+    let large = message(&"x".repeat(250_000));
+    let answers: Vec<_> = (0..5).map(|n| answer(senders.send_this(n, &large))).collect();
+    for answer in answers {
+        answer.stored().await.unwrap();
+    }
+    let writes = senders.take_writes();
+    assert!(!writes.is_empty() && writes.iter().all(|(_, thread)| !is_sender(thread)), "{writes:?}");
 }
 
 #[tokio::test]

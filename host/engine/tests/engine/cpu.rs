@@ -51,6 +51,20 @@ async fn short_waits_do_not_hide_running() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn nor_do_waits_between_which_next_to_nothing_runs() {
+    let spin = "(local.set $i (i32.const 0))
+      (loop $s (local.set $i (i32.add (local.get $i) (i32.const 1))) (br_if $s (i32.lt_u (local.get $i) (i32.const 100000))))
+      (call $block (call $timer (i64.const 1000)))";
+    let spec = spec(|sandbox| sandbox.handler_time = Duration::from_millis(50));
+    let mut instance = Bench::new().start(&waiter(&times(100_000, spin)), &spec, &Recorder::new()).await.unwrap();
+    let before = used();
+    let exit = instance.fire("t", 0).await.unwrap_err();
+    let ran = used() - before;
+    assert_eq!((exit.code, &*exit.reason), (Exit::DEADLINE, "the call ran for more than 50ms (limits.handlerTime)"));
+    assert!(ran < Duration::from_millis(200), "{ran:?}");
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn a_busy_handler_gets_its_running_time_and_no_more() {
     let spec = spec(|sandbox| sandbox.handler_time = Duration::from_millis(200));
     let mut instance = Bench::new().start(&waiter("(loop $l (br $l))"), &spec, &Recorder::new()).await.unwrap();
