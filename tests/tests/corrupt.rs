@@ -50,6 +50,23 @@ fn a_damaged_deployment_falls_back_to_the_one_before_and_says_so() {
 }
 
 #[test]
+fn a_device_whose_only_document_of_a_deployment_is_damaged_starts_with_the_manifest_that_is_kept_for_the_history() {
+    let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
+    let host = device.start(&manifest(&layout, "first", "0"));
+    host.wait_for_outcome(1, "good");
+    host.kill();
+    damage(&device);
+    let host = device.start_stored(&[]);
+    host.wait_for_value("first");
+    assert_eq!(host.status()["deploymentVersion"], 1);
+    let log = host.log();
+    assert!(log.contains("the stored deployment cannot be read") && log.contains("deployment.json"), "{log}");
+    let applied = device.apply(&manifest(&layout, "second", "0").to_json()).ok();
+    assert_eq!(applied.out, "deployment 2 is in force\n", "no version comes twice");
+    host.stop();
+}
+
+#[test]
 fn a_damaged_document_does_not_bring_back_a_deployment_that_was_rolled_back() {
     let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
     let host = device.start(&manifest(&layout, "good", "0"));

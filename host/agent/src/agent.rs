@@ -20,9 +20,7 @@ use marram_core::{
     elapsed::Clocks,
     log::{Damage, MessageLog},
     message::{Accepted, Message},
-    ports::{
-        DocumentError, Documents, Engine, Images, Room, SendError, States, Upstream, UpstreamEvent, UpstreamTwins,
-    },
+    ports::{Documents, Engine, Images, Room, SendError, States, Upstream, UpstreamEvent, UpstreamTwins},
     route::{Origin, TWIN_CHANGES, module_output},
     time::UtcMillis,
 };
@@ -125,9 +123,6 @@ async fn clean_up(collector: Arc<Collector>, settled: Arc<Notify>) {
 /// Why an agent could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The data folder cannot be read.
-    #[error("cannot read the stored deployment: {0}")]
-    Documents(#[from] DocumentError),
     /// The owner of the message log has no thread.
     #[error("cannot start the thread of the message log")]
     Thread(#[source] std::io::Error),
@@ -137,7 +132,7 @@ impl Agent {
     /// Starts the agent with the deployment that is stored, without asking any network.
     ///
     /// # Errors
-    /// The data folder cannot be read.
+    /// The system has no thread to give.
     pub async fn start(config: Config) -> Result<Arc<Self>, StartError> {
         Self::start_on(Clock::start_with(config.clocks), config).await
     }
@@ -221,8 +216,8 @@ impl Agent {
         tokio::spawn(agent.clone().judge(judged));
         agent.recall().await;
         match config.initial {
-            Some(text) => agent.begin_with(&text).await?,
-            None => agent.resume().await?,
+            Some(text) => agent.begin_with(&text).await,
+            None => agent.resume().await,
         }
         agent.tidy().await;
         Ok(agent)

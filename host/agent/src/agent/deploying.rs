@@ -15,7 +15,7 @@ use marram_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Agent, StartError, stored::Stored};
+use super::{Agent, stored::Stored};
 use crate::{
     supervisor::{Deployed, Event},
     twins::TwinError,
@@ -95,14 +95,14 @@ impl InForce {
 impl Agent {
     /// Applies the manifest to begin with; a bad one leaves the stored deployment in force. One that says what is stored
     /// already is no new deployment, and is resumed like it: without any network.
-    pub(super) async fn begin_with(self: &Arc<Self>, text: &str) -> Result<(), StartError> {
-        let stored = self.stored(&self.in_force.lock().await.history).await?;
+    pub(super) async fn begin_with(self: &Arc<Self>, text: &str) {
+        let stored = self.stored(&self.in_force.lock().await.history).await;
         let old = stored.as_ref().and_then(|stored| self.read_accepted(stored.manifest.get()).ok());
         let new = self.read_accepted(text).ok();
         if let (Some(stored), Some((old, _)), Some((new, warnings))) = (&stored, &old, &new)
             && old == new
         {
-            self.resume().await?;
+            self.resume().await;
             let in_force = self.in_force.lock().await;
             let initial = match in_force.history.rolled_back(&manifest_digest(text)) {
                 Some(bad) if in_force.version != stored.version => Err(ApplyError::Refused(not_again(bad))),
@@ -112,7 +112,7 @@ impl Agent {
                 }
             };
             let _ = self.initial.set(initial);
-            return Ok(());
+            return;
         }
         // Later deployments count on from the stored one, whether or not it is put in force.
         if let Some(stored) = stored {
@@ -126,9 +126,8 @@ impl Agent {
         let resume = matches!(result, Err(ApplyError::Bad(_) | ApplyError::Store(_) | ApplyError::Refused(_)));
         let _ = self.initial.set(result);
         if resume {
-            self.resume().await?;
+            self.resume().await;
         }
-        Ok(())
     }
 
     /// What became of [`crate::Config::initial`]; none when there was none.
@@ -138,12 +137,12 @@ impl Agent {
     }
 
     /// Puts the stored deployment in force; or, if it is known to be bad, the one that takes its place.
-    pub(super) async fn resume(self: &Arc<Self>) -> Result<(), StartError> {
+    pub(super) async fn resume(self: &Arc<Self>) {
         let mut in_force = self.in_force.lock().await;
-        let Some(stored) = self.stored(&in_force.history).await? else {
+        let Some(stored) = self.stored(&in_force.history).await else {
             in_force.version = in_force.history.newest();
             self.go_back(&mut in_force, "it is lost".into()).await;
-            return Ok(());
+            return;
         };
         let version = stored.version;
         self.remember(&mut in_force, &stored);
@@ -155,7 +154,7 @@ impl Agent {
                 (in_force.deployment, in_force.version) = (None, version);
                 self.go_back(&mut in_force, format!("its manifest is not valid for this version of Marram{fault}"))
                     .await;
-                return Ok(());
+                return;
             }
         };
         if let Err(faults) = self.read(stored.manifest.get()) {
@@ -164,7 +163,7 @@ impl Agent {
         in_force.set(deployment.clone(), version, false);
         if self.replace_at_boot(&mut in_force).await {
             self.finish_later(&in_force);
-            return Ok(());
+            return;
         }
         tracing::info!(version, modules = deployment.modules.len(), "resuming the stored deployment");
         let complete = self.put_in_force(&in_force, true).await;
@@ -173,7 +172,6 @@ impl Agent {
         }
         in_force.complete = complete.is_ok();
         self.finish_later(&in_force);
-        Ok(())
     }
 
     /// What a manifest means that is to be accepted now.

@@ -23,7 +23,7 @@ use marram_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Agent, StartError};
+use super::Agent;
 use crate::twins::blocking;
 
 /// The name of the stored deployment.
@@ -180,14 +180,18 @@ fn bytes(value: &impl Serialize) -> Result<Vec<u8>, DocumentError> {
 
 impl Agent {
     /// The deployment to begin with.
-    pub(super) async fn stored(&self, history: &History) -> Result<Option<Stored>, StartError> {
+    pub(super) async fn stored(&self, history: &History) -> Option<Stored> {
         let documents = self.documents.clone();
-        if let Some(document) = blocking(move || documents.read(DEPLOYMENT)).await? {
+        let document = blocking(move || documents.read(DEPLOYMENT)).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "the stored deployment cannot be read");
+            None
+        });
+        if let Some(document) = document {
             if let Some(reason) = document.recovered {
                 tracing::warn!(reason, "the stored deployment was damaged; going on with the one before");
             }
             match Stored::read(&document.bytes) {
-                Ok(stored) => return Ok(Some(stored)),
+                Ok(stored) => return Some(stored),
                 Err(why) => tracing::error!("the stored deployment {why}"),
             }
         }
@@ -201,12 +205,12 @@ impl Agent {
                 if let Err(error) = self.store(&stored).await {
                     tracing::error!(%error, "the deployment cannot be stored again");
                 }
-                Ok(Some(stored))
+                Some(stored)
             }
-            Ok(None) => Ok(None),
+            Ok(None) => None,
             Err(error) => {
                 tracing::error!(%error, "the stored deployment is lost, and its manifest cannot be had either");
-                Ok(None)
+                None
             }
         }
     }
