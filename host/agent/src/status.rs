@@ -6,6 +6,7 @@ use marram_core::{
     deployment::DesiredStatus,
     health::{Checks, Health},
     name::ModuleName,
+    planner::Told,
     time::UtcMillis,
 };
 use serde::{Deserialize, Serialize};
@@ -103,6 +104,9 @@ pub struct ModuleStatus {
     /// What its health checks tell of the instance that runs; none: it has none, or does not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthStatus>,
+    /// For the reported properties only.
+    #[serde(skip)]
+    pub told: Option<Told>,
 }
 
 /// What health checks tell.

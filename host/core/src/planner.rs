@@ -18,7 +18,7 @@ use self::update::update;
 pub use self::{
     explain::{Action, Explained, ExplainedStep, explain},
     observed::{Event, ModuleState, NextState, NextVersion, Observed, ObservedModule},
-    runtime::{Runtime, RuntimeModule, RuntimeStatus, uptime},
+    runtime::{Runtime, RuntimeModule, RuntimeStatus, Told, uptime},
 };
 use crate::{
     deployment::{Deployment, DesiredStatus, ModuleSpec, RestartPolicy},

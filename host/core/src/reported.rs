@@ -5,6 +5,8 @@ use serde_json::{Map, Value, json};
 use crate::{
     deployment::ModuleSpec,
     manifest::{Faults, Finding},
+    planner::Told,
+    ports::Exit,
     time::UtcMillis,
 };
 
@@ -74,8 +76,10 @@ pub struct ModuleFacts<'a> {
     pub digest: Option<&'a str>,
     /// Of the last instance that ended.
     pub exit_code: Option<i32>,
-    /// Restarts in this version.
-    pub restart_count: u32,
+    /// None: nothing is observed of it yet.
+    pub told: Option<&'a Told>,
+    /// [`Told::last_pull_failure`] on the wall clock.
+    pub last_pull_failure: Option<UtcMillis>,
     /// Of the last instance.
     pub last_start: Option<UtcMillis>,
     /// Of the last instance.
@@ -171,14 +175,20 @@ pub fn hub(host: &HostFacts<'_>, tried: u64, refused: Option<&str>, modules: &[M
 
 /// The desired fields, and what is. What a manifest keeps in `env` may be secret: this goes where the manifest came from.
 fn reported(module: &ModuleFacts<'_>) -> Value {
-    let spec = module.spec;
+    let (spec, told) = (module.spec, module.told);
     let env: Map<String, Value> =
         spec.env.iter().map(|(name, value)| (name.clone(), json!({ "value": value }))).collect();
     let mut settings = json!({ "image": spec.image });
     if let Some(digest) = module.digest {
         settings["imageHash"] = digest.into();
     }
-    json!({
+    // What it was asked to end with, and not what it did: a plan tells by this whether it ended by itself.
+    let exit_code = if told.is_some_and(|told| told.was_stopped) && module.exit_code.is_some() {
+        Some(Exit::STOPPED)
+    } else {
+        module.exit_code
+    };
+    let mut reported = json!({
         "type": "wasm",
         "status": spec.desired_status,
         "restartPolicy": spec.restart_policy,
@@ -186,16 +196,20 @@ fn reported(module: &ModuleFacts<'_>) -> Value {
         "startupOrder": spec.startup_order,
         "version": spec.version,
         "settings": settings,
-        "settingsDigest": spec.settings_digest(),
+        "settingsDigest": told.map_or_else(|| spec.settings_digest(), |told| told.settings_digest.clone()),
         "env": env,
-        "exitCode": module.exit_code.unwrap_or(0),
+        "exitCode": exit_code.unwrap_or(0),
         "statusDescription": module.description,
         "lastStartTimeUtc": time(module.last_start),
         "lastExitTimeUtc": time(module.last_exit),
-        "restartCount": module.restart_count,
+        "restartCount": told.map_or(0, |told| told.restart_count),
         "lastRestartTimeUtc": time(module.last_restart),
         "runtimeStatus": runtime_status(module.status),
-    })
+    });
+    if module.last_pull_failure.is_some() {
+        reported["lastPullFailureTimeUtc"] = time(module.last_pull_failure).into();
+    }
+    reported
 }
 
 /// IoT Edge's word. What has not run yet is `unknown` there, too.
@@ -276,7 +290,8 @@ mod tests {
             description: "exit 1: why",
             digest: Some("sha256:0"),
             exit_code: Some(1),
-            restart_count: 2,
+            told: None,
+            last_pull_failure: None,
             last_start: Some(UtcMillis(2_000)),
             last_exit: Some(UtcMillis(3_000)),
             last_restart: None,
@@ -299,7 +314,7 @@ mod tests {
             "version": "1", "settings": { "image": "r.example/f:1", "imageHash": "sha256:0" },
             "settingsDigest": spec.settings_digest(), "env": { "A": { "value": "b" } },
             "exitCode": 1, "statusDescription": "exit 1: why", "lastStartTimeUtc": "1970-01-01T00:00:02Z",
-            "lastExitTimeUtc": "1970-01-01T00:00:03Z", "restartCount": 2, "lastRestartTimeUtc": "0001-01-01T00:00:00Z",
+            "lastExitTimeUtc": "1970-01-01T00:00:03Z", "restartCount": 0, "lastRestartTimeUtc": "0001-01-01T00:00:00Z",
             "runtimeStatus": "backoff",
         });
         assert_eq!(document["modules"]["fil.ter"], expected);

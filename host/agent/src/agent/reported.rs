@@ -6,7 +6,7 @@ use marram_core::{
     name::ModuleName,
     reported::{self, Code, HostFacts, ModuleFacts, Tried},
     rollout::Way,
-    time::UtcMillis,
+    time::{Uptime, UtcMillis},
 };
 use serde_json::{Value, json};
 
@@ -25,6 +25,8 @@ impl Agent {
     pub async fn reported(&self) -> Result<Value, ModuleError> {
         let in_force = self.in_force.lock().await;
         let (status, unwell) = self.ask(|reply| Event::Unwell { reply }).await?;
+        let (utc_now, now) = (self.clock.utc(), self.clock.uptime());
+        let utc = |at: Uptime| UtcMillis(utc_now.0.saturating_sub(now.since(at).as_millis() as u64));
         let specs = in_force.deployment.iter().flat_map(|deployment| deployment.modules.values());
         let modules: Vec<ModuleFacts<'_>> = specs
             .filter_map(|spec| {
@@ -35,7 +37,8 @@ impl Agent {
                     description: &module.description,
                     digest: module.digest.as_deref(),
                     exit_code: module.exit_code,
-                    restart_count: module.restart_count,
+                    last_pull_failure: module.told.as_ref().and_then(|told| told.last_pull_failure).map(utc),
+                    told: module.told.as_ref(),
                     last_start: module.last_start,
                     last_exit: module.last_exit,
                     last_restart: module.last_restart,
@@ -46,7 +49,7 @@ impl Agent {
             version: &status.version,
             device_id: &self.device_id,
             architecture: std::env::consts::ARCH,
-            started: UtcMillis(self.clock.utc().0.saturating_sub(status.uptime_ms)),
+            started: UtcMillis(utc_now.0.saturating_sub(status.uptime_ms)),
         };
         let tried = tried(&in_force, &status, &unwell);
         let hub_refused = in_force.refused.as_ref().and_then(|refusal| refusal.hub.as_deref());

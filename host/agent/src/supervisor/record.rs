@@ -133,9 +133,15 @@ impl Record {
         self.preparation = Some(preparation);
         self.prepares_next = beside_old;
         if !beside_old {
-            self.has_started = false;
-            self.restart_count = 0;
+            self.begin_anew();
         }
+    }
+
+    /// What takes the place of the old version has not run yet.
+    fn begin_anew(&mut self) {
+        self.has_started = false;
+        self.restart_count = 0;
+        (self.last_start, self.last_restart, self.last_exit) = (None, None, None);
     }
 
     pub(super) fn is_preparing(&self, run: u64) -> bool {
@@ -165,16 +171,17 @@ impl Record {
             self.prepared = Some(next);
         }
         self.update_error = None;
+        let Some(Update { running, open, at }) = self.update.take() else {
+            self.begin_anew();
+            return false;
+        };
+        self.has_started = true;
         self.restart_count = 0;
-        let update = self.update.take();
-        self.has_started = update.is_some();
-        if let Some(Update { running, open, at }) = update {
-            self.running = Some(running);
-            self.last_start = Some(at);
-            self.tally.running.begin(now);
-            let _ = open.send(()); // an instance that has just ended says so itself
-        }
-        self.has_started
+        self.running = Some(running);
+        self.last_start = Some(at);
+        self.tally.running.begin(now);
+        let _ = open.send(()); // an instance that has just ended says so itself
+        true
     }
 
     pub(super) fn update_ended(&mut self, exit: &Exit) {
@@ -267,7 +274,8 @@ pub(super) fn module_status(
     now: Uptime,
 ) -> ModuleStatus {
     let last_exit = record.and_then(|record| record.last_exit.as_ref());
-    let (status, mut description) = describe(spec, observed, record, now);
+    let status = observed.map_or("stopped", |module| module.status(spec));
+    let mut description = describe(spec, observed, record, now);
     if spec.desired_status == DesiredStatus::Running
         && let (Some(module), Some(record)) = (observed, record)
     {
@@ -291,16 +299,12 @@ pub(super) fn module_status(
         memory_bytes: record.map_or(0, |record| record.memory.load(Relaxed)),
         memory_limit: spec.sandbox.memory_bytes,
         health: record.and_then(|record| record.watch.as_ref()).map(|watch| HealthStatus::of(&watch.checks)),
+        told: observed.map(|module| module.told(now)),
     }
 }
 
-fn describe(
-    spec: &ModuleSpec,
-    observed: Option<&ObservedModule>,
-    record: Option<&Record>,
-    now: Uptime,
-) -> (&'static str, String) {
-    let Some(module) = observed else { return ("stopped", "not started".into()) };
+fn describe(spec: &ModuleSpec, observed: Option<&ObservedModule>, record: Option<&Record>, now: Uptime) -> String {
+    let Some(module) = observed else { return "not started".into() };
     let exit = record.and_then(|record| record.last_exit.as_ref()).map(|(_, exit)| exit);
     let exit_text = exit.map_or(String::new(), |exit| format!("exit {}: {}", exit.code, exit.reason));
     let prepare_error = record.and_then(|record| record.prepare_error.clone()).unwrap_or_default();
@@ -308,48 +312,42 @@ fn describe(
     let pulling = progress.map(|progress| format!("pulling {progress}"));
     let stopped = || if exit_text.is_empty() { "stopped".into() } else { exit_text.clone() };
     match &module.state {
-        ModuleState::Preparing => ("preparing", pulling.unwrap_or_else(|| "fetching and compiling".into())),
-        // It was wanted running when this began; nothing follows now.
+        ModuleState::Preparing => pulling.unwrap_or_else(|| "fetching and compiling".into()),
         ModuleState::Prepared | ModuleState::PrepareFailed { .. } | ModuleState::Exited { .. }
             if spec.desired_status == DesiredStatus::Stopped =>
         {
-            ("stopped", stopped())
+            stopped()
         }
-        ModuleState::Prepared | ModuleState::Starting => ("starting", "starting".into()),
+        ModuleState::Prepared | ModuleState::Starting => "starting".into(),
         ModuleState::Running { since } => {
             let up = format!("up {}", duration(now.since(*since).as_secs()));
-            let description = match (module.health, record.and_then(Record::sickness)) {
+            match (module.health, record.and_then(Record::sickness)) {
                 (_, Some(sickness)) => format!("{up}; {sickness}"),
                 (Health::Healthy { .. }, None) => format!("{up}, healthy"),
                 (Health::Unknown | Health::Unhealthy, None) => up,
-            };
-            (if module.is_unhealthy() { "unhealthy" } else { "running" }, description)
+            }
         }
         ModuleState::Ending { .. } => {
             let sickness = record.and_then(Record::sickness).unwrap_or_default();
-            ("unhealthy", format!("being ended; {sickness}"))
+            format!("being ended; {sickness}")
         }
-        ModuleState::Stopping => ("stopping", "stopping".into()),
+        ModuleState::Stopping => "stopping".into(),
         // For a moment, or as long as the host stops.
-        ModuleState::Stopped if record.is_some_and(|record| record.update.is_some()) => {
-            ("stopping", "its update takes over".into())
-        }
-        ModuleState::Stopped => ("stopped", stopped()),
+        ModuleState::Stopped if record.is_some_and(|record| record.update.is_some()) => "its update takes over".into(),
+        ModuleState::Stopped => stopped(),
         ModuleState::PrepareFailed { at } => {
             let due = at.after(backoff(module.failures));
-            ("backoff", format!("{prepare_error}; tried again in {}", duration(due.since(now).as_secs())))
+            format!("{prepare_error}; tried again in {}", duration(due.since(now).as_secs()))
         }
         ModuleState::Exited { code, at, .. } => {
             if restarts(spec, *code, module.failures) {
                 let due = at.after(backoff(module.failures));
-                ("backoff", format!("{exit_text}; restarts in {}", duration(due.since(now).as_secs())))
+                format!("{exit_text}; restarts in {}", duration(due.since(now).as_secs()))
             } else if is_given_up(spec, *code, module.failures) {
                 let restarts = module.failures.saturating_sub(1);
-                ("failed", format!("{exit_text}; given up after {restarts} restarts (`maxRestarts`)"))
-            } else if *code == 0 {
-                ("stopped", exit_text)
+                format!("{exit_text}; given up after {restarts} restarts (`maxRestarts`)")
             } else {
-                ("failed", exit_text)
+                exit_text
             }
         }
     }

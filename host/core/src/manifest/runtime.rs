@@ -23,7 +23,7 @@ const STATUS: [(&str, RuntimeStatus); 7] = [
 ];
 
 /// Reads `{"modules": {NAME: {"runtimeStatus", "exitCode", "restartCount", "lastStartTimeUtc", "lastExitTimeUtc",
-/// "settingsDigest"}}}`. Only `runtimeStatus` is required; other keys are as good as missing.
+/// "lastPullFailureTimeUtc", "settingsDigest"}}}`. Only `runtimeStatus` is required; other keys are as good as missing.
 ///
 /// # Errors
 /// [`Faults`]: everything that is wrong with it.
@@ -60,6 +60,7 @@ fn read_module(module: &Field<'_>, found: &mut Findings) -> Option<RuntimeModule
     let restarts = fields.optional("restartCount", found).and_then(|f| values::integer(&f, 0..=u32::MAX, found));
     let last_start = fields.optional("lastStartTimeUtc", found).and_then(|f| values::time(&f, found));
     let last_exit = fields.optional("lastExitTimeUtc", found).and_then(|f| values::time(&f, found));
+    let last_pull_failure = fields.optional("lastPullFailureTimeUtc", found).and_then(|f| values::time(&f, found));
     let digest = fields.optional("settingsDigest", found).and_then(|f| values::non_blank(&f, found));
     Some(RuntimeModule {
         status: status?,
@@ -67,6 +68,7 @@ fn read_module(module: &Field<'_>, found: &mut Findings) -> Option<RuntimeModule
         restart_count: restarts.unwrap_or(0),
         last_start,
         last_exit,
+        last_pull_failure,
         settings_digest: digest.map(str::to_owned),
     })
 }

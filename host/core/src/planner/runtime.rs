@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{HEALTHY_AFTER, ModuleState, Observed, ObservedModule};
+use super::{HEALTHY_AFTER, ModuleState, Observed, ObservedModule, is_given_up, restarts};
 use crate::{
     deployment::{Deployment, DesiredStatus, ModuleSpec, PullPolicy, RestartPolicy, Sandbox},
     name::ModuleName,
@@ -31,8 +31,71 @@ pub struct RuntimeModule {
     pub last_start: Option<UtcMillis>,
     /// `lastExitTimeUtc`; none = it has never ended.
     pub last_exit: Option<UtcMillis>,
+    /// `lastPullFailureTimeUtc`, our own: when it could not be fetched and compiled, if it waits because of that.
+    pub last_pull_failure: Option<UtcMillis>,
     /// [`ModuleSpec::settings_digest`] of what it was made from; none = not told, taken for the desired one.
     pub settings_digest: Option<String>,
+}
+
+/// What is to be told of a module beside the times of its instances, so that the same is planned from it: the way back from
+/// [`Runtime::observed`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// `restartCount`, as [`RuntimeModule::restart_count`].
+    pub restart_count: u32,
+    /// It was stopped, with whatever code its instance ended then.
+    pub was_stopped: bool,
+    /// When it could not be prepared, if it waits because of that.
+    pub last_pull_failure: Option<Uptime>,
+    /// [`ModuleSpec::settings_digest`] of what it was made from, the desired one or an old one.
+    pub settings_digest: String,
+}
+
+impl ObservedModule {
+    /// What is to be told of it.
+    #[must_use]
+    pub fn told(&self, now: Uptime) -> Told {
+        let restart_count = match self.state {
+            // The failure that it waits for has had no restart yet.
+            ModuleState::Exited { .. } | ModuleState::PrepareFailed { .. } => self.failures.saturating_sub(1),
+            ModuleState::Running { since } if now.since(since) >= HEALTHY_AFTER => 0,
+            _ => self.failures,
+        };
+        let last_pull_failure = match self.state {
+            ModuleState::PrepareFailed { at } => Some(at),
+            _ => None,
+        };
+        let was_stopped = self.state == ModuleState::Stopped;
+        Told { restart_count, was_stopped, last_pull_failure, settings_digest: self.spec.settings_digest() }
+    }
+
+    /// What it does, in Marram's words: `preparing`, `starting`, `running`, `unhealthy`, `stopping`, `stopped`, `backoff`,
+    /// `failed`.
+    #[must_use]
+    pub fn status(&self, wanted: &ModuleSpec) -> &'static str {
+        let is_wanted = wanted.desired_status == DesiredStatus::Running;
+        match self.state {
+            ModuleState::Preparing => "preparing",
+            // It was wanted running when this began; nothing follows now.
+            ModuleState::Prepared | ModuleState::PrepareFailed { .. } | ModuleState::Exited { .. } if !is_wanted => {
+                "stopped"
+            }
+            ModuleState::Prepared | ModuleState::Starting => "starting",
+            ModuleState::Running { .. } if self.is_unhealthy() => "unhealthy",
+            ModuleState::Running { .. } => "running",
+            ModuleState::Ending { .. } => "unhealthy",
+            ModuleState::Stopping => "stopping",
+            // For a moment, or as long as the host stops: its update takes over.
+            ModuleState::Stopped if self.next.as_ref().is_some_and(|next| next.state.has_instance()) => "stopping",
+            ModuleState::Stopped => "stopped",
+            ModuleState::PrepareFailed { .. } => "backoff",
+            ModuleState::Exited { code, .. } if restarts(wanted, code, self.failures) => "backoff",
+            ModuleState::Exited { code: Exit::DONE, .. } if !is_given_up(wanted, Exit::DONE, self.failures) => {
+                "stopped"
+            }
+            ModuleState::Exited { .. } => "failed",
+        }
+    }
 }
 
 /// `runtimeStatus`.
@@ -131,11 +194,20 @@ impl RuntimeModule {
             RuntimeStatus::Running | RuntimeStatus::Unhealthy => {
                 ModuleState::Running { since: past(self.last_start, now) }
             }
+            RuntimeStatus::Backoff if self.waits_for_its_image() => {
+                ModuleState::PrepareFailed { at: past(self.last_pull_failure, now) }
+            }
             RuntimeStatus::Backoff => self.exited(self.exit_code.unwrap_or(SOME_FAILURE), now),
             RuntimeStatus::Failed => self.exited(failure, now),
             RuntimeStatus::Dead => ModuleState::PrepareFailed { at: past(self.last_exit, now) },
             RuntimeStatus::Stopped | RuntimeStatus::Unknown => self.down(now),
         }
+    }
+
+    /// Whether it has not ended but could not be made.
+    fn waits_for_its_image(&self) -> bool {
+        let has_ended = self.last_exit.is_some() || self.exit_code.unwrap_or(Exit::DONE) != Exit::DONE;
+        self.last_pull_failure.is_some() || !has_ended
     }
 
     /// It is not told to have failed. What has ended by itself under its policy is told from what was stopped by the exit

@@ -7,6 +7,7 @@ mod laws;
 mod limit;
 mod runtime;
 mod runtime_laws;
+mod told;
 
 use std::collections::BTreeMap;
 

@@ -14,7 +14,8 @@ fn faults(text: &str) -> Vec<String> {
 fn a_report_has_a_status_and_what_else_is_known() {
     let text = r#"{"modules":{
         "full":{"runtimeStatus":"backoff","exitCode":-1,"restartCount":3,"lastStartTimeUtc":"2019-10-01T05:43:06.1234567Z",
-            "lastExitTimeUtc":"1970-01-01T00:00:01+00:00","settingsDigest":"sha256:x"},
+            "lastExitTimeUtc":"1970-01-01T00:00:01+00:00","lastPullFailureTimeUtc":"1970-01-01T00:00:02Z",
+            "settingsDigest":"sha256:x"},
         "bare":{"runtimeStatus":"Running"},
         "never":{"runtimeStatus":"stopped","exitCode":null,"lastStartTimeUtc":"0001-01-01T00:00:00","lastExitTimeUtc":null}}}"#;
     let runtime = read_runtime(text).unwrap();
@@ -24,6 +25,7 @@ fn a_report_has_a_status_and_what_else_is_known() {
         restart_count: 3,
         last_start: UtcMillis::parse("2019-10-01T05:43:06.123Z"),
         last_exit: Some(UtcMillis(1000)),
+        last_pull_failure: Some(UtcMillis(2000)),
         settings_digest: Some("sha256:x".into()),
     };
     let nothing = |status| RuntimeModule {
@@ -32,6 +34,7 @@ fn a_report_has_a_status_and_what_else_is_known() {
         restart_count: 0,
         last_start: None,
         last_exit: None,
+        last_pull_failure: None,
         settings_digest: None,
     };
     assert_eq!(runtime.modules["full"], full);

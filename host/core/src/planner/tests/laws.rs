@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::{explained::check_words, *};
+use super::{explained::check_words, told::check_report, *};
 
 /// How long the model's work takes, in ms; much less than a back-off.
 const WORK: u64 = 700;
@@ -138,6 +138,7 @@ impl Model {
             if plan.wake_at.is_none_or(|at| at > self.now) {
                 self.check_preparations();
                 self.check_unhealthy();
+                check_report(&self.desired, &self.observed, self.now);
                 return;
             }
         }

@@ -24,9 +24,11 @@ fn any_module() -> impl Strategy<Value = RuntimeModule> {
         1 => Just(Some(String::from("sha256:other"))),
         2 => super::laws::any_spec("a").prop_map(|spec| Some(spec.settings_digest())),
     ];
-    let times = (prop::option::of(any_time()), prop::option::of(any_time()));
+    let maybe = || prop::option::of(any_time());
+    let times = (maybe(), maybe(), prop::option::weighted(0.2, any_time()));
     (status, code, 0..25u32, times, digest).prop_map(|(status, exit_code, restart_count, times, settings_digest)| {
-        RuntimeModule { status, exit_code, restart_count, last_start: times.0, last_exit: times.1, settings_digest }
+        let (last_start, last_exit, last_pull_failure) = times;
+        RuntimeModule { status, exit_code, restart_count, last_start, last_exit, last_pull_failure, settings_digest }
     })
 }
 
@@ -111,6 +113,7 @@ impl Driver {
             restart_count,
             last_start: Some(now),
             last_exit,
+            last_pull_failure: None,
             settings_digest: Some(spec.settings_digest()),
         };
         let module = self.runtime.modules.get(&step.module).cloned();
