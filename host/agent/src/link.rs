@@ -59,6 +59,7 @@ struct Inner {
     state: Arc<StateCell>,
     timers: Mutex<Timers>,
     hears_timers: bool,
+    has_durable_timers: bool,
     bell: Arc<Doorbell>,
     inbox: Arc<ProgramInbox>,
     methods: Arc<Methods>,
@@ -84,6 +85,8 @@ pub(crate) struct LinkParts {
     pub(crate) state: Arc<StateCell>,
     pub(crate) methods: Arc<Methods>,
     pub(crate) hears_timers: bool,
+    /// Its state may hold durable timers of another version, which are not its own if it does not import them.
+    pub(crate) has_durable_timers: bool,
     pub(crate) stop: Arc<StopSignal>,
     /// Deliveries that the module has settled.
     pub(crate) received: Arc<AtomicU64>,
@@ -92,8 +95,8 @@ pub(crate) struct LinkParts {
 
 impl ModuleLink {
     pub(crate) fn new(parts: LinkParts) -> Self {
-        let LinkParts { info, clock, router, sequence, twin, state, methods, hears_timers, stop, received, logs } =
-            parts;
+        let LinkParts { info, clock, router, sequence, twin, state, methods, stop, received, logs, .. } = parts;
+        let (hears_timers, has_durable_timers) = (parts.hears_timers, parts.has_durable_timers);
         let bell = router.doorbell(info.module_id.as_str());
         let module = info.module_id.shared();
         let watch = Arc::new(Watch::new(twin.clone(), stop.clone()));
@@ -111,6 +114,7 @@ impl ModuleLink {
             state,
             timers: Mutex::default(),
             hears_timers,
+            has_durable_timers,
             bell,
             inbox,
             methods,
@@ -140,7 +144,9 @@ impl ModuleLink {
 
     /// The timer that is due, if any. Durable ones are rare, so that they keep no other away.
     pub(crate) fn due_timer(&self) -> Option<Due> {
-        if let Some(due) = self.inner.state.due_timer() {
+        if self.inner.has_durable_timers
+            && let Some(due) = self.inner.state.due_timer()
+        {
             return Some(Due::Durable(due));
         }
         let mut timers = self.inner.timers();
@@ -158,7 +164,8 @@ impl ModuleLink {
 
     pub(crate) fn next_timer(&self) -> Option<Uptime> {
         let next = self.inner.timers().next_due();
-        next.into_iter().chain(self.inner.state.next_timer()).min()
+        let durable = self.inner.has_durable_timers.then(|| self.inner.state.next_timer()).flatten();
+        next.into_iter().chain(durable).min()
     }
 }
 

@@ -7,6 +7,7 @@ mod caches;
 mod clock_steps;
 mod committing;
 mod delivery;
+mod durable;
 mod ending;
 mod fairness;
 mod hooked;

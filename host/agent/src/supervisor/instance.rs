@@ -45,9 +45,8 @@ impl StartedModule {
             Ok(twin) => twin,
             Err(error) => return Exit::new(1, format!("its twin cannot be read: {error}")),
         };
-        if self.component.imports_durable_timers()
-            && let Err(error) = self.state.load_timers(self.clock).await
-        {
+        let has_durable_timers = self.component.imports_durable_timers();
+        if has_durable_timers && let Err(error) = self.state.load_timers(self.clock).await {
             return Exit::new(1, format!("its durable timers cannot be read: {error}"));
         }
         let bell = self.router.doorbell(name.as_str());
@@ -63,6 +62,7 @@ impl StartedModule {
             state: self.state,
             methods: self.methods,
             hears_timers: exports.timer,
+            has_durable_timers,
             stop: self.stop.clone(),
             received: self.received.clone(),
             logs: self.logs,

@@ -64,6 +64,7 @@ pub(super) async fn link(router: &Arc<Router>) -> ModuleLink {
         state: StateCells::new(Arc::new(MemoryDisk::default())).cell(&name),
         methods: Arc::new(Methods::new(clock, router.clone())),
         hears_timers: true,
+        has_durable_timers: false,
         stop: Arc::default(),
         received: Arc::default(),
         logs: Arc::new(LogBuffer::new(name, clock)),

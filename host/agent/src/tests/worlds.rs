@@ -56,6 +56,8 @@ pub(super) struct World {
     pub(super) cloud: Arc<MemoryCloud>,
     pub(super) disk: Arc<MemoryDisk>,
     pub(super) caches: Option<Caches>,
+    /// None: there is no state in this world.
+    pub(super) states: Option<Arc<dyn States>>,
     /// The folder of the message log, which is the real one.
     pub(super) messages: Messages,
     pub(super) clocks: Option<fn() -> Clocks>,
@@ -117,6 +119,7 @@ pub(super) struct Guest {
     pub(super) fetched: Option<Arc<Semaphore>>,
     pub(super) loaded: Option<Arc<Semaphore>>,
     pub(super) fire: Arc<Fire>,
+    pub(super) durable_timers: bool,
     pub(super) method: Arc<Method>,
 }
 
@@ -132,6 +135,7 @@ impl Default for Guest {
             fetched: None,
             loaded: None,
             fire: Arc::new(|_, _, _| Ok(())),
+            durable_timers: false,
             method: Arc::new(|_, _, payload| Box::pin(async { Ok((200, payload)) })),
         }
     }
@@ -225,7 +229,7 @@ impl World {
             damage: recovery.damage,
             clocks: self.clocks.unwrap_or(crate::clocks),
             sync_after: self.sync_after.0,
-            states: self.disk.clone(),
+            states: self.states.clone().unwrap_or_else(|| self.disk.clone()),
             check_image: |_| Ok(()),
             max_memory: None,
             trap_bodies: false,
@@ -298,7 +302,7 @@ impl Component for MadeUp {
     }
 
     fn imports_durable_timers(&self) -> bool {
-        false
+        self.guest.durable_timers
     }
 
     fn instantiate(
