@@ -227,7 +227,7 @@ impl ModuleTask {
             if self.stop.at_least(STOP) {
                 return Err(Exit::new(Exit::STOPPED, "stopped"));
             }
-            if exports.twin && told.version != Some(self.twin.desired_version()) {
+            if exports.twin && told.is_behind(self.twin.desired_version()) {
                 self.tell_twin(instance, &mut told).await?;
                 continue;
             }
@@ -326,7 +326,7 @@ impl ModuleTask {
 
     /// Whether something goes before the next message, other than a timer.
     fn is_urgent(&self, told: &Told, exports: Exports) -> bool {
-        self.stop.at_least(STOP) || (exports.twin && told.version != Some(self.twin.desired_version()))
+        self.stop.at_least(STOP) || (exports.twin && told.is_behind(self.twin.desired_version()))
     }
 
     fn has_due_timer(&self, exports: Exports) -> bool {

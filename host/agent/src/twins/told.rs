@@ -23,6 +23,11 @@ pub(crate) struct Told {
 }
 
 impl Told {
+    /// Whether this version is news. The number is read without a lock and may lag behind the document that was told.
+    pub(crate) fn is_behind(&self, version: u64) -> bool {
+        self.version.is_none_or(|told| told < version)
+    }
+
     /// What is to be told: all of it the first time.
     pub(crate) fn change(&self, twin: &Twin) -> TwinChange {
         let patch = match self.version {
@@ -77,11 +82,29 @@ impl Watch {
     fn take(&self) -> Option<TwinChange> {
         let twin = self.cell.twin();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.version == Some(twin.desired_version()) {
+        if !told.is_behind(twin.desired_version()) {
             return None;
         }
         let change = told.change(&twin);
         told.note(&twin);
         Some(change)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use marram_core::time::UtcMillis;
+
+    use super::*;
+
+    #[test]
+    fn a_version_is_news_until_it_or_a_later_one_was_told() {
+        let (mut told, mut twin) = (Told::default(), Twin::new());
+        assert!(told.is_behind(twin.desired_version()), "the first is always told");
+        let patch = Map::from_iter([("a".to_owned(), Value::from(1))]);
+        twin.set_desired(&patch, UtcMillis(0)).unwrap();
+        told.note(&twin);
+        assert!(!told.is_behind(1), "a number that lags behind the document");
+        assert!(!told.is_behind(2) && told.is_behind(3));
     }
 }
