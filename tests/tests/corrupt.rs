@@ -1,4 +1,5 @@
-//! A damaged document of the deployment costs one deployment, not the device, and does not bring back what was rolled back.
+//! A damaged document of the deployment costs one deployment, not the device, and does not bring back what was rolled back. One of a twin
+//! costs the last change of it.
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
@@ -6,6 +7,7 @@ use std::fs;
 
 use marram_tests::{
     device::Device,
+    host::Host,
     manifest::{Manifest, Module},
     program::Layout,
 };
@@ -20,8 +22,8 @@ fn manifest(layout: &Layout, value: &str, code: &str) -> Manifest {
 }
 
 /// One bit of the newest generation.
-fn damage(device: &Device) {
-    let file = device.data().join("store/deployment.json");
+fn damage(device: &Device, document: &str) {
+    let file = device.data().join(format!("store/{document}.json"));
     let mut bytes = fs::read(&file).unwrap();
     let at = bytes.len() / 2;
     bytes[at] ^= 1;
@@ -36,7 +38,7 @@ fn a_damaged_deployment_falls_back_to_the_one_before_and_says_so() {
     let _ = device.apply(&manifest(&layout, "second", "0").to_json()).ok();
     host.wait_for_outcome(2, "good");
     host.kill();
-    damage(&device);
+    damage(&device, "deployment");
     // Nothing of it is fetched anew.
     fs::remove_dir_all(layout.path()).unwrap();
     let host = device.start_stored(&[]);
@@ -74,10 +76,46 @@ fn a_damaged_document_does_not_bring_back_a_deployment_that_was_rolled_back() {
     let _ = device.apply(&manifest(&layout, "bad", "1").to_json()).ok();
     host.wait_for_outcome(3, "good");
     host.stop();
-    damage(&device);
+    damage(&device, "deployment");
     let host = device.start_stored(&[]);
     host.wait_for_value("good");
     assert_eq!(host.status()["deploymentVersion"], 4, "the one before is known to be bad, and is replaced at once");
     host.wait_for_outcome(4, "good");
     host.stop();
+}
+
+#[test]
+fn a_damaged_twin_falls_back_to_the_change_before_and_gives_no_version_twice() {
+    let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
+    let host = device.start(&manifest(&layout, "it", "0"));
+    host.wait_for_value("it");
+    let set = |host: &Host, n: u64| {
+        let _ = device.marram(&["twin", "set", "m", &json!({ "n": n }).to_string()]).ok();
+        version(host)
+    };
+    let given: Vec<u64> = (1..=3).map(|n| set(&host, n)).collect();
+    host.kill();
+    damage(&device, "twin-m");
+    let host = device.start_stored(&[]);
+    host.wait_for_value("it");
+    assert_eq!(host.twin("m")["desired"]["n"], 2);
+    let log = host.log();
+    assert!(log.contains("the twin was damaged") && log.contains("twin-m.json"), "{log}");
+    let recovered = version(&host);
+    let next = set(&host, 4);
+    assert!(recovered > given[2] && next > recovered, "{given:?}, {recovered}, {next}");
+
+    // Again: what is found now is not what was found the first time.
+    host.kill();
+    damage(&device, "twin-m");
+    let host = device.start_stored(&[]);
+    host.wait_for_value("it");
+    assert_eq!(host.twin("m")["desired"]["n"], 2);
+    assert!(version(&host) > next);
+    host.stop();
+}
+
+/// Of the desired properties.
+fn version(host: &Host) -> u64 {
+    host.twin("m")["desiredVersion"].as_u64().unwrap()
 }

@@ -141,21 +141,22 @@ impl Twins {
         let document_name = format!("twin-{module}");
         let (documents, name) = (self.documents.clone(), document_name.clone());
         let stored = blocking(move || documents.read(&name)).await?;
-        let twin = match stored {
-            None => Twin::new(),
-            Some(stored) => {
-                if let Some(reason) = stored.recovered {
-                    tracing::warn!(%module, reason, "the twin was damaged; going on with its previous generation");
-                }
-                // Never begun anew by itself: it may be readable later, or by the version that wrote it.
-                Twin::from_bytes(&stored.bytes).map_err(|error| {
-                    DocumentError(format!(
-                        "document `{document_name}` is not a twin that this version can read ({error}); move its file away \
-                         to begin with an empty twin"
-                    ))
-                })?
+        let mut twin = Twin::new();
+        let mut is_recovered = false;
+        if let Some(stored) = stored {
+            // Never begun anew by itself: it may be readable later, or by the version that wrote it.
+            twin = Twin::from_bytes(&stored.bytes).map_err(|error| {
+                DocumentError(format!(
+                    "document `{document_name}` is not a twin that this version can read ({error}); move its file away \
+                     to begin with an empty twin"
+                ))
+            })?;
+            if let Some(reason) = stored.recovered {
+                tracing::warn!(%module, reason, "the twin was damaged; going on with its previous generation");
+                twin.follow_on_lost();
+                is_recovered = true;
             }
-        };
+        }
         let cell = Arc::new(TwinCell {
             module: module.clone(),
             document_name,
@@ -173,8 +174,18 @@ impl Twins {
             counts: numbers::Counts::default(),
         });
         // Two that came at once: the first one in stays.
-        let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(cells.entry(module.clone()).or_insert(cell).clone())
+        let cell = {
+            let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
+            cells.entry(module.clone()).or_insert(cell).clone()
+        };
+        if is_recovered {
+            cell.unstored.store(true, SeqCst);
+            // At once: the next damage must find these versions, not those before.
+            if let Err(error) = cell.flush().await {
+                tracing::warn!(%module, %error, "the twin that was damaged could not be stored");
+            }
+        }
+        Ok(cell)
     }
 
     /// Those of the deployment in force.

@@ -66,6 +66,10 @@ pub struct Twin {
     notice: Option<Notice>,
 }
 
+/// One more than the versions that a lost generation may have given. Between two generations lies one write; a rollback with another
+/// section makes two versions in one.
+const LOST_VERSIONS: u64 = 3;
+
 /// Who wrote the present desired properties.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
@@ -243,6 +247,14 @@ impl Twin {
     /// The change that led to this version has been told of.
     pub fn told(&mut self, version: u64) {
         self.notice.take_if(|notice| notice.version == version);
+    }
+
+    /// To be told of one that was read from its previous generation, because the newest was damaged: no version that the lost one
+    /// had is given again, and upstream is told all that is reported.
+    pub fn follow_on_lost(&mut self) {
+        self.desired_version = self.desired_version.saturating_add(LOST_VERSIONS);
+        self.reported_version = self.reported_version.saturating_add(LOST_VERSIONS);
+        self.upstream_has = (!self.reported.is_empty()).then(Map::new);
     }
 
     /// The document to store.

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::*;
 
 mod cloud;
+mod lost;
 mod model;
 mod replaced;
 
