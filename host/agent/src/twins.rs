@@ -20,7 +20,7 @@ use marram_core::{
     name::ModuleName,
     ports::{DocumentError, Documents, ReportError, TwinAck, TwinDocument},
     time::UtcMillis,
-    twin::{CloudPatch, CloudTwin, Merged, Twin, TwinFaults, desired_ack},
+    twin::{CloudPatch, CloudTwin, Merged, ReadError, Twin, TwinFaults, desired_ack, read_patch},
 };
 use serde_json::{Map, Value};
 use tokio::{
@@ -449,7 +449,10 @@ impl TwinCell {
 }
 
 fn parse_object(json: &str) -> Result<Map<String, Value>, TwinError> {
-    serde_json::from_str(json).map_err(|error| TwinError::NotAnObject(error.to_string()))
+    read_patch(json).map_err(|error| match error {
+        ReadError::NotAnObject(why) => TwinError::NotAnObject(why),
+        ReadError::Limit(faults) => TwinError::Limit(faults),
+    })
 }
 
 fn text(map: &Map<String, Value>) -> String {

@@ -33,3 +33,4 @@ pub mod time;
 pub mod timers;
 pub mod traps;
 pub mod twin;
+mod wide;

@@ -25,7 +25,7 @@ use self::findings::{At, Findings};
 pub use self::locate::{Place, locate};
 pub use self::runtime::read_runtime;
 pub use self::sandbox::{HANDLER_BOUNDS, MAX_PATH_BYTES, MEMORY_BOUNDS};
-use crate::deployment::Deployment;
+use crate::{deployment::Deployment, wide::WideIntegers};
 
 /// Largest manifest in bytes: a thousand modules of 2 KiB each, routes and twins included. Not twice as large because
 /// everything in it is held in memory several times while it is read.
@@ -128,9 +128,14 @@ fn parse(text: &str, what: &str, found: &mut Findings) -> Option<json::Node> {
         return None;
     }
     // Some editors put a byte order mark first.
-    match json::parse(text.strip_prefix('\u{feff}').unwrap_or(text)) {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    match json::parse(text) {
         Ok(document) => {
             json::report_duplicates(&document, &At::root(), found);
+            let wide = WideIntegers::of(text);
+            if !wide.is_empty() {
+                json::report_wide_integers(&document, &At::root(), &wide, found);
+            }
             Some(document)
         }
         Err(error) => {

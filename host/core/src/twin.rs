@@ -18,8 +18,8 @@ use serde_json::{Map, Value, json};
 pub use self::{
     cloud::{CloudFault, CloudPatch, CloudTwin, Merged, Unreported},
     limits::{
-        MAX_DEPTH, MAX_INTEGER, MAX_KEY_BYTES, MAX_SECTION_BYTES, MAX_STRING_BYTES, MIN_INTEGER, TwinFault, TwinFaults,
-        TwinRule, twin_faults, validate_desired, validate_patch,
+        MAX_DEPTH, MAX_INTEGER, MAX_KEY_BYTES, MAX_SECTION_BYTES, MAX_STRING_BYTES, MIN_INTEGER, ReadError, TwinFault,
+        TwinFaults, TwinRule, read_patch, twin_faults, validate_desired, validate_patch,
     },
     notice::Notice,
     patch::{diff, merge_patch},

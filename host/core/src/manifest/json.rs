@@ -6,6 +6,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use super::findings::{At, Findings, shown};
+use crate::wide::WideIntegers;
 
 /// A JSON value. At most 128 levels deep, the parser's limit, so that recursion over it is safe.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,6 +56,26 @@ pub(super) fn report_duplicates(node: &Node, at: &At, found: &mut Findings) {
             }
         }
         Node::Null | Node::Bool(_) | Node::Number(_) | Node::Text(_) => {}
+    }
+}
+
+/// Reports every integer that 64 bits do not hold: it would be another number, and in a twin one that IoT Hub refuses.
+pub(super) fn report_wide_integers(node: &Node, at: &At, wide: &WideIntegers<'_>, found: &mut Findings) {
+    match node {
+        Node::Number(number) => {
+            if let Some(written) = wide.written(number) {
+                let message = format!("`{}` is too large for an integer", shown(written));
+                found.fault_hint(at, message, "write it as a string, or with `.0` as a floating-point number");
+            }
+        }
+        Node::Object(entries) => {
+            entries.iter().for_each(|(key, value)| report_wide_integers(value, &at.key(key), wide, found));
+        }
+        Node::List(items) => {
+            let items = items.iter().enumerate();
+            items.for_each(|(index, item)| report_wide_integers(item, &at.index(index), wide, found));
+        }
+        Node::Null | Node::Bool(_) | Node::Text(_) => {}
     }
 }
 

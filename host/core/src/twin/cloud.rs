@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Origin, Twin, TwinFaults, diff, merge_patch, validate_desired, validate_patch};
+use super::{Origin, ReadError, Twin, TwinFaults, diff, merge_patch, read_patch, validate_desired, validate_patch};
 use crate::time::UtcMillis;
 
 /// A module's twin as the cloud has it.
@@ -79,7 +79,12 @@ impl CloudPatch {
 }
 
 fn object(json: &str) -> Result<Map<String, Value>, CloudFault> {
-    serde_json::from_str(json).map_err(|error| CloudFault(format!("not a JSON object: {error}")))
+    read_patch(json).map_err(|error| {
+        CloudFault(match error {
+            ReadError::NotAnObject(why) => format!("not a JSON object: {why}"),
+            ReadError::Limit(faults) => faults.to_string(),
+        })
+    })
 }
 
 fn section(document: &mut Map<String, Value>, name: &str) -> Result<Map<String, Value>, CloudFault> {

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use crate::wide::WideIntegers;
+
 /// Deepest level of an object or array; the document itself is level 0, and an array counts like an object.
 pub const MAX_DEPTH: usize = 10;
 /// Longest string in bytes of UTF-8.
@@ -100,7 +102,7 @@ pub fn validate_desired(document: &Map<String, Value>) -> Result<(), TwinFaults>
 /// last.
 #[must_use]
 pub fn twin_faults(document: &Map<String, Value>) -> Vec<TwinFault> {
-    let mut check = Check { path: String::new(), faults: Vec::new() };
+    let mut check = Check { path: String::new(), faults: Vec::new(), wide: WideIntegers::default() };
     check.object(document, 0, false);
     let size = serde_json::to_vec(document).map_or(usize::MAX, |text| text.len());
     if size > MAX_SECTION_BYTES {
@@ -109,12 +111,40 @@ pub fn twin_faults(document: &Map<String, Value>) -> Vec<TwinFault> {
     check.faults
 }
 
-struct Check {
+/// Why a text is no patch.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Not a JSON object: the parser's words.
+    #[error("{0}")]
+    NotAnObject(String),
+    /// An integer in it is so far out of range that it would be a floating-point number from here on.
+    #[error("{0}")]
+    Limit(#[from] TwinFaults),
+}
+
+/// Reads a patch. Its limits are checked where it is merged; only integers that 64 bits do not hold are refused here, as long as they
+/// can be told from floating-point numbers.
+///
+/// # Errors
+/// [`ReadError`].
+pub fn read_patch(text: &str) -> Result<Map<String, Value>, ReadError> {
+    let patch = serde_json::from_str(text).map_err(|error| ReadError::NotAnObject(error.to_string()))?;
+    let wide = WideIntegers::of(text);
+    if !wide.is_empty() {
+        let mut check = Check { path: String::new(), faults: Vec::new(), wide };
+        check.object(&patch, 0, false);
+        return Err(TwinFaults(check.faults).into());
+    }
+    Ok(patch)
+}
+
+struct Check<'t> {
+    wide: WideIntegers<'t>,
     path: String,
     faults: Vec<TwinFault>,
 }
 
-impl Check {
+impl Check<'_> {
     fn object(&mut self, object: &Map<String, Value>, level: usize, in_array: bool) {
         for (key, value) in object {
             let dot = if self.path.is_empty() { "" } else { "." };
@@ -133,7 +163,9 @@ impl Check {
             Value::Null | Value::Bool(_) => {}
             Value::Number(number) => {
                 let fits = number.as_i64().is_some_and(|n| (MIN_INTEGER..=MAX_INTEGER).contains(&n));
-                if !number.is_f64() && !fits {
+                if let Some(written) = self.wide.written(number) {
+                    self.fault(TwinRule::Integer(written.chars().take(64).collect()));
+                } else if !number.is_f64() && !fits {
                     self.fault(TwinRule::Integer(number.to_string()));
                 }
             }

@@ -78,6 +78,18 @@ fn every_limit_names_its_place() {
 }
 
 #[test]
+fn an_integer_that_64_bits_do_not_hold_is_out_of_range_and_no_float() {
+    for integer in ["18446744073709551616", "-9223372036854775809", "1234567890123456789012345678901234567890"] {
+        let text = format!(r#"{{"a": 1e300, "in": [{{"b": {integer}}}], "z": 2.5e20}}"#);
+        let told = read_patch(&text).unwrap_err().to_string();
+        assert!(told.starts_with(&format!("in[0].b: {integer} is outside of the range of integers")), "{told}");
+        assert!(CloudPatch::read(&format!(r#"{{"a":{integer},"$version":2}}"#)).is_err());
+    }
+    let floats = read_patch(r#"{"a": 1e300, "b": 18446744073709551616.0, "c": -2.5E20, "d": "18446744073709551616"}"#);
+    assert_eq!(validate_patch(&floats.unwrap()), Ok(()));
+}
+
+#[test]
 fn the_eleventh_level_is_one_too_many_for_objects_and_for_arrays() {
     assert_eq!(validate_patch(&map(nested(11))), Ok(()), "the document itself is level 0");
     let list = (0..10).fold(json!(1), |inner, _| json!([inner]));

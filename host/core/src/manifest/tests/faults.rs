@@ -55,6 +55,18 @@ fn deep_nesting_is_a_fault_and_no_overflow_of_the_stack() {
 }
 
 #[test]
+fn an_integer_that_64_bits_do_not_hold_is_a_fault() {
+    let wide = "18446744073709551616";
+    let text = with(&[("temp/env/A/value", json!(7_654_321))]).replacen("7654321", wide, 1);
+    check_text(&text, &path("temp/env/A/value"), &format!("`{wide}` is too large for an integer"));
+    let (twin, at) = (json!({ "m": 7_654_321 }), "modulesContent.temp.properties.desired.m");
+    let mut manifest = base();
+    manifest["modulesContent"]["temp"] = json!({ "properties.desired": twin });
+    check_text(&manifest.to_string().replacen("7654321", wide, 1), at, &format!("`{wide}` is too large"));
+    assert!(read_str(&manifest.to_string().replacen("7654321", "1e300", 1)).is_ok());
+}
+
+#[test]
 fn a_key_that_stands_twice_is_a_fault() {
     let twice = base().to_string().replacen("\"status\":", "\"status\":\"stopped\",\"status\":", 1);
     check_text(&twice, &path("temp/status"), "the key `status` stands twice");
