@@ -288,7 +288,7 @@ impl ModuleTask {
     }
 
     async fn keep_ack(&self, ack: &TwinAck, version: u64) {
-        if let Err(error) = self.twin.acknowledge(ack, version).await {
+        if let Err(error) = self.twin.answer(ack, version).await {
             tracing::warn!(module = %self.module, %error, "cannot keep the module's answer to its desired properties");
         }
     }

@@ -271,12 +271,9 @@ impl TwinCell {
         let cell = self.clone();
         // A task: an instance that ends meanwhile must not leave what is stored untold.
         let reporting = tokio::spawn(async move {
-            let mut last = cell.reports.lock().await;
-            if let Some(last) = *last {
-                tokio::time::sleep_until(last + BETWEEN_REPORTS).await;
-            }
+            let mut turn = cell.report_turn().await;
             let result = cell.report_json(&merge_patch_json).await;
-            *last = Some(Instant::now());
+            *turn = Some(Instant::now());
             result
         });
         match reporting.await {
@@ -285,19 +282,41 @@ impl TwinCell {
         }
     }
 
+    /// Waits until it may report again.
+    async fn report_turn(&self) -> tokio::sync::MutexGuard<'_, Option<Instant>> {
+        let last = self.reports.lock().await;
+        if let Some(last) = *last {
+            tokio::time::sleep_until(last + BETWEEN_REPORTS).await;
+        }
+        last
+    }
+
     async fn report_json(&self, merge_patch_json: &str) -> Result<u64, ReportError> {
         let patch = parse_object(merge_patch_json).map_err(|error| ReportError::Invalid(error.to_string()))?;
         Ok(self.report_patch(patch).await?)
     }
 
-    /// The guest's answer to its desired properties.
+    /// A handler's answer to a change of its desired properties: one a change, at once, since its messages wait for it.
+    pub(crate) async fn answer(self: &Arc<Self>, ack: &TwinAck, version: u64) -> Result<u64, TwinError> {
+        self.keep_ack(ack, version, false).await
+    }
+
+    /// A program's answer, of which there may be any number: waits for its turn as a report does.
     pub(crate) async fn acknowledge(self: &Arc<Self>, ack: &TwinAck, version: u64) -> Result<u64, TwinError> {
+        self.keep_ack(ack, version, true).await
+    }
+
+    async fn keep_ack(self: &Arc<Self>, ack: &TwinAck, version: u64, in_turn: bool) -> Result<u64, TwinError> {
         let patch = desired_ack(ack, version);
         let cell = self.clone();
         // A task: as above.
         let reporting = tokio::spawn(async move {
-            let _one_report = cell.reports.lock().await;
-            cell.report_patch(patch).await
+            let mut turn = if in_turn { cell.report_turn().await } else { cell.reports.lock().await };
+            let result = cell.report_patch(patch).await;
+            if in_turn {
+                *turn = Some(Instant::now());
+            }
+            result
         });
         reporting.await.unwrap_or_else(|error| Err(DocumentError(format!("the report failed: {error}")).into()))
     }
@@ -520,6 +539,19 @@ mod tests {
         cell.set_desired(r#"{"a":2}"#).await.unwrap();
         assert_eq!(versions(&cell.news(&known(Some(1), Some(1))).await), (3, 1));
         assert_eq!(versions(&cell.news(&known(None, Some(9))).await), (3, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reports_and_answers_come_at_most_ten_times_a_second() {
+        let cell = cell().await;
+        let start = Instant::now();
+        for n in 0..10 {
+            let ack = TwinAck { code: 200, description: n.to_string() };
+            cell.acknowledge(&ack, 1).await.unwrap();
+            cell.report(format!(r#"{{"n":{n}}}"#)).await.unwrap();
+        }
+        assert_eq!(versions(&cell.twin()).1, 21, "each of them is kept");
+        assert!(start.elapsed() >= BETWEEN_REPORTS * 19, "{:?}", start.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
