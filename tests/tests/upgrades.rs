@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use marram_core::time::UtcMillis;
 use marram_tests::{
     device::Device,
     figure::figure,
@@ -76,6 +77,10 @@ fn an_upgrade_that_fails_leaves_the_old_version_running_and_says_why() {
     check(&mut journal);
 }
 
+/// Half of the time, in microseconds, after which an instance is ended in the middle of a call. One that is idle ends when it is asked to, on
+/// the slowest machine.
+const WAITED_OUT: u64 = 5_000_000;
+
 /// Stages of the pipeline.
 const STAGES: usize = 3;
 
@@ -114,6 +119,7 @@ fn upgrade_for(time: Duration) {
     }
     let longest = hand_overs(&host).into_iter().max().unwrap();
     host.stop();
+    assert!(longest < WAITED_OUT, "a hand-over took {longest} us: the handler was idle, and was waited for");
     check(&mut journal);
     figure("upgrades.count", upgrades as f64, "");
     figure("upgrades.messages", passed(journal.read()).len() as f64, "");
@@ -165,20 +171,28 @@ fn hand_overs(host: &Host) -> Vec<u64> {
     let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let of = |index: usize, message: &str| lines[index]["message"] == message;
     let promoted = (0..lines.len()).filter(|index| of(*index, "its update runs"));
+    // An old version that has ended by itself was not stopped.
     promoted
-        .map(|end| {
+        .filter_map(|end| {
             let module = &lines[end]["module"];
-            let start =
-                (0..end).rev().find(|index| of(*index, "stopping") && lines[*index]["module"] == *module).unwrap();
-            micros(&lines[end]) - micros(&lines[start])
+            let is_stop = |index: &usize| of(*index, "stopping") && lines[*index]["module"] == *module;
+            let before = (0..end).rev().take_while(|index| !(of(*index, "its update runs") && lines[*index]["module"] == *module));
+            let start = before.into_iter().find(is_stop)?;
+            Some(micros(&lines[end]) - micros(&lines[start]))
         })
         .collect()
 }
 
-/// Of the day: `…T02:21:53.300123Z`.
+/// Since 1970: `2026-11-27T02:21:53.300123Z`.
 fn micros(line: &Value) -> u64 {
     let time = line["time"].as_str().or(line["timestamp"].as_str()).unwrap();
-    let time = time.split_once('T').unwrap().1.trim_end_matches('Z');
-    let parts: Vec<f64> = time.split(':').map(|part| part.parse().unwrap()).collect();
-    ((parts[0] * 3600.0 + parts[1] * 60.0 + parts[2]) * 1e6).round() as u64
+    let (seconds, fraction) = time.trim_end_matches('Z').split_once('.').unwrap();
+    let whole = UtcMillis::parse(&format!("{seconds}Z")).unwrap();
+    whole.0 * 1000 + format!("{fraction:0<6}")[..6].parse::<u64>().unwrap()
+}
+
+#[test]
+fn a_time_after_midnight_is_later_than_one_before() {
+    let at = |time: &str| micros(&json!({ "time": time }));
+    assert_eq!(at("2026-11-27T00:00:00.000150Z") - at("2026-11-26T23:59:59.999900Z"), 250);
 }
