@@ -20,6 +20,7 @@ mod metrics;
 mod overflow;
 mod receiving;
 mod replaying;
+mod reported;
 mod rollouts;
 mod routing;
 mod shares;
