@@ -176,7 +176,9 @@ fn hand_overs(host: &Host) -> Vec<u64> {
         .filter_map(|end| {
             let module = &lines[end]["module"];
             let is_stop = |index: &usize| of(*index, "stopping") && lines[*index]["module"] == *module;
-            let before = (0..end).rev().take_while(|index| !(of(*index, "its update runs") && lines[*index]["module"] == *module));
+            let before = (0..end)
+                .rev()
+                .take_while(|index| !(of(*index, "its update runs") && lines[*index]["module"] == *module));
             let start = before.into_iter().find(is_stop)?;
             Some(micros(&lines[end]) - micros(&lines[start]))
         })

@@ -49,7 +49,9 @@ pub(crate) fn package(profile: Option<&str>, binary: Option<&str>) -> Result<Pat
         (profile, None) => profile.unwrap_or("release"),
     };
     say(format!("building marram (profile {profile})"));
-    run_quietly(cargo().args([
+    // What a device reports of its host.
+    let commit = output(command("git").args(["rev-parse", "HEAD"])).unwrap_or_default();
+    run_quietly(cargo().env("MARRAM_COMMIT", commit.trim()).args([
         "build",
         "--quiet",
         "--package",

@@ -23,6 +23,30 @@ pub struct Deployment {
     pub time_to_live: Option<Duration>,
     /// `marram` of `$edgeAgent`.
     pub rollout: RolloutOptions,
+    /// `runtime` of `$edgeAgent`, as far as it means nothing to the host.
+    pub runtime: WrittenRuntime,
+    /// The same of each module.
+    pub written: BTreeMap<ModuleName, WrittenModule>,
+}
+
+/// What the reported properties repeat of `runtime`. No credentials: who reads what a device reports need not know them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct WrittenRuntime {
+    /// `type`; empty when there is none.
+    pub kind: String,
+    /// `settings` without `registryCredentials`.
+    pub settings: Map<String, Value>,
+}
+
+/// What the reported properties repeat of a module. A change of it alone touches no instance.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct WrittenModule {
+    /// `type`.
+    pub kind: String,
+    /// The text of `settings.createOptions`, its pieces put together.
+    pub create_options: Option<String>,
+    /// `settings.sandbox`.
+    pub sandbox: Option<Value>,
 }
 
 /// When a deployment counts as good, and what happens if it is not.

@@ -3,18 +3,25 @@
 use serde_json::{Map, Value, json};
 
 use crate::{
-    deployment::ModuleSpec,
+    deployment::{ModuleSpec, WrittenModule, WrittenRuntime},
     manifest::{Faults, Finding},
     planner::Told,
     ports::Exit,
     time::UtcMillis,
 };
 
+const WASM: &str = "wasm";
+/// Characters of a piece of `createOptions`, and the most pieces (IoT Edge's numbers).
+const PIECE: usize = 512;
+const MAX_PIECES: usize = 100;
+
 /// The host and its device.
 #[derive(Debug, Clone, Copy)]
 pub struct HostFacts<'a> {
     /// Version of the host.
     pub version: &'a str,
+    /// The commit that it was built from; empty: not known.
+    pub commit: &'a str,
     /// The device's id.
     pub device_id: &'a str,
     /// As `x86_64`.
@@ -67,6 +74,8 @@ pub struct Refusal {
 pub struct ModuleFacts<'a> {
     /// As it is desired.
     pub spec: &'a ModuleSpec,
+    /// What else was written of it; none: nothing is known.
+    pub written: Option<&'a WrittenModule>,
     /// What it does, in Marram's words: `preparing`, `starting`, `running`, `unhealthy`, `stopping`, `stopped`, `backoff`,
     /// `failed`.
     pub status: &'a str,
@@ -122,7 +131,13 @@ fn is_empty(text: &str) -> bool {
 
 /// The reported properties of `$edgeAgent`.
 #[must_use]
-pub fn agent(host: &HostFacts<'_>, tried: &Tried, modules: &[ModuleFacts<'_>]) -> Value {
+pub fn agent(
+    host: &HostFacts<'_>,
+    runtime: Option<&WrittenRuntime>,
+    tried: &Tried,
+    modules: &[ModuleFacts<'_>],
+) -> Value {
+    let runtime = runtime.filter(|runtime| !runtime.kind.is_empty());
     let own = |order: Option<u32>| {
         let mut own = json!({
             "type": "wasm", "status": "running", "restartPolicy": "always", "imagePullPolicy": "never", "version": host.version,
@@ -141,8 +156,8 @@ pub fn agent(host: &HostFacts<'_>, tried: &Tried, modules: &[ModuleFacts<'_>]) -
         "lastDesiredVersion": tried.version,
         "lastDesiredStatus": desired_status(tried.code, &tried.description),
         "runtime": {
-            "type": "wasm",
-            "settings": {},
+            "type": runtime.map_or(WASM, |runtime| &runtime.kind),
+            "settings": runtime.map(|runtime| runtime.settings.clone()).unwrap_or_default(),
             "platform": { "os": "linux", "architecture": host.architecture, "version": host.version },
         },
         "systemModules": { "edgeAgent": own(None), "edgeHub": own(Some(0)) },
@@ -169,7 +184,7 @@ pub fn hub(host: &HostFacts<'_>, tried: u64, refused: Option<&str>, modules: &[M
         "version": version(host),
         "lastDesiredVersion": tried,
         "lastDesiredStatus": desired_status(code, refused.unwrap_or_default()),
-        "clients": modules.iter().map(client).collect::<Map<_, _>>(),
+        "clients": modules.iter().filter(|module| module.last_start.is_some()).map(client).collect::<Map<_, _>>(),
     })
 }
 
@@ -178,10 +193,7 @@ fn reported(module: &ModuleFacts<'_>) -> Value {
     let (spec, told) = (module.spec, module.told);
     let env: Map<String, Value> =
         spec.env.iter().map(|(name, value)| (name.clone(), json!({ "value": value }))).collect();
-    let mut settings = json!({ "image": spec.image });
-    if let Some(digest) = module.digest {
-        settings["imageHash"] = digest.into();
-    }
+    let settings = settings(module);
     // What it was asked to end with, and not what it did: a plan tells by this whether it ended by itself.
     let exit_code = if told.is_some_and(|told| told.was_stopped) && module.exit_code.is_some() {
         Some(Exit::STOPPED)
@@ -189,7 +201,7 @@ fn reported(module: &ModuleFacts<'_>) -> Value {
         module.exit_code
     };
     let mut reported = json!({
-        "type": "wasm",
+        "type": module.written.map_or(WASM, |written| &written.kind),
         "status": spec.desired_status,
         "restartPolicy": spec.restart_policy,
         "imagePullPolicy": spec.pull_policy,
@@ -212,6 +224,30 @@ fn reported(module: &ModuleFacts<'_>) -> Value {
     reported
 }
 
+/// `settings` as they are desired, and the digest of what runs.
+fn settings(module: &ModuleFacts<'_>) -> Value {
+    let mut settings = json!({ "image": module.spec.image });
+    if let Some(digest) = module.digest {
+        settings["imageHash"] = digest.into();
+    }
+    let Some(written) = module.written else { return settings };
+    if let Some(sandbox) = &written.sandbox {
+        settings["sandbox"] = sandbox.clone();
+    }
+    for (number, piece) in pieces(written.create_options.as_deref().unwrap_or_default()).into_iter().enumerate() {
+        let number = if number == 0 { String::new() } else { format!("{number:02}") };
+        settings[format!("createOptions{number}")] = piece.into();
+    }
+    settings
+}
+
+/// A text in pieces, as IoT Edge writes it; none of one that is too long for that.
+fn pieces(text: &str) -> Vec<String> {
+    let characters: Vec<char> = text.chars().collect();
+    let pieces: Vec<String> = characters.chunks(PIECE).map(|piece| piece.iter().collect()).collect();
+    if pieces.len() > MAX_PIECES { Vec::new() } else { pieces }
+}
+
 /// IoT Edge's word. What has not run yet is `unknown` there, too.
 fn runtime_status(status: &str) -> &'static str {
     match status {
@@ -229,12 +265,12 @@ fn desired_status(code: Code, description: &str) -> Value {
 }
 
 fn version(host: &HostFacts<'_>) -> Value {
-    json!({ "version": host.version, "build": "", "commit": "" })
+    json!({ "version": host.version, "build": "", "commit": host.commit })
 }
 
 /// As .NET writes no time.
 fn time(time: Option<UtcMillis>) -> String {
-    time.map_or_else(|| "0001-01-01T00:00:00Z".into(), |time| time.to_string())
+    time.map_or_else(|| "0001-01-01T00:00:00".into(), |time| time.to_string())
 }
 
 /// Keys of twins hold none of these.
@@ -264,8 +300,13 @@ mod tests {
         planner::{RuntimeStatus, explain, uptime},
     };
 
-    const HOST: HostFacts<'_> =
-        HostFacts { version: "1.2.3", device_id: "pump 7.a", architecture: "x86_64", started: UtcMillis(1_000) };
+    const HOST: HostFacts<'_> = HostFacts {
+        version: "1.2.3",
+        commit: "",
+        device_id: "pump 7.a",
+        architecture: "x86_64",
+        started: UtcMillis(1_000),
+    };
 
     fn spec() -> ModuleSpec {
         ModuleSpec {
@@ -286,6 +327,7 @@ mod tests {
     fn facts<'a>(spec: &'a ModuleSpec, status: &'a str) -> ModuleFacts<'a> {
         ModuleFacts {
             spec,
+            written: None,
             status,
             description: "exit 1: why",
             digest: Some("sha256:0"),
@@ -301,7 +343,7 @@ mod tests {
     #[test]
     fn an_agent_reports_what_is_desired_and_what_is() {
         let (spec, tried) = (spec(), Tried { version: 4, code: Code::Failed, description: "why".into() });
-        let document = agent(&HOST, &tried, &[facts(&spec, "backoff")]);
+        let document = agent(&HOST, None, &tried, &[facts(&spec, "backoff")]);
         assert_eq!(document["schemaVersion"], "1.0");
         assert_eq!(document["version"]["version"], "1.2.3");
         assert_eq!(document["lastDesiredVersion"], 4);
@@ -314,10 +356,60 @@ mod tests {
             "version": "1", "settings": { "image": "r.example/f:1", "imageHash": "sha256:0" },
             "settingsDigest": spec.settings_digest(), "env": { "A": { "value": "b" } },
             "exitCode": 1, "statusDescription": "exit 1: why", "lastStartTimeUtc": "1970-01-01T00:00:02Z",
-            "lastExitTimeUtc": "1970-01-01T00:00:03Z", "restartCount": 0, "lastRestartTimeUtc": "0001-01-01T00:00:00Z",
+            "lastExitTimeUtc": "1970-01-01T00:00:03Z", "restartCount": 0, "lastRestartTimeUtc": "0001-01-01T00:00:00",
             "runtimeStatus": "backoff",
         });
         assert_eq!(document["modules"]["fil.ter"], expected);
+    }
+
+    #[test]
+    fn what_is_reported_of_a_module_is_a_copy_of_what_is_desired() {
+        let options =
+            json!({ "HostConfig": { "LogConfig": { "Type": "é".repeat(600) } }, "marram": { "args": ["a"] } })
+                .to_string();
+        let (first, second): (String, String) =
+            (options.chars().take(20).collect(), options.chars().skip(20).collect());
+        let wanted = json!({
+            "type": "docker", "status": "running", "restartPolicy": "always", "imagePullPolicy": "never", "startupOrder": 3, "version": "1",
+            "env": { "A": { "value": "b" } },
+            "settings": { "image": "r.example/f:1", "createOptions": first, "createOptions01": second },
+        });
+        let own = json!({ "type": "wasm", "status": "running", "settings": { "image": "r.example/f:2", "sandbox": { "args": ["b"] } } });
+        let settings = json!({ "minDockerVersion": "v1.25", "loggingOptions": "", "registryCredentials": {
+            "r": { "address": "r.example", "username": "u", "password": "s3cret" } } });
+        let manifest = json!({ "modulesContent": { "$edgeAgent": { "properties.desired": {
+            "schemaVersion": "1.1", "runtime": { "type": "docker", "settings": settings }, "modules": { "f": wanted, "own": own } } } } });
+        let deployment = read(&manifest.to_string(), &Context::new(&|_| Ok(()))).unwrap().deployment;
+        let facts = deployment
+            .modules
+            .values()
+            .map(|spec| ModuleFacts { written: deployment.written.get(&spec.name), ..facts(spec, "running") });
+        let tried = Tried { version: 1, code: Code::Success, description: String::new() };
+        let document = agent(&HOST, Some(&deployment.runtime), &tried, &facts.collect::<Vec<_>>());
+        let told = &document["modules"]["f"];
+        for (key, value) in wanted.as_object().unwrap().iter().filter(|(key, _)| *key != "settings") {
+            assert_eq!(&told[key], value, "{key}");
+        }
+        let pieces: Vec<&str> = ["createOptions", "createOptions01"]
+            .map(|piece| told["settings"][piece].as_str().unwrap())
+            .into_iter()
+            .collect();
+        assert_eq!((pieces.concat(), pieces[0].chars().count()), (options, 512));
+        assert!(told["settings"].get("createOptions02").is_none());
+        assert_eq!(told["settings"]["image"], "r.example/f:1");
+        let told = &document["modules"]["own"];
+        assert_eq!((&told["type"], &told["settings"]["sandbox"]), (&json!("wasm"), &json!({ "args": ["b"] })));
+        let runtime = &document["runtime"];
+        assert_eq!(runtime["type"], "docker");
+        assert_eq!(runtime["settings"], json!({ "minDockerVersion": "v1.25", "loggingOptions": "" }));
+        assert!(!document.to_string().contains("s3cret"));
+    }
+
+    #[test]
+    fn a_module_that_has_never_run_is_no_client() {
+        let spec = spec();
+        let never = ModuleFacts { last_start: None, last_exit: None, ..facts(&spec, "preparing") };
+        assert_eq!(hub(&HOST, 4, None, &[never])["clients"], json!({}));
     }
 
     #[test]
@@ -334,7 +426,7 @@ mod tests {
             ("starting", RuntimeStatus::Unknown),
         ] {
             let tried = Tried { version: 1, code: Code::Success, description: String::new() };
-            let document = agent(&HOST, &tried, &[facts(&spec, status)]);
+            let document = agent(&HOST, None, &tried, &[facts(&spec, status)]);
             let runtime = read_runtime(&document.to_string()).unwrap();
             assert_eq!(runtime.modules[&spec.name].status, read_as, "{status}");
             let desired = crate::deployment::Deployment {

@@ -33,6 +33,7 @@ impl Agent {
                 let module = status.modules.iter().find(|module| module.name == spec.name)?;
                 Some(ModuleFacts {
                     spec,
+                    written: in_force.deployment.as_ref().and_then(|deployment| deployment.written.get(&spec.name)),
                     status: &module.status,
                     description: &module.description,
                     digest: module.digest.as_deref(),
@@ -47,6 +48,7 @@ impl Agent {
             .collect();
         let host = HostFacts {
             version: &status.version,
+            commit: option_env!("MARRAM_COMMIT").unwrap_or_default(),
             device_id: &self.device_id,
             architecture: std::env::consts::ARCH,
             started: UtcMillis(utc_now.0.saturating_sub(status.uptime_ms)),
@@ -55,7 +57,7 @@ impl Agent {
         let hub_refused = in_force.refused.as_ref().and_then(|refusal| refusal.hub.as_deref());
         let hub_tried = if hub_refused.is_some() { tried.version } else { in_force.version };
         Ok(json!({
-            (EDGE_AGENT): reported::agent(&host, &tried, &modules),
+            (EDGE_AGENT): reported::agent(&host, in_force.deployment.as_ref().map(|deployment| &deployment.runtime), &tried, &modules),
             (EDGE_HUB): reported::hub(&host, hub_tried, hub_refused, &modules),
         }))
     }

@@ -10,7 +10,10 @@ use super::{
     rollout, settings, values,
 };
 use crate::{
-    deployment::{DesiredStatus, ModuleSpec, PullPolicy, RegistryCredential, RestartPolicy, RolloutOptions},
+    deployment::{
+        DesiredStatus, ModuleSpec, PullPolicy, RegistryCredential, RestartPolicy, RolloutOptions, WrittenModule,
+        WrittenRuntime,
+    },
     name::ModuleName,
 };
 
@@ -22,6 +25,8 @@ pub(super) struct Agent {
     pub(super) names: BTreeSet<String>,
     pub(super) registry_credentials: Vec<RegistryCredential>,
     pub(super) rollout: RolloutOptions,
+    pub(super) runtime: WrittenRuntime,
+    pub(super) written: BTreeMap<ModuleName, WrittenModule>,
 }
 
 const STATUS: [(&str, DesiredStatus); 2] = [("running", DesiredStatus::Running), ("stopped", DesiredStatus::Stopped)];
@@ -32,6 +37,9 @@ const RESTART_POLICIES: [(&str, RestartPolicy); 4] = [
     ("on-unhealthy", RestartPolicy::OnUnhealthy),
     ("always", RestartPolicy::Always),
 ];
+const DOCKER: &str = "docker";
+const RUNTIMES: [(&str, &str); 2] = [(DOCKER, DOCKER), ("wasm", "wasm")];
+const TYPES: [(&str, &str); 2] = [("wasm", "wasm"), (DOCKER, DOCKER)];
 const PULL_POLICIES: [(&str, PullPolicy); 2] = [("on-create", PullPolicy::OnCreate), ("never", PullPolicy::Never)];
 
 /// Reads the desired properties of `$edgeAgent`.
@@ -42,7 +50,7 @@ pub(super) fn read(desired: &Field<'_>, context: &Context<'_>, found: &mut Findi
         check_schema_version(&version, found);
     }
     if let Some(runtime) = fields.optional("runtime", found) {
-        agent.registry_credentials = read_runtime(&runtime, found);
+        (agent.registry_credentials, agent.runtime) = read_runtime(&runtime, found);
     }
     if let Some(system) = fields.optional("systemModules", found)
         && let Some(entries) = system.entries(found)
@@ -72,19 +80,24 @@ fn check_schema_version(field: &Field<'_>, found: &mut Findings) {
     }
 }
 
-fn read_runtime(runtime: &Field<'_>, found: &mut Findings) -> Vec<RegistryCredential> {
-    let Some(mut fields) = runtime.fields(found) else { return Vec::new() };
-    if let Some(kind) = fields.required("type", found)
-        && let Some("docker") = values::word(&kind, "runtime", &[("docker", "docker"), ("wasm", "wasm")], found)
+fn read_runtime(runtime: &Field<'_>, found: &mut Findings) -> (Vec<RegistryCredential>, WrittenRuntime) {
+    let (mut credentials, mut written) = (Vec::new(), WrittenRuntime::default());
+    let Some(mut fields) = runtime.fields(found) else { return (credentials, written) };
+    if let Some(field) = fields.required("type", found)
+        && let Some(kind) = values::word(&field, "runtime", &RUNTIMES, found)
     {
-        found.note(&kind.at, "accepted without a container engine: marram runs components itself");
+        written.kind = kind.into();
+        if kind == DOCKER {
+            found.note(&field.at, "accepted without a container engine: marram runs components itself");
+        }
     }
-    let mut credentials = Vec::new();
     if let Some(settings) = fields.optional("settings", found)
         && let Some(mut settings) = settings.fields(found)
     {
-        settings.optional("minDockerVersion", found);
-        settings.optional("loggingOptions", found);
+        for key in ["minDockerVersion", "loggingOptions"] {
+            let kept = settings.optional(key, found).map(|field| (key.to_owned(), field.node.to_value()));
+            written.settings.extend(kept);
+        }
         if let Some(entries) = settings.optional("registryCredentials", found)
             && let Some(mut entries) = entries.fields(found)
         {
@@ -93,7 +106,7 @@ fn read_runtime(runtime: &Field<'_>, found: &mut Findings) -> Vec<RegistryCreden
         settings.warn_of_rest(found);
     }
     fields.warn_of_rest(found);
-    credentials
+    (credentials, written)
 }
 
 fn read_credential(entry: &Field<'_>, found: &mut Findings) -> Option<RegistryCredential> {
@@ -123,8 +136,9 @@ fn read_modules(modules: &Field<'_>, context: &Context<'_>, agent: &mut Agent, f
         }
         agent.names.insert(text.clone());
         let name = ModuleName::new(text).map_err(|bad| found.fault(&module.at, bad.to_string()));
-        let spec = read_module(&module, name.as_ref().ok(), context, found);
-        if let (Ok(name), Some(spec)) = (name, spec) {
+        let read = read_module(&module, name.as_ref().ok(), context, found);
+        if let (Ok(name), Some((spec, written))) = (name, read) {
+            agent.written.insert(name.clone(), written);
             agent.modules.insert(name, spec);
         }
     }
@@ -136,11 +150,9 @@ fn read_module(
     name: Option<&ModuleName>,
     context: &Context<'_>,
     found: &mut Findings,
-) -> Option<ModuleSpec> {
+) -> Option<(ModuleSpec, WrittenModule)> {
     let mut fields = module.fields(found)?;
-    if let Some(kind) = fields.required("type", found) {
-        values::word(&kind, "module type", &[("wasm", ()), ("docker", ())], found);
-    }
+    let kind = fields.required("type", found).and_then(|kind| values::word(&kind, "module type", &TYPES, found));
     let desired_status = fields.required("status", found).and_then(|f| values::word(&f, "status", &STATUS, found));
     let restart_policy = fields.not_null("restartPolicy", found).and_then(|f| read_restart_policy(&f, found));
     let pull_policy =
@@ -151,7 +163,7 @@ fn read_module(
     let settings = fields.required("settings", found).and_then(|f| settings::read(&f, context, found));
     fields.warn_of_rest(found);
     let settings = settings?;
-    Some(ModuleSpec {
+    let spec = ModuleSpec {
         name: name?.clone(),
         version: version.to_owned(),
         image: settings.image,
@@ -163,7 +175,13 @@ fn read_module(
         startup_order: startup_order.unwrap_or(u32::MAX),
         env,
         sandbox: settings.sandbox.sandbox,
-    })
+    };
+    let written = WrittenModule {
+        kind: kind?.into(),
+        create_options: settings.create_options,
+        sandbox: settings.written_sandbox,
+    };
+    Some((spec, written))
 }
 
 /// A word, or IoT Edge's number for it.

@@ -41,6 +41,8 @@ pub(super) fn read(document: &Node, context: &Context<'_>, found: &mut Findings)
         registry_credentials: agent.registry_credentials,
         time_to_live: hub.time_to_live,
         rollout: agent.rollout,
+        runtime: agent.runtime,
+        written: agent.written,
         ..Deployment::default()
     };
     for (name, section) in sections.modules {

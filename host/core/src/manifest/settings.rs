@@ -1,6 +1,8 @@
 //! `settings` of a module: the image, and our additions in `sandbox` or, where tooling allows only IoT Edge's keys, under
 //! `marram` in `createOptions`.
 
+use serde_json::Value;
+
 use super::{
     Context,
     fields::{Field, Fields},
@@ -12,6 +14,10 @@ use super::{
 pub(super) struct Settings {
     pub(super) image: String,
     pub(super) sandbox: sandbox::Read,
+    /// As text, its pieces put together.
+    pub(super) create_options: Option<String>,
+    /// `settings.sandbox` as it stands there.
+    pub(super) written_sandbox: Option<Value>,
 }
 
 const CREATE_OPTIONS: &str = "createOptions";
@@ -24,7 +30,8 @@ pub(super) fn read(settings: &Field<'_>, context: &Context<'_>, found: &mut Find
         found.warn_hint(&digest.at, "ignored", Some("pin a digest in the image: `…@sha256:…`".into()));
     }
     let sandbox = fields.optional("sandbox", found);
-    let options = create_options(&mut fields, found);
+    let written_sandbox = sandbox.as_ref().map(|sandbox| sandbox.node.to_value());
+    let (options, create_options) = create_options(&mut fields, found).unzip();
     let options_at = settings.at.key(CREATE_OPTIONS);
     let marram = options.as_ref().and_then(|options| read_options(options, &options_at, found));
     fields.warn_of_rest(found);
@@ -32,7 +39,7 @@ pub(super) fn read(settings: &Field<'_>, context: &Context<'_>, found: &mut Find
         found.fault_hint(&marram.at, "stands beside `settings.sandbox`", "keep one of the two");
     }
     let sandbox = sandbox.or(marram).map(|field| sandbox::read(&field, found)).unwrap_or_default();
-    Some(Settings { image: image?, sandbox })
+    Some(Settings { image: image?, sandbox, create_options, written_sandbox })
 }
 
 fn read_image(field: &Field<'_>, context: &Context<'_>, found: &mut Findings) -> Option<String> {
@@ -56,8 +63,9 @@ fn read_options<'a>(options: &'a Node, at: &At, found: &mut Findings) -> Option<
     marram
 }
 
-/// The options as one document, out of an object, a string, or a string in pieces (`createOptions`, `createOptions01` …).
-fn create_options(fields: &mut Fields<'_>, found: &mut Findings) -> Option<Node> {
+/// The options as one document and as its text, out of an object, a string, or a string in pieces (`createOptions`,
+/// `createOptions01` …).
+fn create_options(fields: &mut Fields<'_>, found: &mut Findings) -> Option<(Node, String)> {
     let at = fields.at().key(CREATE_OPTIONS);
     let pieces = fields.numbered(piece_number);
     if let [(0, only)] = pieces.as_slice()
@@ -65,7 +73,7 @@ fn create_options(fields: &mut Fields<'_>, found: &mut Findings) -> Option<Node>
     {
         return match only.node {
             Node::Null => None,
-            Node::Object(_) => Some(only.node.clone()),
+            Node::Object(_) => Some((only.node.clone(), only.node.to_value().to_string())),
             _ => only.expected("an object, or a string with one", found),
         };
     }
@@ -77,7 +85,7 @@ fn create_options(fields: &mut Fields<'_>, found: &mut Findings) -> Option<Node>
         Ok(Node::Null) => None,
         Ok(options) => {
             json::report_duplicates(&options, &at, found);
-            Some(options)
+            Some((options, text))
         }
         Err(error) => {
             let json::SyntaxError { line, column, message } = error;

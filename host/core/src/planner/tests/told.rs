@@ -29,7 +29,7 @@ fn times(state: &ModuleState) -> (Option<UtcMillis>, Option<UtcMillis>) {
 
 /// The report of a device that observes this, as text.
 fn report(desired: &Deployment, observed: &Observed, now: Uptime) -> String {
-    let host = HostFacts { version: "1", device_id: "d", architecture: "x86_64", started: utc(Uptime(0)) };
+    let host = HostFacts { version: "1", commit: "", device_id: "d", architecture: "x86_64", started: utc(Uptime(0)) };
     let tried = Tried { version: 1, code: Code::Success, description: String::new() };
     let told: BTreeMap<_, _> = observed.modules.iter().map(|(name, module)| (name, module.told(now))).collect();
     let facts = desired.modules.values().map(|spec| {
@@ -38,6 +38,7 @@ fn report(desired: &Deployment, observed: &Observed, now: Uptime) -> String {
         let (last_start, last_exit) = module.map(|module| times(&module.state)).unwrap_or_default();
         ModuleFacts {
             spec,
+            written: None,
             status: module.map_or("stopped", |module| module.status(spec)),
             description: "",
             digest: None,
@@ -54,7 +55,7 @@ fn report(desired: &Deployment, observed: &Observed, now: Uptime) -> String {
             last_restart: None,
         }
     });
-    agent(&host, &tried, &facts.collect::<Vec<_>>()).to_string()
+    agent(&host, None, &tried, &facts.collect::<Vec<_>>()).to_string()
 }
 
 fn explained(
