@@ -8,6 +8,7 @@ mod module_logs;
 mod modules;
 mod reported;
 mod rollout;
+mod sections;
 mod sequences;
 mod stored;
 
@@ -110,6 +111,8 @@ pub struct Agent {
     stopped: watch::Sender<bool>,
     failed: watch::Sender<bool>,
     initial: std::sync::OnceLock<Result<Applied, ApplyError>>,
+    /// Told when a section of a twin could not be stored.
+    missing_sections: watch::Sender<()>,
 }
 
 /// Each time all modules have come to rest.
@@ -210,7 +213,9 @@ impl Agent {
             stopped: watch::channel(false).0,
             failed: watch::channel(false).0,
             initial: std::sync::OnceLock::new(),
+            missing_sections: watch::channel(()).0,
         });
+        tokio::spawn(sections::complete(Arc::downgrade(&agent), agent.missing_sections.subscribe()));
         agent.clone().watch(tokio::spawn(Supervisor::new(worlds, receiver, events).run()));
         agent.clone().watch_log();
         tokio::spawn(agent.clone().judge(judged));

@@ -65,6 +65,8 @@ pub(super) struct InForce {
     pub(super) version: u64,
     /// False: a twin section could not be stored; the same manifest may be applied again.
     pub(super) complete: bool,
+    /// Why it is not; it is tried again.
+    pub(super) incomplete: Option<String>,
     /// The host is ending: nothing new is taken.
     pub(super) stopping: bool,
     /// This deployment and those before it.
@@ -89,6 +91,7 @@ impl InForce {
         self.deployment = Some(deployment);
         self.version = version;
         self.complete = complete;
+        self.incomplete = None;
     }
 }
 
@@ -162,7 +165,6 @@ impl Agent {
         }
         in_force.set(deployment.clone(), version, false);
         if self.replace_at_boot(&mut in_force).await {
-            self.finish_later(&in_force);
             return;
         }
         tracing::info!(version, modules = deployment.modules.len(), "resuming the stored deployment");
@@ -170,8 +172,7 @@ impl Agent {
         if let Err(error) = &complete {
             tracing::error!(%error, "the stored deployment is not wholly in force");
         }
-        in_force.complete = complete.is_ok();
-        self.finish_later(&in_force);
+        self.note_complete(&mut in_force, &complete);
     }
 
     /// What a manifest means that is to be accepted now.
@@ -251,8 +252,9 @@ impl Agent {
         if in_force.deployment.as_ref() == Some(&deployment) {
             let (version, changed) = (in_force.version, !in_force.complete);
             if changed {
-                self.apply_sections(in_force, &deployment).await?;
-                in_force.complete = true;
+                let result = self.apply_sections(in_force, &deployment).await;
+                self.note_complete(in_force, &result);
+                result?;
             }
             return Ok((version, changed));
         }
@@ -291,7 +293,7 @@ impl Agent {
         in_force.refused = None;
         in_force.set(deployment, version, false);
         let result = self.put_in_force(in_force, prefer_cached).await;
-        in_force.complete = result.is_ok();
+        self.note_complete(in_force, &result);
         result.map(|()| version)
     }
 

@@ -74,11 +74,17 @@ fn tried(in_force: &InForce, status: &Status, unwell: &BTreeSet<ModuleName>) -> 
         return told(0, Code::Empty, "there is no deployment yet".into());
     }
     if let Some(Way::Rollback { of, to, because, .. }) = in_force.entry().map(|entry| &entry.accepted.way) {
-        return told(*of, Code::Failed, format!("rolled back to deployment {to} (in force as {version}): {because}"));
+        let rolled_back = format!("rolled back to deployment {to} (in force as {version}): {because}");
+        return told(
+            *of,
+            Code::Failed,
+            [Some(rolled_back), in_force.incomplete.clone()].into_iter().flatten().collect::<Vec<_>>().join("; "),
+        );
     }
     let troubled = |module: &&ModuleStatus| unwell.contains(&module.name);
-    let troubles: Vec<String> =
+    let mut troubles: Vec<String> =
         status.modules.iter().filter(troubled).map(|it| format!("{}: {}", it.name, it.description)).collect();
+    troubles.extend(in_force.incomplete.clone());
     if !troubles.is_empty() {
         return told(version, Code::Failed, troubles.join("; "));
     }

@@ -214,36 +214,11 @@ impl Agent {
             return;
         }
         match self.replace(in_force, because, true).await {
-            Ok(true) => return self.finish_later(in_force),
+            Ok(true) => return,
             Ok(false) => tracing::error!("nothing good is known before it; apply a manifest to go on"),
             Err(error) => tracing::error!(%error, "the last good deployment cannot be put in its place"),
         }
         in_force.version = 0;
-    }
-
-    /// Applies the sections of the deployment in force that could not be stored, until they are: for one that nobody asked for, and that
-    /// nobody will ask for again.
-    pub(super) fn finish_later(self: &Arc<Self>, in_force: &InForce) {
-        let (agent, version) = (self.clone(), in_force.version);
-        if in_force.complete || in_force.deployment.is_none() {
-            return;
-        }
-        tokio::spawn(async move {
-            let mut wait = FIRST_RETRY;
-            loop {
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(LAST_RETRY);
-                let mut in_force = agent.in_force.lock().await;
-                if in_force.version != version || in_force.complete || in_force.stopping {
-                    return;
-                }
-                let Some(deployment) = in_force.deployment.clone() else { return };
-                match agent.apply_sections(&in_force, &deployment).await {
-                    Ok(()) => in_force.complete = true,
-                    Err(error) => tracing::error!(%error, "the deployment is not wholly in force; tried again"),
-                }
-            }
-        });
     }
 
     /// A deployment with which the host lives for a while is not what ends it.
@@ -300,7 +275,6 @@ impl Agent {
             }
             Judgement::Bad { because, again } => {
                 if self.replace(&mut in_force, because.clone(), *again).await? {
-                    self.finish_later(&in_force);
                     return Ok(());
                 }
                 in_force.history.decide(judged.version, Outcome::Bad, Some(because.clone()), self.clock.utc());

@@ -631,15 +631,39 @@ async fn a_manifest_to_begin_with_goes_before_the_stored_one_unless_it_is_bad() 
 }
 
 #[tokio::test]
-async fn a_section_that_could_not_be_stored_is_applied_when_the_same_manifest_comes_again() {
+async fn a_section_that_could_not_be_stored_is_told_tried_again_and_applied_when_the_same_manifest_comes_again() {
     let world = World::default();
-    world.guest("a", forever());
+    world.guest("a", Guest { exports: Exports { twin: true, ..Exports::default() }, ..Guest::default() });
     let agent = world.agent().await;
-    let mut document: serde_json::Value = serde_json::from_str(&manifest(&[("a", "{}")], &[])).unwrap();
-    document["modulesContent"]["a"] = serde_json::json!({ "properties.desired": { "limit": 1 } });
-    world.disk.refuse.lock().unwrap().replace("twin-a".into());
-    assert!(matches!(agent.apply(&document.to_string()).await, Err(ApplyError::Twin { .. })));
-    world.disk.refuse.lock().unwrap().take();
-    assert!(agent.apply(&document.to_string()).await.unwrap().changed);
+    let document = |limit: u64| {
+        let mut document: serde_json::Value = serde_json::from_str(&manifest(&[("a", "{}")], &[])).unwrap();
+        document["modulesContent"]["a"] = serde_json::json!({ "properties.desired": { "limit": limit } });
+        document.to_string()
+    };
+    let desired_status = async || agent.reported().await.unwrap()["$edgeAgent"]["lastDesiredStatus"].clone();
+    let refuse = |refuse: bool| *world.disk.refuse.lock().unwrap() = refuse.then(|| "twin-a".into());
+    refuse(true);
+    assert!(matches!(agent.apply(&document(1)).await, Err(ApplyError::Twin { .. })));
+    until(&agent, "a", "running").await;
+    let told = desired_status().await;
+    assert_eq!(told["code"], 500);
+    assert!(
+        told["description"].as_str().unwrap().starts_with("the desired properties of `a` could not be stored"),
+        "{told}"
+    );
+    refuse(false);
+    assert!(agent.apply(&document(1)).await.unwrap().changed);
     assert_eq!(agent.twin("a").await.unwrap().desired["limit"], 1);
+    assert_eq!(desired_status().await["code"], 200);
+
+    refuse(true);
+    assert!(matches!(agent.apply(&document(2)).await, Err(ApplyError::Twin { .. })));
+    refuse(false);
+    // Nobody applies it again.
+    world.log.until("the module to be told", |lines| lines.iter().any(|line| line.contains(r#"{"limit":2}"#))).await;
+    let deadline = tokio::time::Instant::now() + super::worlds::DEADLINE;
+    while desired_status().await["code"] != 200 {
+        assert!(tokio::time::Instant::now() < deadline);
+        tokio::task::yield_now().await;
+    }
 }
