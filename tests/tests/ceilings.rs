@@ -9,6 +9,7 @@ use marram_tests::{
     manifest::{Manifest, Module},
     program::Layout,
 };
+use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
 
@@ -38,5 +39,33 @@ fn a_deployment_above_the_ceiling_is_refused_and_one_that_was_accepted_below_a_h
     let host = device.start(&two);
     host.wait_for_status("b", "running");
     assert!(host.log().contains("would not be accepted any more"), "it is told: {}", host.log());
+    host.stop();
+}
+
+#[test]
+fn an_update_that_does_not_fit_beside_its_old_version_takes_its_place_and_one_that_does_starts_beside_it() {
+    let (layout, device) = (Layout::with(&["plain_program"]), Device::new());
+    let both = |value: &str| {
+        let module = |memory| {
+            let module = Module::new(&layout.image("plain_program")).limit("memory", memory);
+            module.env("RUN_MS", "3600000").env("VALUE", value)
+        };
+        Manifest::new().module("large", module("16MiB")).module("small", module("8MiB"))
+    };
+    device.configure(&format!("[modules]\nmax-memory-bytes = {}\n", 32 * MIB));
+    let host = device.start(&both("first"));
+    host.wait_for_status("large", "running");
+    host.wait_for_status("small", "running");
+    let _ = device.apply(&both("second").to_json()).ok();
+    for name in ["large", "small"] {
+        host.wait(&format!("the new version of {name}"), |host| {
+            let is_new = host.logs(name).iter().any(|line| line == "plain-program: env VALUE=second");
+            (is_new && host.module(name)["status"] == "running").then_some(())
+        });
+    }
+    let log = host.log();
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let beside: Vec<Value> = lines.filter(|line| line["message"] == "starting its update beside it").collect();
+    assert_eq!(beside.iter().map(|line| &line["module"]).collect::<Vec<_>>(), ["small"]);
     host.stop();
 }

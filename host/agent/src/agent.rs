@@ -191,6 +191,7 @@ impl Agent {
             judgements,
             traps: traps.clone(),
             first_sequence,
+            max_memory: config.max_memory,
         };
         let agent = Arc::new(Self {
             device_id,

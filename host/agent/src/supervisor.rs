@@ -57,6 +57,8 @@ pub(crate) struct Worlds {
     pub(crate) traps: Arc<TrapKeeper>,
     /// The number before the first sequence of each module in this run.
     pub(crate) first_sequence: u64,
+    /// The owner's ceiling on the memory limits of all instances.
+    pub(crate) max_memory: Option<u64>,
 }
 
 /// What happens.
@@ -136,6 +138,7 @@ pub(crate) struct Supervisor {
 
 impl Supervisor {
     pub(crate) fn new(worlds: Worlds, events: mpsc::Receiver<Event>, sender: mpsc::Sender<Event>) -> Self {
+        let observed = Observed { max_memory: worlds.max_memory, ..Observed::default() };
         Self {
             worlds,
             events,
@@ -144,7 +147,7 @@ impl Supervisor {
             version: 0,
             prefer_cached: false,
             trial: None,
-            observed: Observed::default(),
+            observed,
             records: BTreeMap::new(),
             unsettled: false,
             sequences: BTreeMap::new(),

@@ -7,6 +7,7 @@
 
 mod explain;
 mod observed;
+mod room;
 mod runtime;
 #[cfg(test)]
 mod tests;
@@ -14,12 +15,12 @@ mod update;
 
 use std::{cmp::Reverse, collections::BTreeMap, fmt, time::Duration};
 
-use self::update::update;
 pub use self::{
     explain::{Action, Explained, ExplainedStep, explain},
     observed::{Event, ModuleState, NextState, NextVersion, Observed, ObservedModule},
     runtime::{Runtime, RuntimeModule, RuntimeStatus, Told, uptime},
 };
+use self::{room::Room, update::update};
 use crate::{
     deployment::{Deployment, DesiredStatus, ModuleSpec, RestartPolicy},
     name::ModuleName,
@@ -99,6 +100,9 @@ impl fmt::Display for Step {
 /// `startup_order` is up or has failed; so does the change-over to an update. Restarts do not wait. No wait is for ever,
 /// because an engine ends a start that takes too long.
 ///
+/// And nothing is started that does not fit beside what there is into [`Observed::max_memory`]. An update that will not fit beside its old
+/// version takes its place: the old one is stopped first.
+///
 /// A module that is desired stopped is not fetched: `stopped` costs neither network nor disk until it is wanted.
 #[must_use]
 pub fn plan(desired: &Deployment, observed: &Observed, now: Uptime) -> Plan {
@@ -119,6 +123,8 @@ struct Choice<'a> {
     module: Option<&'a ObservedModule>,
     /// What has to start before it does.
     awaits: Option<&'a ModuleSpec>,
+    /// It would be started if there were room for it.
+    lacks_room: bool,
     decision: Decision,
 }
 
@@ -126,18 +132,22 @@ struct Choice<'a> {
 fn each_choice<'a>(desired: &'a Deployment, observed: &'a Observed, now: Uptime, mut each: impl FnMut(Choice<'a>)) {
     for (name, module) in &observed.modules {
         if !desired.modules.contains_key(name) {
-            each(Choice { name, spec: None, module: Some(module), awaits: None, decision: leave(name, module) });
+            let decision = leave(name, module);
+            each(Choice { name, spec: None, module: Some(module), awaits: None, lacks_room: false, decision });
         }
     }
     let mut awaited: Option<&ModuleSpec> = None;
+    let mut room = Room::of(desired, observed);
     for spec in by_startup_order(desired) {
         let module = observed.modules.get(&spec.name);
         let awaits = awaited.filter(|first| first.startup_order < spec.startup_order);
         let decision = decide(spec, module, awaits.is_none(), now);
-        if awaited.is_none() && is_awaited(spec, module, &decision) {
+        let (decision, lacks_room) = room.allow(spec, module, decision, now);
+        // What waits for room is not awaited: a higher one may be what has to make it.
+        if awaited.is_none() && !lacks_room && is_awaited(spec, module, &decision) {
             awaited = Some(spec);
         }
-        each(Choice { name: &spec.name, spec: Some(spec), module, awaits, decision });
+        each(Choice { name: &spec.name, spec: Some(spec), module, awaits, lacks_room, decision });
     }
 }
 

@@ -120,6 +120,13 @@ fn acting(spec: &ModuleSpec, module: Option<&ObservedModule>, step: &Step) -> Wo
         Step::Prepare(_) => return Some(preparing(spec, module)),
         Step::Start(_) => return module.map(starting),
         Step::Stop(_) | Step::Cancel(_) if stopped => (Action::Stop, "it is desired `stopped`"),
+        Step::Stop(_)
+            if module.and_then(|module| module.next.as_ref()).is_some_and(|it| it.state == NextState::Ready) =>
+        {
+            let why =
+                "its update is ready and does not fit beside it under `modules.max-memory-bytes`: it is stopped first";
+            (Action::Update, why)
+        }
         Step::Stop(_) => (Action::Update, "its update is up and takes over"),
         Step::End(_) => (Action::Restart, "it is unhealthy; it is ended, and started again after its back-off"),
         Step::StartUpdate(_) => (Action::Update, "its update is ready and starts beside the version that runs"),
@@ -198,6 +205,15 @@ fn waiting(choice: &Choice<'_>, spec: &ModuleSpec, module: Option<&ObservedModul
     }
     if choice.decision.due.is_some() {
         return wait(backing_off(spec, module));
+    }
+    if choice.lacks_room {
+        let (what, limit) = match &module.next {
+            Some(next) if next.state == NextState::Ready => ("its update", next.spec.sandbox.memory_bytes),
+            _ => ("it", module.spec.sandbox.memory_bytes),
+        };
+        return wait(format!(
+            "{what} needs {limit} bytes, which do not fit beside what there is under `modules.max-memory-bytes`"
+        ));
     }
     match module.state {
         ModuleState::Preparing => wait("it is being fetched and compiled".into()),

@@ -15,6 +15,9 @@ use crate::{
 pub struct Observed {
     /// By name; a module that is only desired is missing.
     pub modules: BTreeMap<ModuleName, ObservedModule>,
+    /// Most bytes of the memory limits of all instances together; none = no bound. A deployment that was accepted with more has what it
+    /// needs.
+    pub max_memory: Option<u64>,
 }
 
 /// One module as it is.

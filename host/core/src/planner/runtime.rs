@@ -129,7 +129,7 @@ impl Runtime {
         let module = |(name, module): (&ModuleName, &RuntimeModule)| {
             (name.clone(), module.observed(name, desired.modules.get(name), now))
         };
-        Observed { modules: self.modules.iter().map(module).collect() }
+        Observed { modules: self.modules.iter().map(module).collect(), max_memory: None }
     }
 }
 

@@ -5,6 +5,7 @@ mod facts;
 mod health;
 mod laws;
 mod limit;
+mod room;
 mod runtime;
 mod runtime_laws;
 mod told;

@@ -138,11 +138,24 @@ impl Model {
             if plan.wake_at.is_none_or(|at| at > self.now) {
                 self.check_preparations();
                 self.check_unhealthy();
+                self.check_memory();
                 check_report(&self.desired, &self.observed, self.now);
                 return;
             }
         }
         panic!("plans never come to rest: {:?}", self.observed);
+    }
+
+    /// The instances never have more than the ceiling.
+    fn check_memory(&self) {
+        let instances = self.observed.modules.values().flat_map(|module| {
+            let next =
+                module.next.as_ref().filter(|next| next.state.has_instance() || next.state == NextState::Stopping);
+            let own = module.state.has_instance().then_some(&module.spec);
+            own.into_iter().chain(next.map(|next| &next.spec))
+        });
+        let sum: u64 = instances.map(|spec| spec.sandbox.memory_bytes).sum();
+        assert!(self.observed.max_memory.is_none_or(|most| sum <= most), "{sum} bytes: {:?}", self.observed);
     }
 
     /// Nothing is fetched that nobody wants.
@@ -214,6 +227,7 @@ impl Model {
         let event = match work {
             Work::Prepare if fate.prepare_fails(self.being_prepared(name)) => Event::PrepareFailed,
             Work::Prepare => Event::Prepared,
+            Work::Start if fate.start_fails() => Event::Exited(126),
             Work::Start => {
                 let exit =
                     fate.life().map(|(ms, code)| (self.now.after(Duration::from_millis(ms)), name.clone(), code));
@@ -266,7 +280,7 @@ fn check_laws(plan: &Plan, model: &Model) {
         assert!(seen.insert(name), "two steps for {name}: {plan:?}");
         match step {
             Step::Start(name) => check_start(name, model),
-            Step::Stop(name) => check_stop(name, model),
+            Step::Stop(name) => check_stop(name, plan, model),
             Step::End(name) => check_end(name, model),
             Step::Remove(name) => {
                 assert!(!model.observed.modules[name].state.has_instance());
@@ -279,6 +293,11 @@ fn check_laws(plan: &Plan, model: &Model) {
             Step::StartUpdate(name) => {
                 assert_eq!(model.next_of(name), Some(&NextState::Ready));
                 assert!(matches!(model.observed.modules[name].state, ModuleState::Running { .. }));
+                assert_eq!(
+                    model.desired.modules[name].desired_status,
+                    DesiredStatus::Running,
+                    "starts an update of it"
+                );
                 let next = model.observed.modules[name].next.as_ref().unwrap();
                 assert!(!needs_new_instance(&next.spec, &model.desired.modules[name]), "starts an outdated update");
             }
@@ -290,6 +309,7 @@ fn check_laws(plan: &Plan, model: &Model) {
             }
             Step::Promote(name) => {
                 assert!(!model.observed.modules[name].state.has_instance());
+                assert_eq!(model.desired.modules[name].desired_status, DesiredStatus::Running, "promotes {name}");
                 let next = model.observed.modules[name].next.as_ref().unwrap();
                 assert!(!needs_new_instance(&next.spec, &model.desired.modules[name]), "promotes an outdated update");
             }
@@ -300,9 +320,16 @@ fn check_laws(plan: &Plan, model: &Model) {
     assert!(plan.wake_at.is_none_or(|at| at >= model.now), "a wake-up in the past: {plan:?}");
 }
 
-/// What is wanted runs on until its update is up.
-fn check_stop(name: &ModuleName, model: &Model) {
-    assert!(matches!(model.observed.modules[name].state, ModuleState::Running { .. }));
+/// What is wanted runs on until its update is up, unless that has no room beside it.
+fn check_stop(name: &ModuleName, plan: &Plan, model: &Model) {
+    let module = &model.observed.modules[name];
+    assert!(matches!(module.state, ModuleState::Running { .. }));
+    if let (Some(most), Some(NextVersion { state: NextState::Ready, spec, .. })) =
+        (model.observed.max_memory, &module.next)
+        && model.observed.memory_in_use() + started_by(plan, model) + spec.sandbox.memory_bytes > most
+    {
+        return;
+    }
     let wanted = model.desired.modules.get(name).is_some_and(|spec| spec.desired_status == DesiredStatus::Running);
     assert!(
         !wanted || matches!(model.next_of(name), Some(NextState::Up { .. })),
@@ -322,6 +349,18 @@ fn check_end(name: &ModuleName, model: &Model) {
     assert!(!model.next_of(name).is_some_and(NextState::has_instance), "its update would have ended it");
 }
 
+/// The limits of what a plan starts.
+fn started_by(plan: &Plan, model: &Model) -> u64 {
+    let spec = |step: &Step| match step {
+        Step::Start(name) => Some(model.observed.modules[name].spec.sandbox.memory_bytes),
+        Step::StartUpdate(name) => {
+            model.observed.modules[name].next.as_ref().map(|next| next.spec.sandbox.memory_bytes)
+        }
+        _ => None,
+    };
+    plan.steps.iter().filter_map(spec).sum()
+}
+
 fn check_start(name: &ModuleName, model: &Model) {
     let wanted = &model.desired.modules[name];
     assert_eq!(wanted.desired_status, DesiredStatus::Running);
@@ -330,13 +369,17 @@ fn check_start(name: &ModuleName, model: &Model) {
     match module.state {
         ModuleState::Prepared => {
             assert!(!needs_new_instance(&module.spec, wanted), "starts an outdated version");
-            let is_starting = |lower: &&ModuleSpec| {
-                let lower_module = model.observed.modules.get(&lower.name);
+            let is_on_its_way = |lower: &&ModuleSpec| {
+                let on_its_way = |m: &ObservedModule| {
+                    // What has no room is not awaited.
+                    let is_ready = m.state == ModuleState::Prepared && model.observed.max_memory.is_none();
+                    m.failures == 0 && (is_ready || matches!(m.state, ModuleState::Preparing | ModuleState::Starting))
+                };
                 lower.startup_order < wanted.startup_order
                     && lower.desired_status == DesiredStatus::Running
-                    && lower_module.is_none_or(|m| m.failures == 0 && m.state == ModuleState::Starting)
+                    && model.observed.modules.get(&lower.name).is_none_or(on_its_way)
             };
-            let lower = model.desired.modules.values().find(is_starting);
+            let lower = model.desired.modules.values().find(is_on_its_way);
             assert!(lower.is_none(), "{name} does not wait for {lower:?}");
         }
         ModuleState::Stopped => {}
@@ -387,6 +430,7 @@ pub(super) fn any_spec(name: &'static str) -> impl Strategy<Value = ModuleSpec> 
                 spec.startup_order = order;
                 spec.version = version.to_string();
                 spec.image = format!("registry.test/{name}:{}", version / 2); // two versions share one
+                spec.sandbox.memory_bytes = u64::from(1 + version * 2 % 3) << 20; // the next is larger, then smaller
                 spec.restart_policy = policy;
                 spec.desired_status = if runs { DesiredStatus::Running } else { DesiredStatus::Stopped };
             })
@@ -406,6 +450,12 @@ fn any_history() -> impl Strategy<Value = Vec<(Deployment, u64)>> {
     prop::collection::vec((any_deployment(), pause), 1..8)
 }
 
+/// The limits of what is to run.
+fn memory_of(deployment: &Deployment) -> u64 {
+    let runs = deployment.modules.values().filter(|spec| spec.desired_status == DesiredStatus::Running);
+    runs.map(|spec| spec.sandbox.memory_bytes).sum()
+}
+
 fn run_history(model: &mut Model, history: Vec<(Deployment, u64)>, dice: Vec<u8>) {
     let mut fate = Fate::Dice(dice, 0);
     for (desired, pause) in history {
@@ -420,8 +470,12 @@ proptest! {
         history in any_history(),
         dice in prop::collection::vec(any::<u8>(), 1..40),
         last in any_deployment(),
+        bounded in any::<bool>(),
     ) {
         let mut model = Model::new(Deployment::default());
+        // As small as it may be: one of the deployments fills it.
+        let needed = history.iter().map(|(deployment, _)| deployment).chain([&last]).map(memory_of).max();
+        model.observed.max_memory = needed.filter(|_| bounded);
         run_history(&mut model, history, dice);
         model.want(last);
         model.exits.clear();

@@ -1,0 +1,90 @@
+//! The owner's ceiling on memory while versions take over from each other.
+
+use super::{facts::Scene, *};
+
+fn of(name: &str, version: &str, memory: u64, order: u32) -> ModuleSpec {
+    with(name, |spec| {
+        spec.version = version.into();
+        spec.sandbox.memory_bytes = memory;
+        spec.startup_order = order;
+    })
+}
+
+fn running(most: u64, specs: impl IntoIterator<Item = ModuleSpec> + Clone) -> Scene {
+    let mut scene = Scene::running(specs);
+    scene.observed.max_memory = Some(most);
+    scene
+}
+
+/// What is said of a module.
+fn said(scene: &Scene, module: &str) -> String {
+    let plan = explain(&scene.desired, &scene.observed, scene.now, crate::time::UtcMillis(scene.now.0));
+    plan.steps.into_iter().find(|step| step.module == name(module)).map(|step| step.reason).unwrap_or_default()
+}
+
+#[test]
+fn an_update_that_does_not_fit_beside_its_old_version_takes_its_place() {
+    let mut scene = running(24, [of("a", "1", 16, 1)]);
+    scene.want([of("a", "2", 16, 1)]);
+    assert_eq!(scene.step(), ["prepare a 2"]);
+    scene.event("a", Event::Prepared);
+    let why = said(&scene, "a");
+    assert!(why.contains("does not fit beside it under `modules.max-memory-bytes`"), "{why}");
+    assert_eq!(scene.step(), ["stop a"]);
+    scene.event("a", Event::Stopped);
+    assert_eq!(scene.step(), ["promote a"]);
+    assert_eq!(scene.step(), ["start a"]);
+}
+
+#[test]
+fn updates_that_do_not_all_fit_at_once_come_one_after_another() {
+    let specs = |version: &str| [of("a", version, 8, 1), of("b", version, 8, 1)];
+    let mut scene = running(24, specs("1"));
+    scene.want(specs("2"));
+    scene.step();
+    scene.event("a", Event::Prepared);
+    scene.event("b", Event::Prepared);
+    assert_eq!(scene.step(), ["start-update a"]);
+    let why = said(&scene, "b");
+    assert!(why.starts_with("its update needs 8 bytes, which do not fit beside what there is"), "{why}");
+    scene.event("a", Event::UpdateStarted);
+    assert_eq!(scene.step(), ["stop a"]);
+    scene.event("a", Event::Stopped);
+    assert_eq!(scene.step(), ["promote a", "start-update b"]);
+}
+
+#[test]
+fn a_new_module_waits_until_what_leaves_has_ended() {
+    let mut scene = running(16, [of("old", "1", 16, 1)]);
+    scene.want([of("new", "1", 16, 1)]);
+    assert_eq!(scene.step(), ["stop old", "prepare new 1"]);
+    scene.event("new", Event::Prepared);
+    assert_eq!(scene.step(), ["adopt old"], "it is not to come back, and that is all");
+    assert!(said(&scene, "new").starts_with("it needs 16 bytes"), "{}", said(&scene, "new"));
+    scene.event("old", Event::Stopped);
+    assert_eq!(scene.step(), ["remove old", "start new"]);
+}
+
+#[test]
+fn what_waits_for_room_does_not_hold_up_the_higher_one_that_has_to_make_it() {
+    let mut scene = running(24, [of("b", "1", 16, 2)]);
+    scene.want([of("a", "1", 16, 1), of("b", "2", 8, 2)]);
+    assert_eq!(scene.step(), ["prepare a 1", "prepare b 2"]);
+    scene.event("a", Event::Prepared);
+    scene.event("b", Event::Prepared);
+    assert_eq!(scene.step(), ["start-update b"]);
+    scene.event("b", Event::UpdateStarted);
+    assert_eq!(scene.step(), ["stop b"]);
+    scene.event("b", Event::Stopped);
+    assert_eq!(scene.step(), ["start a", "promote b"]);
+}
+
+#[test]
+fn a_deployment_that_was_accepted_under_a_higher_ceiling_has_what_it_needs() {
+    let mut scene = Scene::new([of("a", "1", 8, 1), of("b", "1", 8, 1)]);
+    scene.observed.max_memory = Some(9);
+    scene.step();
+    scene.event("a", Event::Prepared);
+    scene.event("b", Event::Prepared);
+    assert_eq!(scene.step(), ["start a", "start b"]);
+}
