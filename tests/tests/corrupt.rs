@@ -57,7 +57,7 @@ fn a_device_whose_only_document_of_a_deployment_is_damaged_starts_with_the_manif
     let host = device.start(&manifest(&layout, "first", "0"));
     host.wait_for_outcome(1, "good");
     host.kill();
-    damage(&device);
+    damage(&device, "deployment");
     let host = device.start_stored(&[]);
     host.wait_for_value("first");
     assert_eq!(host.status()["deploymentVersion"], 1);
