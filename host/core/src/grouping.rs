@@ -13,8 +13,10 @@ const ALONE: u32 = 16;
 /// A turn that takes longer than this is worth [`LONG_COUNTS`] groups of one: a write takes some microseconds.
 const LONG_TURN: Duration = Duration::from_millis(2);
 const LONG_COUNTS: u32 = 4;
-/// Messages stored one by one before senders are tried together again.
-const REST: u32 = 1024;
+/// Messages stored one by one before senders are tried together again. Few: a turn that was for nothing costs less than a write.
+const REST: u32 = 64;
+/// The same after long turns.
+const LONG_REST: u32 = 1024;
 
 /// The habit of a log's senders.
 #[derive(Debug, Clone, Default)]
@@ -57,7 +59,8 @@ impl Grouping {
             _ => self.alone + 1,
         };
         if self.alone >= ALONE {
-            *self = Self { rest: REST, ..Self::default() };
+            let rest = if waited > LONG_TURN { LONG_REST } else { REST };
+            *self = Self { rest, ..Self::default() };
         }
     }
 }
@@ -77,7 +80,16 @@ mod tests {
             assert!(grouping.is_together());
             grouping.stored_together(100, Duration::from_millis(if turn == 1 { 3 } else { 10 }));
         }
-        assert!(!grouping.is_together());
+        assert_eq!((grouping.is_together(), alone(&mut grouping)), (false, LONG_REST - 1));
+    }
+
+    /// Messages of many that are stored one by one until they store together.
+    fn alone(grouping: &mut Grouping) -> u32 {
+        let alone = (0..).take_while(|n| {
+            grouping.stored_alone(*n);
+            !grouping.is_together()
+        });
+        alone.count() as u32
     }
 
     #[test]
@@ -110,11 +122,7 @@ mod tests {
         }
         (0..ALONE).for_each(|_| grouping.stored_together(1, AT_ONCE));
         assert!(!grouping.is_together());
-        let alone = (0..).take_while(|n| {
-            grouping.stored_alone(*n);
-            !grouping.is_together()
-        });
-        assert_eq!(alone.count() as u32, REST - 1);
+        assert_eq!(alone(&mut grouping), REST - 1);
     }
 
     proptest! {

@@ -34,7 +34,7 @@ impl Agent {
         let result = self.apply_sections(&in_force, &deployment).await;
         match &result {
             Ok(()) => tracing::info!(version = in_force.version, "the deployment is wholly in force now"),
-            Err(error) => tracing::warn!(%error, "tried again"),
+            Err(error) => tracing::warn!(%error, "the deployment is not wholly in force; tried again"),
         }
         in_force.complete = result.is_ok();
         if result.is_ok() {

@@ -212,7 +212,10 @@ async fn a_child_process_without_enough_memory_fails_alone() {
     let limits = CompileLimits { address_space: 1 << 20, ..CompileLimits::default() };
     let settings = Settings { helper: this_binary(), limits, ..settings(&folder, Profile::Wide) };
     let bench = Bench { engine: WasmEngine::new(settings).unwrap(), folder };
-    let error = bench.load(&binary(&program(GOOD))).await.err().unwrap().0;
+    // What it has already when it is limited must not be enough.
+    let many: String =
+        (0..3000).map(|n| format!("(func (result i32) (i32.add (i32.const {n}) (i32.const 1)))")).collect();
+    let error = bench.load(&binary(&program(&format!("{GOOD} {many}")))).await.err().unwrap().0;
     assert!(error.contains("the compiler failed"), "{error}");
 }
 
