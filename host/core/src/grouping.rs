@@ -8,20 +8,21 @@ use std::time::Duration;
 const LOOK_AT: u32 = 512;
 /// So many of them say that senders are busy at the same time. One that works off what waits for it stores dozens in a row.
 const CHANGES: u32 = 4;
-/// So many groups of one in a row say that they are not any more.
-const ALONE: u32 = 16;
+/// So many groups of one in a row say that they are not any more: as many as a sender works off in a row, for one may be behind the others
+/// by that. A turn that was for nothing costs less than a write.
+const ALONE: u32 = 64;
 /// A turn that takes longer than this is worth [`LONG_COUNTS`] groups of one: a write takes some microseconds.
 const LONG_TURN: Duration = Duration::from_millis(2);
-const LONG_COUNTS: u32 = 4;
-/// Messages stored one by one before senders are tried together again. Few: a turn that was for nothing costs less than a write.
-const REST: u32 = 64;
-/// The same after long turns.
+const LONG_COUNTS: u32 = 16;
+/// Messages stored one by one after long turns, before senders are tried together again.
 const LONG_REST: u32 = 1024;
 
 /// The habit of a log's senders.
 #[derive(Debug, Clone, Default)]
 pub struct Grouping {
     together: bool,
+    /// They were a moment ago: one change of the sender shows that they are again.
+    just_ended: bool,
     /// Who stored last.
     last: Option<usize>,
     seen: u32,
@@ -44,10 +45,11 @@ impl Grouping {
         if self.last.replace(sender).is_some_and(|last| last != sender) {
             self.changes += 1;
         }
-        if self.changes >= CHANGES && self.rest == 0 {
+        let needed = if self.just_ended { 1 } else { CHANGES };
+        if self.changes >= needed && self.rest == 0 {
             *self = Self { together: true, ..Self::default() };
         } else if self.seen >= LOOK_AT {
-            (self.seen, self.changes) = (0, 0);
+            (self.seen, self.changes, self.just_ended) = (0, 0, false);
         }
     }
 
@@ -59,8 +61,8 @@ impl Grouping {
             _ => self.alone + 1,
         };
         if self.alone >= ALONE {
-            let rest = if waited > LONG_TURN { LONG_REST } else { REST };
-            *self = Self { rest, ..Self::default() };
+            let is_long = waited > LONG_TURN;
+            *self = Self { rest: if is_long { LONG_REST } else { 0 }, just_ended: !is_long, ..Self::default() };
         }
     }
 }
@@ -122,7 +124,10 @@ mod tests {
         }
         (0..ALONE).for_each(|_| grouping.stored_together(1, AT_ONCE));
         assert!(!grouping.is_together());
-        assert_eq!(alone(&mut grouping), REST - 1);
+        assert_eq!(alone(&mut grouping), 1, "the second sender shows it");
+        (0..ALONE).for_each(|_| grouping.stored_together(1, AT_ONCE));
+        (0..LOOK_AT).for_each(|_| grouping.stored_alone(7));
+        assert_eq!(alone(&mut grouping), CHANGES - 1, "a while later it takes more");
     }
 
     proptest! {
