@@ -19,10 +19,10 @@ use tokio::sync::watch;
 use super::{Agent, Applied, ApplyError, deploying::InForce, stored::Stored};
 use crate::supervisor::{Event, Judged, Judgement};
 
-/// First wait before a judgement that could not be stored is tried again; doubled up to [`LAST_RETRY`].
-const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// First wait before what could not be stored is tried again; doubled up to [`LAST_RETRY`].
+pub(super) const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// A disk that was full is found to have room again within a minute.
-const LAST_RETRY: Duration = Duration::from_secs(60);
+pub(super) const LAST_RETRY: Duration = Duration::from_secs(60);
 
 /// The deployments that are remembered. `GET /v1/history` of the control API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,15 +1,14 @@
 //! Sections of twins that could not be stored with their deployment: told, and tried again until they are.
 
-use std::{sync::Weak, time::Duration};
+use std::sync::Weak;
 
 use tokio::sync::watch;
 
-use super::{Agent, ApplyError, deploying::InForce};
-
-/// First wait before a section is tried again; doubled up to [`LAST_RETRY`].
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-/// A disk that was full is found to have room again within a minute.
-const LAST_RETRY: Duration = Duration::from_secs(60);
+use super::{
+    Agent, ApplyError,
+    deploying::InForce,
+    rollout::{FIRST_RETRY, LAST_RETRY},
+};
 
 impl Agent {
     /// Notes how far a deployment is in force.

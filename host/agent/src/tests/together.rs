@@ -49,6 +49,14 @@ impl Senders {
         Self::by(&[TO_B, BY_BODY], count, before).await
     }
 
+    /// The same of a log that is full while the flag says so.
+    async fn that_may_find_it_full(count: usize) -> (Self, Arc<AtomicBool>) {
+        let is_full = Arc::new(AtomicBool::new(false));
+        let full = is_full.clone();
+        let before = move |_: &str| if full.load(SeqCst) { Err(LogError::Full("full".into())) } else { Ok(()) };
+        (Self::new(count, before).await, is_full)
+    }
+
     async fn by(
         routes: &[&str],
         count: usize,
@@ -233,13 +241,7 @@ async fn what_is_larger_than_a_group_is_left_to_the_logs_own_thread() {
 
 #[tokio::test]
 async fn each_of_those_that_store_together_hears_that_the_log_is_full() {
-    let is_full = Arc::new(AtomicBool::new(false));
-    let full = is_full.clone();
-    let senders = Senders::new(3, move |_| match full.load(SeqCst) {
-        true => Err(LogError::Full("full".into())),
-        false => Ok(()),
-    })
-    .await;
+    let (senders, is_full) = Senders::that_may_find_it_full(3).await;
     let sent = senders.come_together().await;
     let before = senders.waiting();
     is_full.store(true, SeqCst);
@@ -255,13 +257,7 @@ async fn each_of_those_that_store_together_hears_that_the_log_is_full() {
 
 #[tokio::test]
 async fn a_body_is_read_once_also_where_the_log_refuses_a_message_that_is_sent_again() {
-    let is_full = Arc::new(AtomicBool::new(false));
-    let full = is_full.clone();
-    let senders = Senders::new(2, move |_| match full.load(SeqCst) {
-        true => Err(LogError::Full("full".into())),
-        false => Ok(()),
-    })
-    .await;
+    let (senders, is_full) = Senders::that_may_find_it_full(2).await;
     senders.come_together().await;
     let (link, json) = (link(senders.agent.router()).await, json(10));
     let before = BODIES_READ.get();
