@@ -262,7 +262,7 @@ impl Storage {
         }
         // In order with the notes of attempts; and to bury takes time.
         if !outcome.dead.is_empty() || !outcome.tried.is_empty() {
-            let _ = self.push(Job::Outcome(outcome));
+            self.push(Job::Outcome(outcome));
             return;
         }
         let mut jobs = self.lock();
@@ -283,7 +283,7 @@ impl Storage {
     /// Has the beginning of a delivery written, so that a message which ends the host is not delivered for ever.
     pub(crate) async fn begin(&self, place: Place, attempts: u32) {
         let (reply, done) = oneshot::channel();
-        if self.push(Job::Begin(place, attempts, reply)).is_ok() {
+        if self.push(Job::Begin(place, attempts, reply)) {
             let _ = done.await;
         }
     }
@@ -296,33 +296,33 @@ impl Storage {
     /// Gives an endpoint what waits for it in the log.
     pub(crate) async fn open(&self, endpoint: Arc<Endpoint>) {
         let (reply, done) = oneshot::channel();
-        if self.push(Job::Open(endpoint, reply)).is_ok() {
+        if self.push(Job::Open(endpoint, reply)) {
             let _ = done.await;
         }
     }
 
     pub(crate) fn load(&self, endpoint: Arc<Endpoint>) {
-        let _ = self.push(Job::Load(endpoint));
+        self.push(Job::Load(endpoint));
     }
 
     /// Has what expired of an endpoint given up, in memory and in the log.
     pub(crate) fn expire(&self, endpoint: Arc<Endpoint>) {
-        let _ = self.push(Job::Expire(endpoint));
+        self.push(Job::Expire(endpoint));
     }
 
     /// The same of what was behind its window at this moment; after all that was told before.
     pub(crate) fn expire_behind(&self, endpoint: Arc<Endpoint>, at: Uptime) {
-        let _ = self.push(Job::ExpireBehind(endpoint, at));
+        self.push(Job::ExpireBehind(endpoint, at));
     }
 
     /// Makes dead letters of what waits for other endpoints than these.
     pub(crate) fn keep(&self, endpoints: BTreeSet<Box<str>>) {
-        let _ = self.push(Job::Keep(endpoints));
+        self.push(Job::Keep(endpoints));
     }
 
     /// Goes on with that, after what has come meanwhile.
     fn keep_on(&self) {
-        let _ = self.push(Job::KeepOn);
+        self.push(Job::KeepOn);
     }
 
     pub(crate) fn facts(&self) -> Facts {
@@ -359,16 +359,17 @@ impl Storage {
         *self.ended.borrow()
     }
 
-    fn push(&self, job: Job) -> Result<(), Job> {
+    /// False: nobody does it any more.
+    fn push(&self, job: Job) -> bool {
         let mut jobs = self.lock();
         if jobs.closed {
-            return Err(job);
+            return false;
         }
         jobs.list.push(job);
         self.has_jobs.store(true, Release);
         drop(jobs);
         self.came.notify_one();
-        Ok(())
+        true
     }
 
     /// Waits for jobs, at most so long. They stay where they are until the caller has the log.

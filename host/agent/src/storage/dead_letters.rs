@@ -54,7 +54,7 @@ impl Storage {
     /// None: the log has ended.
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
         let (reply, answer) = oneshot::channel();
-        self.push(Job::Dead(question(reply))).ok()?;
+        self.push(Job::Dead(question(reply))).then_some(())?;
         answer.await.ok()
     }
 }
