@@ -74,11 +74,16 @@ impl TrapKeeper {
         let read = blocking(move || documents.read(TRAPS)).await.map_err(|error| error.to_string());
         let stored = read.and_then(|document| match document {
             None => Ok(Traps::default()),
-            Some(document) => match serde_json::from_slice::<StoredTraps>(&document.bytes) {
-                Ok(stored) if stored.format == FORMAT => Ok(stored.traps),
-                Ok(stored) => Err(format!("they are of a newer version of Marram (format {})", stored.format)),
-                Err(error) => Err(error.to_string()),
-            },
+            Some(document) => {
+                if let Some(reason) = document.recovered {
+                    tracing::warn!(reason, "the traps that were kept were damaged; going on with those before");
+                }
+                match serde_json::from_slice::<StoredTraps>(&document.bytes) {
+                    Ok(stored) if stored.format == FORMAT => Ok(stored.traps),
+                    Ok(stored) => Err(format!("they are of a newer version of Marram (format {})", stored.format)),
+                    Err(error) => Err(error.to_string()),
+                }
+            }
         });
         stored.unwrap_or_else(|error| {
             tracing::error!(error, "the traps that were kept cannot be read; they begin anew");

@@ -64,7 +64,7 @@ impl Calls {
 
     /// The caller has its answer. Returns it in one word.
     pub(crate) fn ended(&mut self, number: u64, answer: &Result<MethodResponse, InvokeError>) -> String {
-        let Some(Call { target, until, begun, .. }) = self.under_way.remove(&number) else { return String::new() };
+        let Some(Call { target, caller, until, begun }) = self.under_way.remove(&number) else { return String::new() };
         self.check(now() <= until, "a call ends with its time-outs", &target);
         match answer {
             Ok(answer) => {
@@ -73,7 +73,9 @@ impl Calls {
                 answer.status.to_string()
             }
             Err(error) => {
-                let is_timeout = matches!(error, InvokeError::Timeout { .. });
+                // A module that is to end does not wait for what it has asked for.
+                let gives_up = matches!(error, InvokeError::Stopping) && caller.is_some();
+                let is_timeout = gives_up || matches!(error, InvokeError::Timeout { .. });
                 self.check(is_timeout || begun == 0, "what has begun is answered or times out", &target);
                 error.status().to_string()
             }

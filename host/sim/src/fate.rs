@@ -12,6 +12,8 @@ pub(crate) struct Fate {
     pub(crate) missing: bool,
     /// Its registry cannot be reached.
     pub(crate) unreachable: bool,
+    /// What comes has another digest.
+    pub(crate) altered: bool,
     /// Milliseconds that its compilation takes.
     pub(crate) load: u64,
     /// It cannot be compiled.
@@ -41,6 +43,14 @@ pub(crate) enum Fates {
 }
 
 impl Fates {
+    /// What chance is drawn from.
+    pub(crate) fn seed(&self) -> u64 {
+        match self {
+            Self::Told(_) => 0,
+            Self::Chance(seed) => *seed,
+        }
+    }
+
     /// Of the n-th attempt with an image for a module (0 = of its fetch).
     pub(crate) fn of(&self, image: &str, module: &str, attempt: u64) -> Fate {
         match self {
@@ -66,8 +76,9 @@ fn by_chance(dice: &mut Dice) -> Fate {
     };
     Fate {
         fetch: dice.below(20_000),
-        missing: dice.below(5) == 0,
-        unreachable: false,
+        missing: dice.below(6) == 0,
+        unreachable: dice.below(8) == 0,
+        altered: dice.below(16) == 0,
         load: dice.below(4_000),
         refused: dice.below(12) == 0,
         start: dice.below(1_500),

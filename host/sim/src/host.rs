@@ -11,6 +11,8 @@ use crate::{
     fate::Fates,
     invariants::{Deployment, Wanted},
     op::{Op, manifest},
+    said,
+    seen::Seen,
     time::{self, TIME, clocks, now, pass},
     world::{World, request},
 };
@@ -32,6 +34,15 @@ pub(crate) struct Host {
     broken: Vec<String>,
 }
 
+/// What has come of a simulation.
+pub(crate) struct Story {
+    /// A line for each thing that happened.
+    pub(crate) trace: String,
+    /// The names of the invariants that did not hold.
+    pub(crate) broken: Vec<String>,
+    pub(crate) seen: Seen,
+}
+
 /// From a start to an end.
 struct Life {
     runtime: Runtime,
@@ -44,6 +55,7 @@ impl Host {
     /// A host on an empty disk.
     pub(crate) fn new(fates: Fates) -> Self {
         time::reset();
+        said::listen();
         let mut host = Self { world: World::new(fates), life: None, twins: BTreeMap::new(), broken: Vec::new() };
         host.world.lock().watch.deployments.push(Deployment::new());
         host.boot(0);
@@ -60,13 +72,19 @@ impl Host {
             Op::Restart(module) => self.restart(module),
             Op::Call(module, connect, response) => self.call(module, *connect, *response),
             Op::Twin(module, value) => self.set_twin(module, *value),
-            Op::Full(full) => {
+            Op::Disk(fault) => {
                 let mut inner = self.world.lock();
-                inner.full = *full;
-                inner.note(if *full { "> full" } else { "> room" });
+                inner.disk.fault = *fault;
+                let word = fault.map_or("room".into(), |fault| format!("{fault:?}").to_lowercase());
+                inner.note(format!("> {word}"));
             }
-            Op::Kill => self.end(false),
-            Op::Stop => self.end(true),
+            Op::Away(away) => {
+                let mut inner = self.world.lock();
+                inner.away = *away;
+                inner.note(if *away { "> away" } else { "> near" });
+            }
+            Op::Kill(damages) => self.end(false, damages.as_deref()),
+            Op::Stop => self.end(true, None),
             Op::Clock(by) => {
                 time::set_wall_clock(*by);
                 self.note(format!("> clock {by} ms"));
@@ -77,7 +95,7 @@ impl Host {
             }
             Op::Calm => {
                 let mut inner = self.world.lock();
-                (inner.calm, inner.full) = (true, false);
+                (inner.calm, inner.away, inner.disk.fault) = (true, false, None);
                 inner.note("> calm");
             }
             Op::Status => self.show(),
@@ -87,6 +105,7 @@ impl Host {
         self.only_the_newest_counts();
         self.invariant_the_stored_deployment_is_in_force();
         self.invariant_twins_hold_what_was_answered();
+        self.invariant_what_was_recovered_is_said();
     }
 
     /// Lets all come to rest without failures, and checks what it has come to.
@@ -99,21 +118,13 @@ impl Host {
         self.invariant_the_deployment_is_decided();
     }
 
-    /// The trace, and the names of the invariants that did not hold.
-    pub(crate) fn finish(mut self) -> (String, Vec<String>) {
+    /// What has come of it.
+    pub(crate) fn finish(mut self) -> Story {
         let trace = self.world.lock().trace();
         self.die();
         let inner = self.world.lock();
-        (
-            trace,
-            self.broken
-                .iter()
-                .chain(&inner.watch.broken)
-                .chain(&inner.calls.broken)
-                .chain(&inner.beats.broken)
-                .cloned()
-                .collect(),
-        )
+        let broken = [&self.broken, &inner.watch.broken, &inner.calls.broken, &inner.beats.broken];
+        Story { trace, broken: broken.into_iter().flatten().cloned().collect(), seen: inner.seen.clone() }
     }
 
     /// The host has been told by now.
@@ -180,8 +191,12 @@ impl Host {
     }
 
     /// The next life begins at once: on a device, the service manager sees to that.
-    fn end(&mut self, in_order: bool) {
-        self.note(if in_order { "> stop" } else { "> kill" });
+    fn end(&mut self, in_order: bool, damages: Option<&str>) {
+        self.note(match (in_order, damages) {
+            (true, _) => "> stop".into(),
+            (false, None) => "> kill".into(),
+            (false, Some(document)) => format!("> kill damages {document}"),
+        });
         self.world.lock().watch.ending = true;
         let asked = now();
         if in_order {
@@ -190,12 +205,31 @@ impl Host {
         let ended = self.die();
         let at = if in_order { asked + STOP } else { ended };
         assert!(at >= ended, "a stop took {} ms", ended - asked);
+        if !in_order {
+            self.cut_off(damages);
+        }
         let mut inner = self.world.lock();
         inner.watch.ending = false;
         inner.watch.restarts.clear();
-        inner.watch.forget_failures();
+        inner.begins_with_what_is_stored(at, damages);
         drop(inner);
         self.boot(at);
+    }
+
+    /// What a kill does to the disk.
+    fn cut_off(&mut self, damages: Option<&str>) {
+        let mut inner = self.world.lock();
+        for name in inner.disk.is_cut_off() {
+            inner.seen.note("a document that was refused and is there after a kill");
+            inner.note(format!("kept {name}"));
+            self.twins.retain(|module, _| name != format!("twin-{module}"));
+        }
+        let Some(name) = damages else { return };
+        if inner.disk.damage(name) {
+            inner.seen.note("a damaged document");
+            inner.note(format!("damaged {name}"));
+            self.twins.retain(|module, _| name != format!("twin-{module}"));
+        }
     }
 
     /// As by a kill: from now on nothing of it is heard. Its remains end in order, or the thread of its message log never would.
@@ -216,19 +250,22 @@ impl Host {
     fn apply(&mut self, deployment: &Deployment) {
         let names: Vec<String> = deployment.iter().map(|(name, wanted)| format!("{name}={}", wanted.image)).collect();
         self.note(format!("> apply {}", names.join(" ")));
-        self.world.lock().rollouts.applying = Some(deployment.clone());
+        self.world.lock().rollouts.applies(deployment);
         let result = self.block(async |agent| agent.apply(&manifest(deployment)).await);
         let mut inner = self.world.lock();
         if let Err(error) = result {
-            let (full, bad) = (inner.full, inner.rollouts.is_bad(deployment));
+            let (fails, bad) = (inner.disk.fault.is_some(), inner.rollouts.may_be_bad(deployment));
             inner.note(format!("refused: {error}"));
             drop(inner);
             let expected = match error {
-                ApplyError::Store(_) => full,
+                ApplyError::Store(_) => fails,
                 ApplyError::Refused(_) => bad,
                 _ => false,
             };
-            self.check(expected, "a good deployment is only refused by a full disk, or because it was rolled back");
+            self.check(
+                expected,
+                "a good deployment is only refused by a disk that fails, or because it was rolled back",
+            );
         }
     }
 
@@ -238,8 +275,8 @@ impl Host {
             Ok(_) => {}
             Err(error @ ApplyError::Refused(_)) => self.note(format!("refused: {error}")),
             Err(error) => {
-                let full = self.world.lock().full && matches!(error, ApplyError::Store(_));
-                self.check(full, "a rollback is only refused for want of a good one, or by a full disk");
+                let fails = self.world.lock().disk.fault.is_some() && matches!(error, ApplyError::Store(_));
+                self.check(fails, "a rollback is only refused for want of a good one, or by a disk that fails");
             }
         }
     }
@@ -285,8 +322,8 @@ impl Host {
         match self.block(async |agent| agent.set_twin(module, &format!("{{\"k\":{value}}}")).await) {
             Ok(_) => drop(self.twins.insert(module.into(), value)),
             Err(ModuleError::Twin(TwinError::Store(_))) => {
-                let full = self.world.lock().full;
-                self.check(full, "a twin is only refused by a full disk");
+                let fails = self.world.lock().disk.fault.is_some();
+                self.check(fails, "a twin is only refused by a disk that fails");
             }
             Err(_) => self.note("refused"),
         }
@@ -330,6 +367,14 @@ impl Host {
             // It is kept for a module that is not deployed, and not shown.
             let Ok(twin) = self.block(async |agent| agent.twin(&module).await) else { continue };
             self.check(twin.desired["k"] == value, "twins hold what was answered");
+        }
+    }
+
+    fn invariant_what_was_recovered_is_said(&mut self) {
+        let (to_say, said) = (std::mem::take(&mut self.world.lock().disk.to_say), said::take());
+        for reason in to_say {
+            let is_said = said.iter().any(|line| line.contains(&reason));
+            self.check(is_said, &format!("what is read from its previous generation is said: {reason}"));
         }
     }
 

@@ -43,6 +43,8 @@ pub(crate) struct Watch {
     pub(crate) ending: bool,
     instances: BTreeMap<String, Vec<Alive>>,
     failures: BTreeMap<(String, String), Failures>,
+    /// By image: of its fetches and compilations.
+    unprepared: BTreeMap<String, Failures>,
     /// How each image of a module that a deployment wanted is checked.
     checked: BTreeMap<(String, String), Checked>,
     /// When another deployment came into force last.
@@ -82,12 +84,31 @@ impl Watch {
     /// What was before does not count any more: another deployment is in force, or another host.
     pub(crate) fn forget_failures(&mut self) {
         self.failures.clear();
+        self.unprepared.clear();
     }
 
     /// An operator wants a new instance: it comes without a back-off.
     pub(crate) fn restarted(&mut self, module: &str) {
         self.failures.retain(|(other, _), _| other != module);
+        self.unprepared.clear();
         self.restarts.push(module.into());
+    }
+
+    /// An image is fetched.
+    pub(crate) fn prepares(&mut self, image: &str) {
+        let failures = self.unprepared.get(image).copied();
+        self.invariant_each_back_off_is_waited_out(image, failures);
+    }
+
+    /// It could not be had, or not be compiled.
+    pub(crate) fn cannot_be_prepared(&mut self, image: &str) {
+        let failures = self.unprepared.entry(image.into()).or_insert(Failures { in_a_row: 0, last: 0 });
+        *failures = Failures { in_a_row: failures.in_a_row + 1, last: now() };
+    }
+
+    /// It is fetched and compiled.
+    pub(crate) fn is_prepared(&mut self, image: &str) {
+        self.unprepared.remove(image);
     }
 
     pub(crate) fn starts(&mut self, module: &str, image: &str) {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::invariants::{Deployment, Wanted};
+use crate::{
+    disk::Fault,
+    invariants::{Deployment, Wanted},
+};
 
 /// Something that happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,10 +22,12 @@ pub(crate) enum Op {
     Call(String, u64, u64),
     /// An operator sets the desired property `k` of a module.
     Twin(String, u64),
-    /// The disk is full, or has room again.
-    Full(bool),
-    /// The host is killed, and started again.
-    Kill,
+    /// The disk fails, or is well again.
+    Disk(Option<Fault>),
+    /// Registries cannot be reached, or can again.
+    Away(bool),
+    /// The host is killed, and started again. The newest generation of this document cannot be read any more.
+    Kill(Option<String>),
     /// The host is stopped, and started again.
     Stop,
     /// The wall clock is set, by so many milliseconds.
@@ -65,9 +70,14 @@ impl Op {
                 Self::Call((*module).into(), connect, response)
             }
             ["twin", module, value] => Self::Twin((*module).into(), value.parse().map_err(|_| bad(text))?),
-            ["full"] => Self::Full(true),
-            ["room"] => Self::Full(false),
-            ["kill"] => Self::Kill,
+            ["full"] => Self::Disk(Some(Fault::Full)),
+            ["disk", "fails"] => Self::Disk(Some(Fault::Io)),
+            ["disk", "syncs", "not"] => Self::Disk(Some(Fault::Sync)),
+            ["room" | "mended"] => Self::Disk(None),
+            ["away"] => Self::Away(true),
+            ["near"] => Self::Away(false),
+            ["kill"] => Self::Kill(None),
+            ["kill", "damages", document] => Self::Kill(Some((*document).into())),
             ["stop"] => Self::Stop,
             ["clock", by] => {
                 let (sign, rest) = if let Some(rest) = by.strip_prefix('-') { (-1, rest) } else { (1, *by) };

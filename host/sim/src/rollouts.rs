@@ -4,20 +4,37 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::{invariants::Deployment, op::manifest};
+use crate::{invariants::Deployment, op::manifest, time::now};
+
+/// `rollout.timeout`, which no manifest here sets.
+const TIMEOUT: u64 = 300_000;
+/// All of them together, when modules are healthy only in turn.
+const TIMEOUTS: u64 = 4 * TIMEOUT;
+/// A host that begins replaces what is known to be bad within this.
+const BOOT: u64 = 1_000;
 
 /// The deployments so far.
 #[derive(Debug, Default)]
 pub(crate) struct Rollouts {
-    /// What is being applied: what the next document that is no rollback holds.
-    pub(crate) applying: Option<Deployment>,
+    /// All that were ever applied, by their manifests.
+    known: Vec<(Value, Deployment)>,
     /// The version in force.
     pub(crate) version: u64,
+    /// The highest that the disk knows of.
+    highest: u64,
     contents: BTreeMap<u64, Deployment>,
     /// Manifests that were rolled back and have not been wanted again.
     bad: BTreeSet<String>,
+    /// The same, but what the host knew of it was lost by the disk.
+    perhaps_bad: BTreeSet<String>,
     /// The one in force came by a rollback of the host's own.
     is_rollback: bool,
+    /// Since when it is, or since when the host lives.
+    since: u64,
+    /// When the host began to live.
+    life: u64,
+    /// What it began with was older than what it had accepted, or its history was.
+    began_with_less: bool,
 }
 
 /// What a document tells.
@@ -29,24 +46,72 @@ pub(crate) struct Told {
 }
 
 impl Rollouts {
-    /// It is not to be applied again.
-    pub(crate) fn is_bad(&self, deployment: &Deployment) -> bool {
+    /// It is being applied.
+    pub(crate) fn applies(&mut self, deployment: &Deployment) {
+        let manifest = serde_json::from_str(&manifest(deployment)).unwrap_or_default();
+        if self.known.iter().all(|(other, _)| *other != manifest) {
+            self.known.push((manifest, deployment.clone()));
+        }
+    }
+
+    /// It is perhaps refused, because it was rolled back.
+    pub(crate) fn may_be_bad(&self, deployment: &Deployment) -> bool {
+        let manifest = manifest(deployment);
+        self.bad.contains(&manifest) || self.perhaps_bad.contains(&manifest)
+    }
+
+    fn is_bad(&self, deployment: &Deployment) -> bool {
         self.bad.contains(&manifest(deployment))
     }
 
+    fn of(&self, document: &Value) -> Deployment {
+        let found = self.known.iter().find(|(manifest, _)| *manifest == document["manifest"]);
+        found.map(|(_, deployment)| deployment.clone()).unwrap_or_default()
+    }
+
+    /// A host begins at this time with these documents. `forgot`: its history does not hold all that the one before knew; `lost`: what is in force is
+    /// not what was accepted last. Returns what is in force.
+    pub(crate) fn begins(
+        &mut self,
+        document: Option<&[u8]>,
+        history: Option<&[u8]>,
+        at: u64,
+        (forgot, lost): (bool, bool),
+    ) -> Deployment {
+        (self.since, self.life) = (at, at);
+        self.began_with_less = forgot || lost;
+        if forgot {
+            self.perhaps_bad.append(&mut self.bad);
+        }
+        let read =
+            |bytes: Option<&[u8]>| serde_json::from_slice::<Value>(bytes.unwrap_or_default()).unwrap_or_default();
+        let (document, history) = (read(document), read(history));
+        self.version = document["version"].as_u64().unwrap_or(0);
+        self.is_rollback = document["came"]["way"] == "rollback";
+        let entries = history["entries"].as_array().into_iter().flatten();
+        let versions = entries.filter_map(|entry| entry["version"].as_u64());
+        self.highest = versions.chain([self.version]).max().unwrap_or(0);
+        let deployment = self.of(&document);
+        self.contents.insert(self.version, deployment.clone());
+        deployment
+    }
+
+    /// A document is stored, and counts from now on.
     pub(crate) fn stored(&mut self, document: &[u8]) -> Told {
         let document: Value = serde_json::from_slice(document).unwrap_or_default();
         let (version, came) = (document["version"].as_u64().unwrap_or(0), &document["came"]);
         let (way, of, to) = (came["way"].as_str().unwrap_or(""), came["of"].as_u64(), came["to"].as_u64());
         let mut broken = Vec::new();
-        if version != self.version + 1 {
+        if version != self.highest + 1 {
             broken.push("versions rise by one");
         }
-        let earlier = to.and_then(|to| self.contents.get(&to)).cloned();
-        let rolls_back = matches!(way, "rollback" | "by-hand");
-        let deployment = if rolls_back { earlier } else { self.applying.clone() }.unwrap_or_default();
+        let deployment = self.of(&document);
+        let earlier = to.and_then(|to| self.contents.get(&to));
+        if matches!(way, "rollback" | "by-hand") && earlier.is_some_and(|earlier| *earlier != deployment) {
+            broken.push("a rollback holds what it leads to");
+        }
         // For want of a network alone nothing is condemned.
-        let condemns = rolls_back && came["again"] != true;
+        let condemns = matches!(way, "rollback" | "by-hand") && came["again"] != true;
         if let Some(old) = of.and_then(|of| self.contents.get(&of)).filter(|_| condemns) {
             self.bad.insert(manifest(old));
         }
@@ -60,12 +125,17 @@ impl Rollouts {
             if self.is_bad(&deployment) {
                 broken.push("a rollback leads to none that was rolled back");
             }
+            if !self.is_due(came["because"].as_str().unwrap_or("")) {
+                broken.push("no deployment is rolled back before its time");
+            }
         } else if self.is_bad(&deployment) && way != "by-hand" {
             broken.push("what was rolled back is not tried again");
         }
-        self.bad.remove(&manifest(&deployment));
+        for bad in [&mut self.bad, &mut self.perhaps_bad] {
+            bad.remove(&manifest(&deployment));
+        }
         self.is_rollback = way == "rollback";
-        self.version = version;
+        (self.version, self.highest, self.since) = (version, version, now());
         self.contents.insert(version, deployment.clone());
         let line = match (way, of, to) {
             ("rollback", Some(of), Some(to)) => {
@@ -76,5 +146,22 @@ impl Rollouts {
             _ => None,
         };
         Told { line, deployment, broken }
+    }
+
+    /// Whether the one in force may be rolled back now, for this reason.
+    fn is_due(&self, because: &str) -> bool {
+        let (passed, begins) = (now() - self.since, now() < self.life + BOOT);
+        if because.contains("was not healthy within") {
+            passed >= TIMEOUT || (begins && self.began_with_less)
+        } else if because.contains("were never healthy at the same time") {
+            passed >= TIMEOUTS || (begins && self.began_with_less)
+        } else if because.contains("is not started again") {
+            let mut modules = self.contents.get(&self.version).into_iter().flat_map(Deployment::values);
+            modules.any(|wanted| wanted.policy == "never" || wanted.max_restarts.is_some())
+        } else if because.contains("the host was started") {
+            begins
+        } else {
+            begins && self.began_with_less
+        }
     }
 }

@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     fate::{Fate, Fates},
-    host::Host,
+    host::{Host, Story},
     op::{Op, duration, millis},
+    turn,
 };
 
 /// Divides what happens from what comes of it.
@@ -21,7 +22,7 @@ const LINE: &str = "----\n";
 /// ----
 /// ```
 ///
-/// Images are `missing`, `unreachable` or `refused`, or have `start=…`, `crashes=…` (code 1) or `done=…` (code 0) after a time; with `answers=…` they
+/// Images are `missing`, `unreachable`, `altered` or `refused`, or have `start=…`, `crashes=…` (code 1) or `done=…` (code 0) after a time; with `answers=…` they
 /// handle methods that take so long, and crash amid one; with `sick=…` they say after a time that they are not well, with `beats=…`
 /// they have a durable timer of that period. Times of events count from the beginning.
 ///
@@ -40,13 +41,14 @@ pub fn play(text: &str) -> Result<String, String> {
             events.push((duration(first)?, Op::parse(rest)?));
         }
     }
+    let _turn = turn();
     let mut host = Host::new(Fates::Told(images));
     let mut at = Duration::ZERO;
     for (time, op) in events {
         host.happens(time.saturating_sub(at), &op);
         at = time;
     }
-    let (trace, broken) = host.finish();
+    let Story { trace, broken, .. } = host.finish();
     if broken.is_empty() {
         Ok(format!("{happens}{LINE}{trace}"))
     } else {
@@ -60,6 +62,7 @@ fn read_fate(text: &str) -> Result<Fate, String> {
         match word.split_once('=') {
             None if word == "missing" => fate.missing = true,
             None if word == "unreachable" => fate.unreachable = true,
+            None if word == "altered" => fate.altered = true,
             None if word == "refused" => fate.refused = true,
             None if word == "traps" => fate.start_exit = Some(134),
             Some(("fetch", time)) => fate.fetch = millis(time)?,

@@ -3,17 +3,21 @@
 use std::time::Duration;
 
 use crate::{
+    disk::Fault,
     fate::{Dice, Fates},
-    host::Host,
+    host::{Host, Story},
     invariants::{Deployment, Wanted},
     op::{Op, POLICIES},
+    seen::Seen,
+    turn,
 };
 
 /// Lets a host live through what this seed says, then without failures until all is at rest.
 ///
 /// # Errors
 /// The names of the invariants that did not hold, and the trace.
-pub fn attack(seed: u64) -> Result<String, String> {
+pub fn attack(seed: u64) -> Result<(String, Seen), String> {
+    let _turn = turn();
     let mut dice = Dice::new(seed, "what happens");
     let fates = Fates::Chance(seed);
     let mut host = Host::new(fates.clone());
@@ -24,24 +28,32 @@ pub fn attack(seed: u64) -> Result<String, String> {
         host.happens(Duration::from_millis(pause), &op);
     }
     host.comes_to_rest();
-    let (trace, broken) = host.finish();
-    if broken.is_empty() { Ok(trace) } else { Err(format!("seed {seed}: {}\n{trace}", broken.join("\n"))) }
+    let Story { trace, broken, seen } = host.finish();
+    if broken.is_empty() { Ok((trace, seen)) } else { Err(format!("seed {seed}: {}\n{trace}", broken.join("\n"))) }
 }
 
 fn op(dice: &mut Dice, fates: &Fates) -> Op {
-    match dice.below(21) {
+    match dice.below(25) {
         0..6 => Op::Apply(deployment(dice, fates)),
         6 => Op::ApplyBad,
         7..9 => Op::Restart(name(dice.below(3))),
         9..11 => Op::Twin(name(dice.below(3)), dice.below(100)),
-        11 => Op::Full(true),
-        12 => Op::Full(false),
-        13 => Op::Kill,
-        14 => Op::Stop,
-        15..19 => Op::Call(name(dice.below(3)), [0, 0, 4_000, 60_000][index(dice, 4)], 5_000 + dice.below(20_000)),
-        19 => Op::Rollback,
+        11..13 => Op::Disk(Some([Fault::Full, Fault::Io, Fault::Sync, Fault::Flaky][index(dice, 4)])),
+        13..15 => Op::Disk(None),
+        15 => Op::Kill(None),
+        16 => Op::Kill(Some(document(dice))),
+        17 => Op::Stop,
+        18..21 => Op::Call(name(dice.below(3)), [0, 0, 4_000, 60_000][index(dice, 4)], 5_000 + dice.below(20_000)),
+        21 => Op::Rollback,
+        22 => Op::Away(true),
+        23 => Op::Away(false),
         _ => Op::Clock(i64::try_from(dice.below(40_000_000)).unwrap_or(0) - 20_000_000),
     }
+}
+
+/// One that a damage can hit.
+fn document(dice: &mut Dice) -> String {
+    ["deployment", "history", "twin-a", "twin-b", "twin-c", "traps", "host"][index(dice, 7)].into()
 }
 
 fn index(dice: &mut Dice, end: u64) -> usize {
@@ -68,7 +80,8 @@ fn deployment(dice: &mut Dice, fates: &Fates) -> Deployment {
             policy: POLICIES[index(dice, 4)],
             max_restarts: (dice.below(4) == 0).then_some(u32::try_from(dice.below(3)).unwrap_or(0)),
             order: u32::try_from(dice.below(3)).unwrap_or(0),
-            health: (handles && dice.below(2) == 0).then(|| [5_000, 30_000][index(dice, 2)]),
+            // No round times: what is due in the same millisecond as something else comes in any order.
+            health: (handles && dice.below(2) == 0).then(|| [5_003, 30_011][index(dice, 2)]),
         };
         deployment.insert(name, wanted);
     }

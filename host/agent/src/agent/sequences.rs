@@ -49,6 +49,9 @@ async fn starts_so_far(documents: Arc<dyn Documents>) -> Result<u64, String> {
     if host.format != FORMAT {
         return Err(format!("its format is {}, of a newer version of Marram", host.format));
     }
+    if let Some(reason) = &stored.recovered {
+        tracing::warn!(reason, "the count of this host's starts was damaged; going on with the one before");
+    }
     // The generation before the damaged one does not know of the last start.
     Ok(host.starts + u64::from(stored.recovered.is_some()))
 }

@@ -1,0 +1,280 @@
+//! Made-up guests: programs, and modules with handlers, that live as their fate says.
+
+use std::{sync::Arc, time::Duration};
+
+use marram_core::{
+    deployment::ModuleSpec,
+    ports::{BoxFuture, Component, Exit, Exports, Inbox, Instance, ModuleHost, TwinAnswer, TwinDocument},
+    twin::merge_patch,
+};
+use serde_json::{Map, Value};
+
+use crate::{
+    fate::Fate,
+    op::HEALTH,
+    time::{now, pass},
+    world::{World, request},
+};
+
+/// The name of each module's durable timer.
+const BEAT: &str = "beat";
+
+/// A component: a program, or one that handles methods.
+pub(crate) struct Made {
+    world: World,
+    image: String,
+    handles: bool,
+    /// It has a durable timer.
+    beats: bool,
+}
+
+impl Made {
+    pub(crate) fn new(world: World, image: String, fate: &Fate) -> Self {
+        Self { world, image, handles: fate.answers.is_some(), beats: fate.beats.is_some() }
+    }
+}
+
+impl Component for Made {
+    fn exports(&self) -> Exports {
+        // A handler hears of its twin when it takes charge.
+        let (handles, beats) = (self.handles, self.beats);
+        Exports { run: !handles, method: handles, twin: handles, start: beats, timer: beats, ..Exports::default() }
+    }
+
+    fn imports_inbox(&self) -> bool {
+        false
+    }
+
+    fn imports_durable_timers(&self) -> bool {
+        self.beats
+    }
+
+    fn instantiate(
+        &self,
+        spec: &ModuleSpec,
+        host: Arc<dyn ModuleHost>,
+    ) -> BoxFuture<'_, Result<Box<dyn Instance>, Exit>> {
+        let module = spec.name.to_string();
+        Box::pin(async move {
+            let fate = {
+                let mut inner = self.world.lock();
+                inner.note_of(&module, format!("start {module} {}", self.image));
+                inner.watch.starts(&module, &self.image);
+                inner.fate(&self.image, &module)
+            };
+            pass(Duration::from_millis(fate.start)).await;
+            let mut inner = self.world.lock();
+            if let Some(code) = fate.start_exit {
+                inner.note_of(&module, format!("start of {module} {} failed", self.image));
+                inner.watch.start_failed(&module, &self.image);
+                inner.seen.note("an instance that does not start");
+                return Err(Exit::new(code, "its start failed"));
+            }
+            inner.instances += 1;
+            let number = inner.instances;
+            inner.watch.is_up(&module, &self.image, number);
+            let (world, image) = (self.world.clone(), self.image.clone());
+            let Fate { life, answers, beats, sick, .. } = fate;
+            let (answers, charge, since) = (answers.unwrap_or_default(), None, now());
+            let told = Told::default();
+            Ok(
+                Box::new(Running {
+                    world,
+                    module,
+                    image,
+                    number,
+                    life,
+                    answers,
+                    beats,
+                    sick,
+                    host,
+                    charge,
+                    since,
+                    told,
+                }) as Box<dyn Instance>,
+            )
+        })
+    }
+}
+
+/// An instance of it.
+struct Running {
+    world: World,
+    module: String,
+    image: String,
+    number: u64,
+    life: Option<(u64, i32)>,
+    /// Milliseconds that a method takes.
+    answers: u64,
+    /// The period of its durable timer.
+    beats: Option<u64>,
+    /// Milliseconds after which it says that it is not well.
+    sick: Option<u64>,
+    host: Arc<dyn ModuleHost>,
+    /// Of one that handles methods, once it has it.
+    charge: Option<Charge>,
+    since: u64,
+    told: Told,
+}
+
+/// What it was told of its desired properties.
+#[derive(Default)]
+struct Told {
+    version: u64,
+    desired: Map<String, Value>,
+}
+
+impl Told {
+    /// Whether this change follows, and leads to what is in force if nothing newer is.
+    fn merge(&mut self, patch: &str, version: u64, now: &TwinDocument) -> bool {
+        let Ok(patch) = serde_json::from_str(patch) else { return false };
+        merge_patch(&mut self.desired, &patch);
+        let in_order = version > self.version;
+        self.version = version;
+        in_order && (now.version != version || serde_json::from_str(&now.json).ok().as_ref() == Some(&self.desired))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.charge = None;
+        self.world.lock().calls.is_gone(self.number);
+        self.world.lock().watch.is_gone(&self.module, self.number);
+    }
+}
+
+impl Instance for Running {
+    fn run(&mut self) -> BoxFuture<'_, Exit> {
+        Box::pin(async {
+            let charge = Charge::take(self);
+            let Some((life, code)) = self.life else { return std::future::pending().await };
+            pass(Duration::from_millis(life)).await;
+            // A life that was long before all became calm may end after it.
+            if self.world.lock().calm {
+                return std::future::pending().await;
+            }
+            charge.end(code);
+            Exit::new(code, "it ended")
+        })
+    }
+
+    fn start(&mut self) -> BoxFuture<'_, Result<Result<(), String>, Exit>> {
+        Box::pin(async {
+            let Some(period) = self.beats else { return Ok(Ok(())) };
+            let set = self.host.set_durable_timer(BEAT.into(), Duration::from_millis(period), true).await;
+            if set.is_ok() {
+                self.world.lock().beats.set(&self.module, period);
+            }
+            Ok(Ok(()))
+        })
+    }
+
+    fn handle_batch<'a>(&'a mut self, _: &'a mut dyn Inbox) -> BoxFuture<'a, Result<(), Exit>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn fire(&mut self, _: &str, missed: u64) -> BoxFuture<'_, Result<(), Exit>> {
+        Box::pin(async move {
+            let last = {
+                let mut inner = self.world.lock();
+                inner.note_of(&self.module, format!("beat {}, {missed} missed", self.module));
+                inner.beats.begins(&self.module, missed)
+            };
+            pass(Duration::from_millis(self.answers)).await;
+            self.world.lock().beats.ends(&self.module, last);
+            Ok(())
+        })
+    }
+
+    fn desired_changed(&mut self, patch: &str, version: u64) -> BoxFuture<'_, Result<TwinAnswer, Exit>> {
+        if self.charge.is_none() {
+            self.charge = Some(Charge::take(self));
+        }
+        let follows = self.told.merge(patch, version, &self.host.desired());
+        self.world.lock().watch.invariant_changes_of_a_twin_come_once_and_in_order(&self.module, follows);
+        Box::pin(async { Ok(Ok(None)) })
+    }
+
+    /// Every third call is passed on to another module first.
+    fn invoke(&mut self, name: &str, payload: &str) -> BoxFuture<'_, Result<(i32, String), Exit>> {
+        if name == HEALTH {
+            return Box::pin(self.tell_health());
+        }
+        let number: u64 = payload.parse().unwrap_or_else(|_| panic!("{payload}"));
+        Box::pin(async move {
+            let world = self.world.clone();
+            world.lock().begins(&self.module, self.number, number);
+            pass(Duration::from_millis(self.answers)).await;
+            if number.is_multiple_of(3) {
+                let next = ["a", "b", "c"][usize::try_from(number / 3).unwrap_or(0) % 3];
+                let passed = world.lock().calls.made(Some(self.number), next, 1_000, 5_000);
+                let answer = self.host.invoke(next.into(), request(passed, 1_000, 5_000)).await;
+                world.lock().answered(passed, next, &answer);
+            }
+            world.lock().calls.returns(self.number);
+            match self.life {
+                Some((life, code)) if code != 0 && now() >= self.since + life && !world.lock().calm => {
+                    if let Some(charge) = self.charge.take() {
+                        charge.end(code);
+                    }
+                    Err(Exit::new(code, "it ended"))
+                }
+                _ => Ok((200, String::new())),
+            }
+        })
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        4096
+    }
+}
+
+impl Running {
+    async fn tell_health(&mut self) -> Result<(i32, String), Exit> {
+        self.world.lock().watch.is_asked(&self.module, self.number);
+        pass(Duration::from_millis(self.answers)).await;
+        let mut inner = self.world.lock();
+        let sick = !inner.calm && self.sick.is_some_and(|sick| now() >= self.since + sick);
+        if sick {
+            inner.note_of(&self.module, format!("sick {} {}", self.module, self.image));
+        }
+        Ok((if sick { 503 } else { 200 }, String::new()))
+    }
+}
+
+/// That an instance does the module's work. Given up without a word when the host ends it.
+struct Charge {
+    world: World,
+    module: String,
+    image: String,
+    number: u64,
+    has_ended: bool,
+}
+
+impl Charge {
+    fn take(running: &Running) -> Self {
+        let Running { world, module, image, number, .. } = running;
+        let mut inner = world.lock();
+        inner.note_of(module, format!("run {module} {image}"));
+        inner.watch.runs(module, *number);
+        drop(inner);
+        Self { world: world.clone(), module: module.clone(), image: image.clone(), number: *number, has_ended: false }
+    }
+
+    fn end(mut self, code: i32) {
+        self.has_ended = true;
+        let mut inner = self.world.lock();
+        inner.note_of(&self.module, format!("exit {} {} {code}", self.module, self.image));
+        inner.watch.exited(&self.module, &self.image, self.number);
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            let mut inner = self.world.lock();
+            inner.note_of(&self.module, format!("end {} {}", self.module, self.image));
+            inner.watch.was_ended(&self.module, &self.image, self.number);
+        }
+    }
+}
