@@ -71,6 +71,8 @@ struct Jobs {
     told: Vec<Outcome>,
     /// The thread is to look what is due.
     look: bool,
+    /// The thread is to take what senders see to.
+    is_called: bool,
     /// The writer ends, or has died.
     closed: bool,
 }
@@ -374,7 +376,7 @@ impl Storage {
 
     /// Waits for jobs, at most so long. They stay where they are until the caller has the log.
     fn wait(&self, patience: Duration) {
-        let nothing = |jobs: &mut Jobs| jobs.list.is_empty() && !jobs.look;
+        let nothing = |jobs: &mut Jobs| jobs.are_of_joined() && !jobs.look;
         let waited = self.came.wait_timeout_while(self.lock(), patience, |jobs| nothing(jobs) && jobs.told.is_empty());
         let (jobs, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let few = |jobs: &mut Jobs| nothing(jobs) && (1..MANY_TOLD).contains(&jobs.told.len());
@@ -382,17 +384,37 @@ impl Storage {
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Whether nobody works with the log at this moment.
+    #[cfg(test)]
+    pub(crate) fn is_free(&self) -> bool {
+        self.owner.try_lock().is_ok()
+    }
+
+    /// What is to be done; not what senders see to, unless its thread was called for that.
     fn take(&self) -> (Vec<Outcome>, Vec<Job>) {
         let mut jobs = self.lock();
         jobs.look = false;
-        (jobs.joined, jobs.joined_bytes) = (0, 0);
+        let told = std::mem::take(&mut jobs.told);
+        if jobs.are_of_joined() {
+            self.has_jobs.store(jobs.closed || !jobs.list.is_empty(), Release);
+            return (told, Vec::new());
+        }
         self.has_jobs.store(jobs.closed, Release);
-        (std::mem::take(&mut jobs.told), std::mem::take(&mut jobs.list))
+        jobs.is_called = false;
+        (jobs.joined, jobs.joined_bytes) = (0, 0);
+        (told, std::mem::take(&mut jobs.list))
     }
 
     fn lock(&self) -> MutexGuard<'_, Jobs> {
         // A list that is pushed to and taken whole.
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Jobs {
+    /// Whether there are none but messages whose senders see to it that they are stored.
+    fn are_of_joined(&self) -> bool {
+        self.joined == self.list.len() && !self.is_called
     }
 }
 

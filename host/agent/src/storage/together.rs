@@ -1,6 +1,7 @@
 //! Messages of senders that are busy at the same time, stored with one write. Each hands its message over, lets the others of its thread
 //! have their turn, and then stores what has come together, unless another one was faster. The log's own thread is left asleep: two
-//! switches of threads cost more than a write.
+//! switches of threads cost more than a write. It takes what has come together only if it is called for that: whoever it answers comes
+//! back by the runtime's common queue, one in some thirty turns, and groups would be small for long.
 
 use std::{
     sync::{
@@ -14,11 +15,17 @@ use marram_core::time::Uptime;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use super::{
-    Append, Job, MANY_TOLD, NotStored, Storage,
+    Append, Job, Jobs, MANY_TOLD, NotStored, Storage,
     at_once::{Idle, beside, soon},
     writer::GROUP_BYTES,
 };
 use crate::turn::turn;
+
+/// Turns that a sender lets others have while the log is in other hands, as a rule its thread's that notes some dozens of settlements,
+/// before it calls the thread.
+const TURNS: usize = 8;
+/// Outcomes that wait until senders let the thread go first: so many more have come since it was called.
+const TOO_MANY_TOLD: usize = 16 * MANY_TOLD;
 
 /// The number of a message that is on its way into the log.
 #[derive(Debug)]
@@ -31,6 +38,15 @@ pub(crate) struct Answer {
 #[derive(Debug)]
 struct Joined(Option<Arc<Storage>>);
 
+/// What came of a try to store what has come together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tried {
+    /// It is stored, or its thread does it.
+    IsDone,
+    /// The log is in other hands.
+    IsTaken,
+}
+
 impl Answer {
     /// Waits for it.
     ///
@@ -38,17 +54,21 @@ impl Answer {
     /// The message was not stored.
     pub(crate) async fn stored(mut self) -> Result<u64, NotStored> {
         if let Some(mut joined) = self.joined.take() {
-            turn().await;
-            let number = match self.number.try_recv() {
-                Ok(number) => number,
-                Err(TryRecvError::Closed) => Err(NotStored::Stopped),
-                Err(TryRecvError::Empty) => {
-                    drop(joined); // which stores it
-                    return self.number.await.unwrap_or(Err(NotStored::Stopped));
+            for _ in 0..TURNS {
+                turn().await;
+                match self.number.try_recv() {
+                    Err(TryRecvError::Empty) => {}
+                    answered => {
+                        joined.0 = None;
+                        return answered.unwrap_or(Err(NotStored::Stopped));
+                    }
                 }
-            };
-            joined.0 = None;
-            return number;
+                if joined.0.as_ref().is_none_or(|storage| storage.store_together() != Tried::IsTaken) {
+                    joined.0 = None;
+                    break;
+                }
+            }
+            drop(joined); // which calls the thread, if the log was taken each time
         }
         self.number.await.unwrap_or(Err(NotStored::Stopped))
     }
@@ -56,8 +76,11 @@ impl Answer {
 
 impl Drop for Joined {
     fn drop(&mut self) {
-        if let Some(storage) = &self.0 {
-            storage.store_together();
+        if let Some(storage) = &self.0
+            && storage.store_together() == Tried::IsTaken
+        {
+            let mut jobs = storage.lock();
+            storage.leave_to_thread(&mut jobs);
         }
     }
 }
@@ -93,36 +116,46 @@ impl Storage {
         Some(Answer { number, joined: joins.then(|| Joined(Some(self.clone()))) })
     }
 
+    /// Has the thread take what has come together.
+    fn leave_to_thread(&self, jobs: &mut Jobs) {
+        jobs.is_called = true;
+        self.came.notify_one();
+    }
+
     /// Stores what has come together in the thread of the caller; leaves it to the log's thread where that has been called already, or where
     /// it may take long.
-    fn store_together(&self) {
+    fn store_together(&self) -> Tried {
         if !self.has_jobs.load(Acquire) {
-            return;
+            return Tried::IsDone;
         }
         let owner = soon(|| self.owner.try_lock().ok());
         let mut jobs = self.lock();
-        // For all but these its thread was called, which takes them along.
-        let was_called = jobs.closed || jobs.look || jobs.told.len() >= MANY_TOLD || jobs.joined < jobs.list.len();
-        if was_called || jobs.list.is_empty() {
-            return;
+        // Its thread takes them along.
+        if jobs.closed || !jobs.are_of_joined() || jobs.list.is_empty() {
+            return Tried::IsDone;
         }
-        let Some(mut owner) = owner else { return self.came.notify_one() };
+        if jobs.told.len() >= TOO_MANY_TOLD {
+            self.leave_to_thread(&mut jobs);
+            return Tried::IsDone;
+        }
+        let Some(mut owner) = owner else { return Tried::IsTaken };
         let bytes = jobs.joined_bytes;
-        let Some(writer) = owner.as_mut() else { return };
+        let Some(writer) = owner.as_mut() else { return Tried::IsDone };
         let now = writer.clock.uptime();
         if writer.slow_until > now || bytes > GROUP_BYTES || !writer.log.has_room_at_hand(bytes) {
-            return self.came.notify_one();
+            self.leave_to_thread(&mut jobs);
+            return Tried::IsDone;
         }
         // As many come again, as a rule.
         let room = Vec::with_capacity(jobs.list.len());
         let list = std::mem::replace(&mut jobs.list, room);
         (jobs.joined, jobs.joined_bytes) = (0, 0);
         let waited = Duration::from_millis(now.0.saturating_sub(jobs.joined_at.0));
-        self.has_jobs.store(false, Release);
+        self.has_jobs.store(jobs.look || jobs.told.len() >= MANY_TOLD, Release);
         drop(jobs);
         let messages = list.len();
         let mut idle = Idle { storage: self, owner };
-        let Some(writer) = idle.owner.as_mut() else { return };
+        let Some(writer) = idle.owner.as_mut() else { return Tried::IsDone };
         writer.work_off(Vec::new(), list);
         writer.stored_together(messages, waited);
         let answers = std::mem::take(&mut writer.answers);
@@ -130,5 +163,6 @@ impl Storage {
         for (reply, number) in answers {
             let _ = reply.send(Ok(number));
         }
+        Tried::IsDone
     }
 }

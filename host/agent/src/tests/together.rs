@@ -2,11 +2,12 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use marram_core::{
@@ -17,12 +18,13 @@ use marram_core::{
 };
 
 use super::{
-    hooked::{Call, Hook},
+    hooked::{Call, Gate, Hook},
     routing::{json, link, poll},
     worlds::*,
 };
 use crate::{
     Agent,
+    clock::Clock,
     endpoint::Endpoint,
     router::{BODIES_READ, Taken},
     storage::{Answer, NotStored},
@@ -41,6 +43,8 @@ struct Senders {
     /// Of each sender.
     sequences: Vec<Arc<AtomicU64>>,
     writes: Writes,
+    /// Where the log's thread waits when it notes that a message is done.
+    gate: Arc<Mutex<Option<Arc<Gate>>>>,
 }
 
 impl Senders {
@@ -64,7 +68,13 @@ impl Senders {
     ) -> Self {
         let writes = Writes::default();
         let noted = writes.clone();
+        let gate = Arc::<Mutex<Option<Arc<Gate>>>>::default();
+        let before_noting = gate.clone();
         let hook: Hook = Arc::new(move |call| {
+            if matches!(call, Call::Settle(..)) {
+                let gate = before_noting.lock().unwrap().take();
+                gate.inspect(|gate| gate.pass());
+            }
             if matches!(call, Call::Append(..)) {
                 let thread = std::thread::current().name().unwrap_or_default().to_owned();
                 before(&thread)?;
@@ -80,7 +90,7 @@ impl Senders {
         // The first message makes the file that the others go into.
         agent.publish("/messages", &message("first")).await.unwrap();
         let sequences = (0..count).map(|_| Arc::default()).collect();
-        Self { _world: world, agent, sequences, writes }
+        Self { _world: world, agent, sequences, writes, gate }
     }
 
     fn send(&self, sender: usize) -> Taken {
@@ -122,6 +132,35 @@ impl Senders {
         inputs.into_iter().find(|input| &*input.input == "in").unwrap()
     }
 
+    /// Has the log's thread note that a message is done: when this returns it has the log, and stands before the gate.
+    async fn is_being_noted(&self) -> Arc<Gate> {
+        let gate = Arc::new(Gate::default());
+        *self.gate.lock().unwrap() = Some(gate.clone());
+        let (input, now) = (self.input(), Clock::start().uptime());
+        let mut batch = input.take(now, 1);
+        batch.settle_first(1);
+        input.finish(batch, now);
+        gate.reached().await;
+        gate
+    }
+
+    /// Opens the gate, and waits until the log's thread has let the log go.
+    fn let_it_be_noted(&self, gate: &Gate) {
+        gate.open();
+        let since = Instant::now();
+        while !self.agent.router().storage().is_free() {
+            assert!(since.elapsed() < DEADLINE, "the log's thread keeps the log");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whether one write of a sender has stored these two.
+    async fn have_stored_themselves(&self, one: Stored, other: Stored) -> bool {
+        let (one, other) = tokio::time::timeout(DEADLINE, async { tokio::join!(one, other) }).await.unwrap();
+        assert!(one.is_ok() && other.is_ok());
+        matches!(&*self.take_writes(), [(Call::Append(2, _), thread)] if is_sender(thread))
+    }
+
     fn take_writes(&self) -> Vec<(Call, String)> {
         std::mem::take(&mut *self.writes.lock().unwrap())
     }
@@ -141,6 +180,12 @@ async fn number(taken: Taken) -> Result<u64, NotStored> {
         Taken::Not(why, _) => Err(why),
     }
 }
+
+/// The log's thread comes back to look what is due, and may just then be without a processor while senders have all their turns: so often
+/// in a row hardly.
+const TRIES: usize = 10;
+
+type Stored = Pin<Box<dyn Future<Output = Result<u64, NotStored>>>>;
 
 /// By a thread of the test.
 fn is_sender(thread: &str) -> bool {
@@ -183,6 +228,53 @@ async fn a_sender_that_is_given_up_while_it_waits_for_the_others_leaves_nobody_w
     other.stored().await.unwrap();
     let writes = senders.take_writes();
     assert!(matches!(&*writes, [(Call::Append(2, _), thread)] if is_sender(thread)), "{writes:?}");
+}
+
+#[tokio::test]
+async fn what_has_come_together_is_not_broken_up_by_what_the_logs_thread_does_beside() {
+    let senders = Senders::new(2, |_| Ok(())).await;
+    let mut by_senders = false;
+    for _ in 0..TRIES {
+        senders.come_together().await;
+        let one: Stored = Box::pin(senders.answer(0).stored());
+        let gate = senders.is_being_noted().await;
+        let other: Stored = Box::pin(senders.answer(1).stored());
+        senders.let_it_be_noted(&gate);
+        by_senders |= senders.have_stored_themselves(one, other).await;
+    }
+    assert!(by_senders, "the thread takes them along");
+}
+
+#[tokio::test]
+async fn senders_that_find_the_log_taken_wait_for_it_some_turns() {
+    let senders = Senders::new(2, |_| Ok(())).await;
+    let mut by_senders = false;
+    for _ in 0..TRIES {
+        senders.come_together().await;
+        let gate = senders.is_being_noted().await;
+        let mut one: Stored = Box::pin(senders.answer(0).stored());
+        let other: Stored = Box::pin(senders.answer(1).stored());
+        for _ in 0..3 {
+            assert!(poll(&mut one).await.is_pending());
+        }
+        senders.let_it_be_noted(&gate);
+        by_senders |= senders.have_stored_themselves(one, other).await;
+    }
+    assert!(by_senders, "they call the thread at once");
+}
+
+#[tokio::test]
+async fn senders_that_find_the_log_taken_for_long_leave_it_to_its_thread() {
+    let senders = Senders::new(2, |_| Ok(())).await;
+    senders.come_together().await;
+    let gate = senders.is_being_noted().await;
+    let (mut one, mut other): (Stored, Stored) =
+        (Box::pin(senders.answer(0).stored()), Box::pin(senders.answer(1).stored()));
+    for _ in 0..100 {
+        assert!(poll(&mut one).await.is_pending() && poll(&mut other).await.is_pending());
+    }
+    gate.open();
+    assert!(!senders.have_stored_themselves(one, other).await);
 }
 
 #[tokio::test]
