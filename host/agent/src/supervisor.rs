@@ -65,6 +65,8 @@ pub(crate) struct Worlds {
 pub(crate) enum Event {
     /// Another deployment is in force.
     Deployed(Deployed),
+    /// All that the deployment of this version desires is stored now.
+    Stored { version: u64 },
     /// A component is ready, or not to be had.
     Prepared { name: ModuleName, run: u64, result: Result<(Artifact, Arc<dyn Component>), Unprepared> },
     /// An instance is ready for work.
@@ -111,6 +113,16 @@ pub(crate) struct Deployed {
     pub(crate) prefer_cached: bool,
     /// None: it is known to be good.
     pub(crate) trial: Option<Trial>,
+    /// What of it could not be stored.
+    pub(crate) unstored: Option<Unstored>,
+}
+
+/// Desired properties that could not be stored with their deployment.
+#[derive(Debug, Clone)]
+pub(crate) struct Unstored {
+    pub(crate) module: ModuleName,
+    /// For people.
+    pub(crate) why: String,
 }
 
 /// Events under way: each module has at most four (prepared, up, ended, checked), and the control API waits for its answers.
@@ -127,6 +139,7 @@ pub(crate) struct Supervisor {
     version: u64,
     prefer_cached: bool,
     trial: Option<Watched>,
+    unstored: Option<Unstored>,
     observed: Observed,
     records: BTreeMap<ModuleName, Record>,
     /// Something has changed since the modules were at rest last.
@@ -147,6 +160,7 @@ impl Supervisor {
             version: 0,
             prefer_cached: false,
             trial: None,
+            unstored: None,
             observed,
             records: BTreeMap::new(),
             unsettled: false,
@@ -229,7 +243,9 @@ impl Supervisor {
                 self.desired = deployed.deployment;
                 self.version = deployed.version;
                 self.prefer_cached = deployed.prefer_cached;
-                self.trial = deployed.trial.map(|trial| Watched::new(trial, self.worlds.clock));
+                let lacking = deployed.unstored.as_ref().map(|unstored| unstored.module.clone());
+                self.trial = deployed.trial.map(|trial| Watched::new(trial.lacking(lacking), self.worlds.clock));
+                self.unstored = deployed.unstored;
                 self.check_anew();
                 self.forget_updates_taken_back();
                 self.expect_running();
@@ -239,6 +255,11 @@ impl Supervisor {
                 });
                 for (name, record) in self.records.iter().filter(|(_, record)| record.is_dead_end()) {
                     self.warn_of_dead_end(name, record);
+                }
+            }
+            Event::Stored { version } => {
+                if let Some(watched) = self.trial.as_mut().filter(|_| version == self.version) {
+                    watched.is_stored(self.worlds.clock);
                 }
             }
             Event::Prepared { name, run, result } => self.on_prepared(&name, run, result),

@@ -1,8 +1,8 @@
 //! Whether a deployment is good, and which one takes the place of one that is not. Reads no clock, stores nothing and puts
 //! nothing in force: [`Trial`] tells a [`Verdict`], [`History`] says what an earlier verdict means for now, and the agent does it.
 //!
-//! A deployment is good once all its modules are healthy at the same time: up, and without a failure for the probation. It is
-//! bad once one of them has not become healthy in time, or never can. Time in which a module waits for the network, or for
+//! A deployment is good once all that it desires is stored, and all its modules are healthy at the same time: up, and without a
+//! failure for the probation. It is bad once one of them has not become healthy in time, or never can. Time in which a module waits for the network, or for
 //! modules that start before it, is not its own and does not count, unless the deployment says so.
 
 mod history;
@@ -155,6 +155,16 @@ pub enum Fault {
     Absent,
     /// It was healthy at times, but all modules never were at the same time.
     InTurn,
+    /// What the deployment desires of it could not be stored in time. That is the disk's doing, and nothing against the deployment.
+    Unstored,
+}
+
+impl Fault {
+    /// Nothing is held against the deployment: it may be tried again as it is.
+    #[must_use]
+    pub fn is_excused(self) -> bool {
+        matches!(self, Self::Absent | Self::Unstored)
+    }
 }
 
 /// A deployment may be on trial for so many time-outs together, if its modules become healthy only in turn. Each module has one; one that
@@ -179,8 +189,10 @@ pub struct Trial {
     /// Modules that the deployment which would take its place has running in another version.
     would_run: BTreeSet<ModuleName>,
     courses: BTreeMap<ModuleName, Course>,
-    /// What is up shows only from then on that it bears the deployment, its twin, its routes, its policy: since the first look, or the
-    /// last suspension of the device.
+    /// Its desired properties are not stored yet, and for how long.
+    unstored: Option<(ModuleName, Duration)>,
+    /// What is up shows only from then on that it bears the deployment, its twin, its routes, its policy: since the first look, since all
+    /// of it is stored, or the last suspension of the device.
     began: Option<Uptime>,
     looked: Option<Uptime>,
     /// How long it has been open by its modules' own doing.
@@ -211,6 +223,7 @@ impl Trial {
             exempt,
             would_run: BTreeSet::new(),
             courses: BTreeMap::new(),
+            unstored: None,
             began: None,
             looked: None,
             open: Duration::ZERO,
@@ -223,6 +236,25 @@ impl Trial {
     #[must_use]
     pub fn or_else_run(self, would_run: BTreeSet<ModuleName>) -> Self {
         Self { would_run, ..self }
+    }
+
+    /// With a module whose desired properties could not be stored. Until [`Trial::is_stored`] the deployment is not good, whatever its
+    /// modules do: they do it with an older twin.
+    #[must_use]
+    pub fn lacking(self, module: Option<ModuleName>) -> Self {
+        Self { unstored: module.map(|module| (module, Duration::ZERO)), ..self }
+    }
+
+    /// All of the deployment is stored now: the modules' time begins.
+    pub fn is_stored(&mut self, now: Uptime) {
+        if self.unstored.take().is_none() {
+            return;
+        }
+        self.began = Some(now);
+        for course in self.courses.values_mut() {
+            course.clean_since = course.clean_since.map(|since| since.max(now));
+            course.spent = Duration::ZERO;
+        }
     }
 
     /// The device was suspended for so long since the last look. Nothing ran meanwhile: no module has proved itself, and none is late by it.
@@ -242,8 +274,9 @@ impl Trial {
             self.open = self.open.saturating_add(passed);
         }
         let mut look = Look { verdict: Verdict::Good, wake_at: None };
-        // The first that is not healthy, and whether one of them waits.
-        let (mut unhealthy, mut waits) = (None, false);
+        look.awaits_storage(&mut self.unstored, passed, self.options.timeout(), now);
+        // The first that is not healthy, and whether anything waits.
+        let (mut unhealthy, mut waits) = (None, self.unstored.is_some());
         for (name, standing) in standings {
             if self.exempt.contains(name) {
                 continue;
@@ -303,6 +336,24 @@ impl Trial {
 }
 
 impl Look {
+    /// What is not stored is waited for as long as for a module.
+    fn awaits_storage(
+        &mut self,
+        unstored: &mut Option<(ModuleName, Duration)>,
+        passed: Duration,
+        timeout: Duration,
+        now: Uptime,
+    ) {
+        let Some((module, waited)) = unstored else { return };
+        *waited = waited.saturating_add(passed);
+        let left = timeout.saturating_sub(*waited);
+        if left.is_zero() {
+            self.fails(module, Fault::Unstored);
+        } else {
+            (self.verdict, self.wake_at) = (Verdict::Open, Some(now.after(left)));
+        }
+    }
+
     /// The first fault is the one that is told.
     fn fails(&mut self, module: &ModuleName, fault: Fault) {
         if !matches!(self.verdict, Verdict::Bad { .. }) {

@@ -15,7 +15,7 @@ use marram_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Agent, stored::Stored};
+use super::{Agent, sections::unstored, stored::Stored};
 use crate::{
     supervisor::{Deployed, Event},
     twins::TwinError,
@@ -252,9 +252,7 @@ impl Agent {
         if in_force.deployment.as_ref() == Some(&deployment) {
             let (version, changed) = (in_force.version, !in_force.complete);
             if changed {
-                let result = self.apply_sections(in_force, &deployment).await;
-                self.note_complete(in_force, &result);
-                result?;
+                self.complete_sections(in_force, &deployment).await?;
             }
             return Ok((version, changed));
         }
@@ -311,7 +309,8 @@ impl Agent {
         let (twins, modules) = (self.twins.clone(), deployment.clone());
         // Now that their routes are there. It may wait for room.
         tokio::spawn(async move { twins.deploy(modules.modules.keys().cloned().collect()).await });
-        let deployed = Deployed { deployment, version, prefer_cached, trial };
+        let unstored = unstored(&sections);
+        let deployed = Deployed { deployment, version, prefer_cached, trial, unstored };
         self.events.send(Event::Deployed(deployed)).await.map_err(|_| ApplyError::Stopping)?;
         sections
     }

@@ -25,7 +25,7 @@ pub(crate) struct Judged {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Judgement {
     Good,
-    /// `again`: only the network was missing.
+    /// `again`: nothing is held against it.
     Bad {
         because: String,
         again: bool,
@@ -48,14 +48,24 @@ impl Watched {
         Self { trial, told: false, suspended: clock.suspended() }
     }
 
+    /// What could not be stored with the deployment is.
+    pub(super) fn is_stored(&mut self, clock: Clock) {
+        self.heed_suspension(clock);
+        self.trial.is_stored(clock.uptime());
+    }
+
     fn look<'a>(&mut self, standings: impl IntoIterator<Item = (&'a ModuleName, Standing)>, clock: Clock) -> Look {
+        self.heed_suspension(clock);
+        self.trial.look(standings, clock.uptime())
+    }
+
+    fn heed_suspension(&mut self, clock: Clock) {
         let suspended = clock.suspended();
         let by = suspended.saturating_sub(self.suspended);
         if by >= SUSPENDED {
             self.trial.suspended(by);
             self.suspended = suspended;
         }
-        self.trial.look(standings, clock.uptime())
     }
 }
 
@@ -74,7 +84,7 @@ impl Supervisor {
             Verdict::Bad { module, fault } => {
                 if !watched.told {
                     watched.told = true;
-                    self.tell(Judgement::Bad { because: self.why(&module, fault), again: fault == Fault::Absent });
+                    self.tell(Judgement::Bad { because: self.why(&module, fault), again: fault.is_excused() });
                 }
             }
         }
@@ -118,6 +128,10 @@ impl Supervisor {
             Fault::Lasting => format!("module `{module}` failed, and is not started again{trouble}"),
             Fault::Late | Fault::Absent => {
                 format!("module `{module}` was not healthy within {} s{trouble}", timeout.as_secs())
+            }
+            Fault::Unstored => {
+                let why = self.unstored.as_ref().map(|unstored| unstored.why.as_str()).unwrap_or_default();
+                format!("{why}, and not within {} s either", timeout.as_secs())
             }
             Fault::InTurn => {
                 let seconds = timeout.saturating_mul(MAX_TIMEOUTS).as_secs();

@@ -27,8 +27,9 @@ fn quick(module: &str) -> String {
 }
 
 async fn until_good(agent: &Agent, version: u64) {
+    let is_good = |entry: &Entry| entry.accepted.version == version && entry.outcome == Outcome::Good;
     let good = async {
-        while entry(agent, version).await.outcome != Outcome::Good {
+        while !agent.deployments().await.deployments.iter().any(is_good) {
             tokio::task::yield_now().await;
         }
     };
@@ -136,6 +137,48 @@ async fn a_rollback_of_what_is_not_in_force_any_more_is_refused() {
     assert!(why.contains("deployment 1 is not in force any more: deployment 2 has taken its place"), "{why}");
     assert_eq!(agent.deployments().await.in_force, 2);
     assert_eq!(agent.roll_back(None, Some(2)).await.unwrap().version, 3);
+}
+
+/// `quick` with a section, and so much time.
+fn with_section(timeout: &str) -> String {
+    let mut document: serde_json::Value = serde_json::from_str(&quick("c")).unwrap();
+    document["modulesContent"]["$edgeAgent"]["properties.desired"]["marram"]["healthTimeout"] = timeout.into();
+    document["modulesContent"]["c"] = serde_json::json!({ "properties.desired": { "limit": 1 } });
+    document.to_string()
+}
+
+#[tokio::test]
+async fn a_deployment_is_not_good_as_long_as_a_section_of_it_is_not_stored() {
+    let (world, agent) = device().await;
+    world.disk.refuse.lock().unwrap().replace("twin-c".into());
+    assert!(matches!(agent.apply(&with_section("1h")).await, Err(ApplyError::Twin { .. })));
+    until(&agent, "c", "running").await;
+    assert!(matches!(agent.apply(&with_section("1h")).await, Err(ApplyError::Twin { .. })), "nor a second time");
+    // Each turn the supervisor has looked at its trial before it answers, and whoever carries out its verdict has had a turn, too.
+    for _ in 0..100 {
+        until(&agent, "c", "running").await;
+        assert_eq!(entry(&agent, 3).await.outcome, Outcome::OnTrial);
+    }
+    world.disk.refuse.lock().unwrap().take();
+    // Nobody applies it again.
+    until_good(&agent, 3).await;
+    assert_eq!(agent.twin("c").await.unwrap().desired["limit"], 1);
+}
+
+#[tokio::test]
+async fn a_section_that_is_not_stored_in_time_brings_the_last_good_deployment_back_and_is_not_held_against_the_manifest()
+ {
+    let (world, agent) = device().await;
+    world.disk.refuse.lock().unwrap().replace("twin-c".into());
+    assert!(matches!(agent.apply(&with_section("1s")).await, Err(ApplyError::Twin { .. })));
+    until_good(&agent, 4).await;
+    let newest = entry(&agent, 4).await.accepted.way;
+    let Way::Rollback { of: 3, to: 2, because, again: true } = newest else { panic!("{newest:?}") };
+    assert!(because.starts_with("the desired properties of `c` could not be stored: "), "{because}");
+    assert!(because.ends_with("not within 1 s either"), "{because}");
+    world.disk.refuse.lock().unwrap().take();
+    assert_eq!(agent.apply(&with_section("1h")).await.unwrap().version, 5);
+    until_good(&agent, 5).await;
 }
 
 /// `a` is not to run, so what comes for it waits; the route is there, or not.

@@ -53,7 +53,7 @@ pub enum Way {
         to: u64,
         /// What was wrong with the former.
         because: String,
-        /// Only the network: the former may be tried again as it is.
+        /// Only the network, or the disk: the former may be tried again as it is.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         again: bool,
     },

@@ -137,6 +137,37 @@ fn a_module_that_failed_before_and_was_not_changed_is_not_held_against_a_deploym
 }
 
 #[test]
+fn a_deployment_is_not_good_before_all_of_it_is_stored_and_then_its_modules_time_begins() {
+    let (module, up) = (name("m"), Standing::Up { since: seconds(0) });
+    let mut trial = Trial::new(OPTIONS, BTreeSet::new()).lacking(Some(module.clone()));
+    let look = |trial: &mut Trial, it: Standing, at: u64| trial.look([(&module, it)], seconds(at));
+    assert_eq!(look(&mut trial, Standing::Starts, 0), wakes(300));
+    assert_eq!(look(&mut trial, Standing::Starts, 290), wakes(300));
+    let mut late = trial.clone();
+    trial.is_stored(seconds(291));
+    // It has been up for longer than its probation, but with an older twin; and it has its whole time to become healthy.
+    assert_eq!(look(&mut trial, up, 291), wakes(351));
+    assert_eq!(look(&mut trial, Standing::Starts, 350).verdict, Verdict::Open);
+    assert_eq!(look(&mut trial, up, 351), GOOD);
+    // All modules are healthy, and even so.
+    assert_eq!(look(&mut late, up, 299), wakes(300));
+    assert_eq!(look(&mut late, up, 300), bad("m", Fault::Unstored));
+    assert!(Fault::Unstored.is_excused(), "the disk is at fault");
+    late.is_stored(seconds(400));
+    assert_eq!(look(&mut late, up, 400), wakes(460), "one that stays in force may become good");
+    assert_eq!(look(&mut late, up, 460), GOOD);
+}
+
+#[test]
+fn a_suspended_device_stores_nothing_and_is_not_late_by_it() {
+    let mut trial = Trial::new(OPTIONS, BTreeSet::new()).lacking(Some(name("m")));
+    assert_eq!(trial.look([], seconds(0)), wakes(300));
+    trial.suspended(Duration::from_secs(1_000));
+    assert_eq!(trial.look([], seconds(1_299)), wakes(1_300));
+    assert_eq!(trial.look([], seconds(1_300)), bad("m", Fault::Unstored));
+}
+
+#[test]
 fn a_module_that_was_up_before_has_its_probation_with_each_deployment() {
     let up = Standing::Up { since: seconds(1) };
     assert_eq!(course(OPTIONS, &[(1_000, up), (1_059, up), (1_060, up)]), [wakes(1_060), wakes(1_060), GOOD]);
