@@ -48,7 +48,7 @@ pub enum Code {
     Success = 200,
     /// The document has faults.
     BadFormat = 400,
-    /// It is being carried out.
+    /// It is being carried out, or no longer: the host stops.
     InProgress = 406,
     /// Its schema is of another version.
     BadSchema = 412,
@@ -77,7 +77,7 @@ pub struct ModuleFacts<'a> {
     /// What else was written of it; none: nothing is known.
     pub written: Option<&'a WrittenModule>,
     /// What it does, in Marram's words: `preparing`, `starting`, `running`, `unhealthy`, `stopping`, `stopped`, `backoff`,
-    /// `failed`.
+    /// `failed`; anything else: it is not known.
     pub status: &'a str,
     /// The same for people.
     pub description: &'a str,

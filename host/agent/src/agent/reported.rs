@@ -18,7 +18,8 @@ use crate::{
 };
 
 impl Agent {
-    /// `{"$edgeAgent": …, "$edgeHub": …}`, each with its reported properties.
+    /// `{"$edgeAgent": …, "$edgeHub": …}`, each with its reported properties. While the host stops, they are what holds from then on, as with
+    /// IoT Edge: the deployment is not in force (406), and what becomes of the modules is not known.
     ///
     /// # Errors
     /// The host is ending.
@@ -46,6 +47,10 @@ impl Agent {
                 })
             })
             .collect();
+        let mut of_agent = modules.clone();
+        if in_force.stopping {
+            of_agent.iter_mut().for_each(|facts| facts.status = "unknown");
+        }
         let host = HostFacts {
             version: &status.version,
             commit: option_env!("MARRAM_COMMIT").unwrap_or_default(),
@@ -57,7 +62,7 @@ impl Agent {
         let hub_refused = in_force.refused.as_ref().and_then(|refusal| refusal.hub.as_deref());
         let hub_tried = if hub_refused.is_some() { tried.version } else { in_force.version };
         Ok(json!({
-            (EDGE_AGENT): reported::agent(&host, in_force.deployment.as_ref().map(|deployment| &deployment.runtime), &tried, &modules),
+            (EDGE_AGENT): reported::agent(&host, in_force.deployment.as_ref().map(|deployment| &deployment.runtime), &tried, &of_agent),
             (EDGE_HUB): reported::hub(&host, hub_tried, hub_refused, &modules),
         }))
     }
@@ -66,6 +71,9 @@ impl Agent {
 /// What became of the deployment tried last. One that was refused has no version of its own: it would have had the next one.
 fn tried(in_force: &InForce, status: &Status, unwell: &BTreeSet<ModuleName>) -> Tried {
     let version = in_force.version;
+    if in_force.stopping {
+        return Tried { version, code: Code::InProgress, description: "the host is stopping".into() };
+    }
     let told = |version, code, description: String| Tried { version, code, description };
     if let Some(refusal) = &in_force.refused {
         return told(version + 1, refusal.code, refusal.description.clone());

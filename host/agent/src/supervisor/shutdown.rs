@@ -178,7 +178,9 @@ impl Supervisor {
             Some(Event::Restart { reply, .. }) => {
                 let _ = reply.send(Err("the host is stopping".into()));
             }
-            Some(event @ (Event::Status { .. } | Event::IsDeployed { .. } | Event::Logs { .. })) => self.on(event),
+            Some(
+                event @ (Event::Status { .. } | Event::Unwell { .. } | Event::IsDeployed { .. } | Event::Logs { .. }),
+            ) => self.on(event),
             // A second request to stop is answered by the first one's end.
             Some(_) | None => {}
         }

@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use marram_core::ports::Exports;
+use marram_core::ports::{Exports, Settlement};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::{
     lifetime::until,
-    worlds::{Guest, World, manifest},
+    worlds::{DEADLINE, Guest, World, manifest, manifest_with, message},
 };
 use crate::Agent;
 
@@ -32,4 +32,49 @@ async fn a_deployment_that_is_being_carried_out_is_reported_in_progress_with_the
     until(&agent, "b", "running").await;
     assert_eq!(desired_status(&agent).await, json!({ "code": 200, "description": "" }));
     agent.shut_down(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn while_the_host_stops_it_reports_that_nothing_is_known_from_then_on() {
+    let world = World::default();
+    let (begun, may_end) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (inside, leave) = (begun.clone(), may_end.clone());
+    let handler: Arc<super::worlds::Handler> = Arc::new(move |_, _| {
+        let (inside, leave) = (inside.clone(), leave.clone());
+        Box::pin(async move {
+            inside.add_permits(1);
+            let _ = leave.acquire().await;
+            Ok(Settlement::Done)
+        })
+    });
+    world.guest("a", Guest { handler, ..Guest::default() });
+    let agent = world.agent().await;
+    let route = r#"FROM /messages INTO BrokeredEndpoint("/modules/a/inputs/in")"#;
+    agent.apply(&manifest_with("memory", &[("a", "{}")], &[route])).await.unwrap();
+    until(&agent, "a", "running").await;
+    agent.publish("/messages", &message("1")).await.unwrap();
+    tokio::time::timeout(DEADLINE, begun.acquire()).await.unwrap().unwrap().forget();
+    // `a` is amid a message, so the host cannot have stopped.
+    let stopping = tokio::spawn({
+        let agent = agent.clone();
+        async move { agent.shut_down(Duration::from_secs(60)).await }
+    });
+    let told = tokio::time::timeout(DEADLINE, async {
+        loop {
+            let told = agent.reported().await.unwrap();
+            if told["$edgeAgent"]["lastDesiredStatus"]["code"] != 200 {
+                return told;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    let told = told.await.unwrap();
+    let status = &told["$edgeAgent"]["lastDesiredStatus"];
+    assert_eq!(*status, json!({ "code": 406, "description": "the host is stopping" }));
+    assert_eq!(told["$edgeAgent"]["modules"]["a"]["runtimeStatus"], "unknown");
+    let client = told["$edgeHub"]["clients"].as_object().unwrap().values().next().unwrap();
+    assert_eq!(client["status"], "Connected", "it is at work still");
+    may_end.add_permits(1);
+    stopping.await.unwrap();
+    assert!(agent.reported().await.is_err(), "nobody is there who could tell");
 }
