@@ -95,6 +95,7 @@ pub struct Agent {
     methods: Arc<Methods>,
     twins: Arc<Twins>,
     documents: Arc<dyn Documents>,
+    states: Arc<StateCells>,
     traps: Arc<TrapKeeper>,
     check_image: fn(&str) -> Result<(), String>,
     max_memory: Option<u64>,
@@ -160,6 +161,7 @@ impl Agent {
         let (events, receiver) = mpsc::channel(EVENTS);
         let (upstream_closing, closing) = watch::channel(false);
         let traps = Arc::new(TrapKeeper::new(config.documents.clone(), config.trap_bodies));
+        let states = Arc::new(StateCells::new(config.states));
         let (judgements, judged) = watch::channel(None);
         let (upstream_events, sync_events) = mpsc::channel(twins::EVENTS);
         let sync = SyncTask {
@@ -181,7 +183,7 @@ impl Agent {
             device_id: config.device_id,
             router: router.clone(),
             twins: twins.clone(),
-            states: StateCells::new(config.states),
+            states: states.clone(),
             methods: methods.clone(),
             engine: config.engine,
             images: config.images,
@@ -200,6 +202,7 @@ impl Agent {
             methods,
             twins,
             documents: config.documents,
+            states,
             traps,
             check_image: config.check_image,
             max_memory: config.max_memory,

@@ -160,6 +160,10 @@ async fn route(agent: &Arc<Agent>, waiting: &Semaphore, request: Request<Incomin
             agent.restart(module).await?;
             ok(&json!({}))
         }
+        (&Method::POST, ["v1", "modules", module, "state", "remove"]) => {
+            agent.remove_state(module).await?;
+            ok(&json!({}))
+        }
         (&Method::POST, ["v1", "modules", module, "methods"]) => {
             let call = methods::read(&body(request).await?)?;
             let _permit = may_wait(waiting)?;
@@ -338,7 +342,9 @@ impl From<ModuleError> for Failure {
         let (status, code) = match &error {
             ModuleError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown-module"),
             ModuleError::Refused(_) => (StatusCode::CONFLICT, "refused"),
-            ModuleError::Twin(TwinError::Store(_)) => (StatusCode::INTERNAL_SERVER_ERROR, "store"),
+            ModuleError::Twin(TwinError::Store(_)) | ModuleError::State(_) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "store")
+            }
             ModuleError::Twin(_) => (StatusCode::BAD_REQUEST, "bad-patch"),
             ModuleError::Cache(_) => (StatusCode::INTERNAL_SERVER_ERROR, "cache"),
             ModuleError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),

@@ -50,7 +50,40 @@ impl StateCells {
         if let Some(cell) = cells.get(module).and_then(Weak::upgrade) {
             return cell;
         }
-        let cell = Arc::new(StateCell {
+        let cell = self.new_cell(module);
+        cells.insert(module.clone(), Arc::downgrade(&cell));
+        cell
+    }
+
+    /// Forgets all that a module keeps, if no instance of it is there. One that comes meanwhile begins with nothing.
+    pub(crate) async fn remove(&self, module: &ModuleName) -> Result<(), RemoveError> {
+        let cell = {
+            let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
+            if cells.get(module).is_some_and(|cell| cell.strong_count() > 0) {
+                return Err(RemoveError::InUse);
+            }
+            let cell = self.new_cell(module);
+            cells.insert(module.clone(), Arc::downgrade(&cell));
+            cell
+        };
+        // Whoever comes now shares the cell, and opens the state only after this.
+        let open = cell.open.clone().lock_owned().await;
+        if open.is_some() {
+            return Err(RemoveError::InUse);
+        }
+        let place = cell.disk.clone().acquire_owned().await; // nobody closes it
+        let removed = tokio::task::spawn_blocking(move || {
+            let (_open, _place) = (open, place);
+            cell.states.remove(&cell.module)
+        });
+        let removed = removed.await;
+        removed
+            .unwrap_or_else(|error| Err(StateError::Store(format!("the disk task failed: {error}"))))
+            .map_err(RemoveError::Disk)
+    }
+
+    fn new_cell(&self, module: &ModuleName) -> Arc<StateCell> {
+        Arc::new(StateCell {
             module: module.clone(),
             states: self.states.clone(),
             disk: self.disk.clone(),
@@ -58,10 +91,17 @@ impl StateCells {
             paid_until: tokio::sync::Mutex::new(None),
             durable: Mutex::default(),
             timer_writer: tokio::sync::Mutex::default(),
-        });
-        cells.insert(module.clone(), Arc::downgrade(&cell));
-        cell
+        })
     }
+}
+
+/// Why the state of a module was not removed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum RemoveError {
+    /// An instance of the module is there.
+    InUse,
+    /// The disk.
+    Disk(StateError),
 }
 
 /// The state of one module.
@@ -140,6 +180,7 @@ mod tests {
     #[derive(Default)]
     struct Counting {
         opened: AtomicUsize,
+        removed: AtomicUsize,
         written: Arc<AtomicUsize>,
     }
 
@@ -150,6 +191,7 @@ mod tests {
         }
 
         fn remove(&self, _: &ModuleName) -> Result<(), StateError> {
+            self.removed.fetch_add(1, SeqCst);
             Ok(())
         }
     }
@@ -256,6 +298,73 @@ mod tests {
         }
         gate.await.unwrap();
         assert_eq!(most.load(SeqCst), DISK_CALLS);
+    }
+
+    #[tokio::test]
+    async fn a_state_is_removed_only_while_no_instance_of_its_module_is_there() {
+        let states = Arc::new(Counting::default());
+        let cells = StateCells::new(states.clone());
+        let (name, other) = (ModuleName::new("m").unwrap(), ModuleName::new("other").unwrap());
+        let (running, _beside) = (cells.cell(&name), cells.cell(&other));
+        assert_eq!(cells.remove(&name).await, Err(RemoveError::InUse), "before it has used it, too");
+        running.clone().write(Vec::new()).await.unwrap();
+        assert_eq!(cells.remove(&name).await, Err(RemoveError::InUse));
+        assert_eq!(states.removed.load(SeqCst), 0);
+        drop(running);
+        assert_eq!(cells.remove(&name).await, Ok(()));
+        assert_eq!(states.removed.load(SeqCst), 1);
+        let again = cells.cell(&name);
+        again.write(Vec::new()).await.unwrap();
+        assert_eq!(states.opened.load(SeqCst), 2, "it is opened anew");
+    }
+
+    #[tokio::test]
+    async fn an_instance_that_comes_amid_a_removal_opens_the_state_after_it() {
+        let (entered, has_entered) = std::sync::mpsc::channel();
+        let (may_leave, leave) = std::sync::mpsc::channel();
+        let states = Arc::new(SlowRemoval { entered, leave: Mutex::new(leave), done: Arc::default() });
+        let (done, name) = (states.done.clone(), ModuleName::new("m").unwrap());
+        let cells = Arc::new(StateCells::new(states));
+        let removal = tokio::spawn({
+            let (cells, name) = (cells.clone(), name.clone());
+            async move { cells.remove(&name).await }
+        });
+        tokio::task::spawn_blocking(move || has_entered.recv().unwrap()).await.unwrap();
+        let mut read = Box::pin(cells.cell(&name).get("b".into(), "k".into()));
+        assert!(is_pending(&mut read).await, "it waits");
+        may_leave.send(()).unwrap();
+        assert_eq!(read.await, Ok(None));
+        assert_eq!(removal.await.unwrap(), Ok(()));
+        assert_eq!(*done.lock().unwrap(), ["remove", "open"]);
+    }
+
+    /// Whether a future is not ready yet.
+    async fn is_pending(future: &mut (impl Future + Unpin)) -> bool {
+        std::future::poll_fn(|context| {
+            std::task::Poll::Ready(std::pin::Pin::new(&mut *future).poll(context).is_pending())
+        })
+        .await
+    }
+
+    /// A removal says that it has begun, and ends when it may.
+    struct SlowRemoval {
+        entered: std::sync::mpsc::Sender<()>,
+        leave: Mutex<std::sync::mpsc::Receiver<()>>,
+        done: Arc<Mutex<Vec<&'static str>>>,
+    }
+
+    impl States for SlowRemoval {
+        fn open(&self, _: &ModuleName) -> Result<Box<dyn State>, StateError> {
+            self.done.lock().unwrap().push("open");
+            Ok(Box::new(Writes(Arc::default())))
+        }
+
+        fn remove(&self, _: &ModuleName) -> Result<(), StateError> {
+            self.entered.send(()).unwrap();
+            self.leave.lock().unwrap().recv().unwrap();
+            self.done.lock().unwrap().push("remove");
+            Ok(())
+        }
     }
 
     #[tokio::test]

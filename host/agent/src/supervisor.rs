@@ -43,7 +43,7 @@ pub(crate) struct Worlds {
     pub(crate) device_id: String,
     pub(crate) router: Arc<Router>,
     pub(crate) twins: Arc<Twins>,
-    pub(crate) states: StateCells,
+    pub(crate) states: Arc<StateCells>,
     pub(crate) methods: Arc<Methods>,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) images: Arc<dyn Images>,

@@ -407,7 +407,7 @@ pub(crate) struct Prune {
 pub(crate) enum State {
     /// List the modules that keep state
     List(Ask),
-    /// Remove all that a module keeps, while no host runs
+    /// Remove all that a module keeps, while it does not run
     Remove(RemoveState),
 }
 

@@ -231,7 +231,7 @@ const MORE: &[More] = &[
     },
     More {
         command: "state remove",
-        text: "For good: there is no copy. A host that runs has the state open, so it is stopped first.",
+        text: "For good: there is no copy. A module that runs has its state open, so it is stopped first; the host may run.",
         examples: &[("marram state remove thermostat", "let it begin anew, or be forgotten")],
     },
     More {

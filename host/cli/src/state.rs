@@ -1,15 +1,16 @@
-//! `marram state list` and `remove`: what modules keep, deployed or not. Removes only what is named, and only while no host
-//! runs: its modules have their state open.
+//! `marram state list` and `remove`: what modules keep, deployed or not. Removes only what is named: itself, or by the host that runs, which
+//! knows whose state is open.
 
 use std::path::PathBuf;
 
 use marram_core::{name::ModuleName, ports::States as _};
-use marram_store::{KeptState, StateFolder, kept_states, lock_data_dir};
+use marram_store::{KeptState, LockError, StateFolder, kept_states, lock_data_dir};
 use serde::Serialize;
 
 use crate::{
     args::{Ask, RemoveState, State},
     cache::{refuse_anothers, write},
+    client::{Call, segment},
     config,
     failure::{Code, Failure},
     output::{Table, bytes, plain},
@@ -62,11 +63,18 @@ fn kept(data: &std::path::Path) -> Result<Vec<KeptState>, Failure> {
 fn remove(module: &str, data: &std::path::Path) -> Result<Kept, Failure> {
     let name = ModuleName::new(module).map_err(|error| Failure::failed(&error))?;
     refuse_anothers(data)?;
-    let _lock = lock_data_dir(data).map_err(|error| Failure::failed(&error))?;
+    let lock = match lock_data_dir(data) {
+        Err(LockError::Held { .. }) => None, // whoever has it is the one to ask
+        lock => Some(lock.map_err(|error| Failure::failed(&error))?),
+    };
     let Some(found) = kept(data)?.into_iter().find(|kept| kept.is_of(&name)) else {
         let message = format!("module `{name}` keeps no state in {}", data.display());
         return Err(Failure::new(Code::Failed, message).hint("`marram state list` shows those that do"));
     };
+    if lock.is_none() {
+        let _ = Call::post(format!("/v1/modules/{}/state/remove", segment(name.as_str()))).send(data)?;
+        return Ok(Kept::of(found));
+    }
     let states = StateFolder::open(data.join("state")).map_err(|error| Failure::failed(&error))?;
     states.remove(&name).map_err(|error| Failure::failed(&error))?;
     Ok(Kept::of(found))

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use marram_core::{
     name::ModuleName,
     ports::CacheError,
+    state::StateError,
     twin::{Origin, Twin},
 };
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ use super::Agent;
 use crate::{
     cache::{CacheStatus, PruneRequest, Pruned},
     logs::{LogLine, LogQuery},
+    state::RemoveError,
     status::Status,
     supervisor::Event,
     traps::ModuleTraps,
@@ -57,6 +59,9 @@ pub enum ModuleError {
     /// A cache cannot be read or changed.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// Its durable state cannot be changed.
+    #[error("the state of the module could not be removed: {0}")]
+    State(StateError),
     /// The host is ending.
     #[error("the host is stopping")]
     Stopping,
@@ -134,6 +139,21 @@ impl Agent {
             return Err(ModuleError::Unknown(module.into()));
         }
         self.ask(|reply| Event::Restart { name, reply }).await?.map_err(ModuleError::Refused)
+    }
+
+    /// Removes all that a module keeps; it need not be deployed any more.
+    ///
+    /// # Errors
+    /// An instance of it runs, or the disk.
+    pub async fn remove_state(&self, module: &str) -> Result<(), ModuleError> {
+        let name = known_name(module)?;
+        self.states.remove(&name).await.map_err(|error| match error {
+            RemoveError::InUse => ModuleError::Refused(format!(
+                "module `{name}` runs and has its state open; apply a manifest that has it stopped (`\"status\": \"stopped\"`) or \
+                 without it, and try again"
+            )),
+            RemoveError::Disk(error) => ModuleError::State(error),
+        })
     }
 
     /// The last traps of a module, which need not be deployed any more.
