@@ -305,6 +305,7 @@ impl Agent {
             let _ = task.await; // it bounds its time itself
         }
         self.twins.flush().await;
+        self.traps.flush().await;
         if let Some(mut task) = self.upstream_task.lock().await.take()
             && tokio::time::timeout(DRAIN, &mut task).await.is_err()
         {

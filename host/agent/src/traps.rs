@@ -1,13 +1,16 @@
 //! Keeps what is known of instances that a trap, a limit or a deadline ended, over restarts of the host.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use marram_core::{
     ports::{DocumentError, Documents},
     traps::{Trap, Traps},
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::Instant};
 
 use crate::twins::blocking;
 
@@ -15,6 +18,12 @@ use crate::twins::blocking;
 const TRAPS: &str = "traps";
 
 const FORMAT: u32 = 1;
+
+/// Time that a write costs, on average. Each writes all that is kept, 128 KiB at the most: once a minute that is 180 MiB a day, a hundredth of what
+/// would wear a cheap eMMC out in four years, however many modules trap in a loop.
+const BETWEEN_WRITES: Duration = Duration::from_secs(60);
+/// Writes at once, before that holds: those that come first tell most, and should be on the disk if the host ends by the same cause.
+const BURST: u32 = 10;
 
 /// Traps of one module. `GET /v1/modules/{module}/traps` of the control API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,25 +45,71 @@ pub(crate) struct TrapKeeper {
     bodies: bool,
     /// None: not read yet.
     traps: Mutex<Option<Traps>>,
+    writes: std::sync::Mutex<Writes>,
+}
+
+/// When what is kept may be written.
+#[derive(Debug, Default)]
+struct Writes {
+    /// Until when the writes so far use up what is allowed.
+    paid_until: Option<Instant>,
+    /// A write is to come, with all that is kept by then.
+    is_due: bool,
+}
+
+impl Writes {
+    /// One more trap wants to be written. Answers when; none: a write is to come anyway.
+    fn ask(&mut self, now: Instant) -> Option<Instant> {
+        if std::mem::replace(&mut self.is_due, true) {
+            return None;
+        }
+        let from = self.paid_until.map_or(now, |until| until.max(now));
+        self.paid_until = Some(from + BETWEEN_WRITES);
+        // One that comes when all are used up waits until there is one again.
+        Some((from + BETWEEN_WRITES).checked_sub(BETWEEN_WRITES * BURST).map_or(now, |at| at.max(now)))
+    }
 }
 
 impl TrapKeeper {
     pub(crate) fn new(documents: Arc<dyn Documents>, bodies: bool) -> Self {
-        Self { documents, bodies, traps: Mutex::default() }
+        Self { documents, bodies, traps: Mutex::default(), writes: std::sync::Mutex::default() }
     }
 
-    /// Keeps one more. What cannot be stored is kept in memory, and stored with the next.
-    pub(crate) async fn keep(&self, mut trap: Trap) {
+    /// Keeps one more. What cannot be stored is kept in memory, and stored with the next. So is what comes too often, within a minute.
+    pub(crate) async fn keep(self: &Arc<Self>, mut trap: Trap) {
         if let Some(during) = trap.during.as_mut().filter(|_| !self.bodies) {
             during.forget_bodies();
         }
         let mut slot = self.traps.lock().await;
         let mut traps = self.known(&mut slot).await;
         traps.keep(trap);
-        if let Err(error) = self.store(&traps).await {
-            tracing::warn!(%error, "the trap cannot be stored");
+        let now = Instant::now();
+        let turn = self.writes().ask(now);
+        match turn {
+            Some(at) if at > now => drop(tokio::spawn(store_at(at, Arc::downgrade(self)))),
+            Some(_) => self.store_now(&traps).await,
+            None => {}
         }
         *slot = Some(traps);
+    }
+
+    /// Stores what waits for its turn, before the host ends.
+    pub(crate) async fn flush(&self) {
+        let slot = self.traps.lock().await;
+        if let Some(traps) = slot.as_ref().filter(|_| self.writes().is_due) {
+            self.store_now(traps).await;
+        }
+    }
+
+    async fn store_now(&self, traps: &Traps) {
+        self.writes().is_due = false;
+        if let Err(error) = self.store(traps).await {
+            tracing::warn!(%error, "the traps cannot be stored");
+        }
+    }
+
+    fn writes(&self) -> std::sync::MutexGuard<'_, Writes> {
+        self.writes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Those of a module, the newest first.
@@ -96,5 +151,94 @@ impl TrapKeeper {
         let bytes = bytes.map_err(|error| DocumentError(error.to_string()))?;
         let documents = self.documents.clone();
         blocking(move || documents.write(TRAPS, &bytes)).await
+    }
+}
+
+async fn store_at(at: Instant, keeper: Weak<TrapKeeper>) {
+    tokio::time::sleep_until(at).await;
+    if let Some(keeper) = keeper.upgrade() {
+        keeper.flush().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+    use marram_core::{name::ModuleName, ports::StoredDocument, time::UtcMillis};
+
+    use super::*;
+
+    /// The last document, and how many there were.
+    #[derive(Default)]
+    struct Disk {
+        writes: AtomicU32,
+        last: std::sync::Mutex<Vec<u8>>,
+    }
+
+    impl Documents for Disk {
+        fn read(&self, _: &str) -> Result<Option<StoredDocument>, DocumentError> {
+            let bytes = self.last.lock().unwrap().clone();
+            Ok((!bytes.is_empty()).then_some(StoredDocument { bytes, recovered: None }))
+        }
+
+        fn write(&self, _: &str, bytes: &[u8]) -> Result<(), DocumentError> {
+            self.writes.fetch_add(1, SeqCst);
+            *self.last.lock().unwrap() = bytes.into();
+            Ok(())
+        }
+
+        fn names(&self, _: &str) -> Result<Vec<String>, DocumentError> {
+            Ok(Vec::new())
+        }
+
+        fn remove(&self, _: &str) -> Result<(), DocumentError> {
+            Ok(())
+        }
+    }
+
+    fn trap(at: u64) -> Trap {
+        Trap {
+            module: ModuleName::new("m").unwrap(),
+            at: UtcMillis(at),
+            exit_code: 134,
+            reason: String::new(),
+            backtrace: Vec::new(),
+            during: None,
+            deployment: 1,
+            image: "i".into(),
+            digest: None,
+        }
+    }
+
+    async fn newest_on(disk: &Arc<Disk>) -> u64 {
+        let next_life = TrapKeeper::new(disk.clone(), false);
+        next_life.of("m").await.traps[0].at.0
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn modules_that_trap_without_end_write_once_a_minute_and_all_that_is_kept_is_stored_then() {
+        let disk = Arc::new(Disk::default());
+        let keeper = Arc::new(TrapKeeper::new(disk.clone(), false));
+        for number in 0..u64::from(BURST) {
+            keeper.keep(trap(number)).await;
+            assert_eq!(newest_on(&disk).await, number, "the first ones at once");
+        }
+        for number in 1_000..1_600 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            keeper.keep(trap(number)).await;
+        }
+        let writes = disk.writes.load(SeqCst);
+        assert!((BURST + 9..=BURST + 11).contains(&writes), "ten minutes, a trap each second: {writes} writes");
+        keeper.flush().await;
+        assert_eq!(newest_on(&disk).await, 1_599, "at a stop");
+        let writes = disk.writes.load(SeqCst);
+        keeper.flush().await;
+        assert_eq!(disk.writes.load(SeqCst), writes, "nothing waits any more");
+
+        keeper.keep(trap(2_000)).await;
+        assert_eq!(newest_on(&disk).await, 1_599);
+        tokio::time::sleep(BETWEEN_WRITES + Duration::from_secs(1)).await;
+        assert_eq!(newest_on(&disk).await, 2_000, "nothing more came, and it is stored nevertheless");
     }
 }

@@ -1,5 +1,7 @@
 //! What is kept of instances that a trap, a limit or a deadline ended: for whoever looks for the reason later. Bounded in number and
-//! bytes; the oldest go first.
+//! bytes; the oldest go first, of who has most.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -200,9 +202,21 @@ impl Traps {
         }
         let size = |trap: &Trap| serde_json::to_vec(trap).map_or(0, |json| json.len() + 1);
         let mut bytes: usize = self.traps.iter().map(size).sum();
-        while bytes > MAX_BYTES && self.traps.len() > 1 {
-            bytes -= size(&self.traps.remove(0));
+        while bytes > MAX_BYTES
+            && let Some(next) = self.next_to_go(size)
+        {
+            bytes -= size(&self.traps.remove(next));
         }
+    }
+
+    /// The oldest of the module whose traps take most bytes: one that traps in a loop pushes out its own, and no others'. Never the newest
+    /// of all; none if that is the only one.
+    fn next_to_go(&self, size: impl Fn(&Trap) -> usize) -> Option<usize> {
+        let mut bytes_of: BTreeMap<&ModuleName, usize> = BTreeMap::new();
+        self.traps.iter().for_each(|trap| *bytes_of.entry(&trap.module).or_default() += size(trap));
+        let (_, earlier) = self.traps.split_last()?;
+        let most = earlier.iter().filter_map(|trap| bytes_of.get(&trap.module)).max()?;
+        earlier.iter().position(|trap| bytes_of.get(&trap.module) == Some(most))
     }
 
     /// Those of a module, the newest first.
@@ -250,8 +264,29 @@ mod tests {
             traps.keep(trap(&format!("large{}", number % 4), 100 + number, 12 << 10));
             assert!(serde_json::to_vec(&traps).unwrap().len() <= MAX_BYTES + 16);
         }
-        assert!(times(&traps, "quiet").is_empty(), "the oldest went first");
+        assert_eq!(times(&traps, "quiet"), [0], "who has most gives way");
         assert_eq!(times(&traps, "large3")[0], 119);
+        assert!(
+            times(&traps, "large0").iter().is_sorted_by(|newer, older| newer > older),
+            "of it the oldest went first"
+        );
+    }
+
+    #[test]
+    fn a_module_that_traps_in_a_loop_crowds_out_no_other_however_large_its_traps_are() {
+        let mut traps = Traps::default();
+        for number in 0..4 {
+            traps.keep(trap(&format!("quiet{number}"), number, 4 << 10));
+        }
+        for number in 4..1_000 {
+            traps.keep(trap("loud", number, 40 << 10));
+            assert_eq!(traps.of("loud").next().unwrap().at.0, number, "the newest is always there");
+        }
+        for number in 0..4 {
+            assert_eq!(traps.of(&format!("quiet{number}")).count(), 1);
+        }
+        traps.keep(trap("huge", 1_000, 2 * MAX_BYTES));
+        assert_eq!(traps.of("huge").count(), 1, "one is kept, whatever it takes");
     }
 
     #[test]
