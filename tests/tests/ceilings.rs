@@ -6,10 +6,11 @@ use std::{ffi::OsStr, fs};
 
 use marram_tests::{
     device::Device,
+    journal::text,
     manifest::{Manifest, Module},
     program::Layout,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
 
@@ -68,4 +69,47 @@ fn an_update_that_does_not_fit_beside_its_old_version_takes_its_place_and_one_th
     let beside: Vec<Value> = lines.filter(|line| line["message"] == "starting its update beside it").collect();
     assert_eq!(beside.iter().map(|line| &line["module"]).collect::<Vec<_>>(), ["small"]);
     host.stop();
+}
+
+#[test]
+fn no_message_is_lost_or_overtakes_another_when_a_version_takes_the_place_of_its_old_one() {
+    let (layout, device) = (Layout::with(&["device_telemetry", "forwarder"]), Device::new());
+    let manifest = |version: u32| {
+        let telemetry = Module::new(&layout.image("device_telemetry")).reads_proc().limit("memory", "8MiB");
+        let stage = Module::new(&layout.image("forwarder")).limit("memory", "16MiB").env("V", &version.to_string());
+        Manifest::new()
+            .module("telemetry", telemetry)
+            .module("stage", stage)
+            .twin("telemetry", json!({ "intervalMs": 10 }))
+            .route("to", r#"FROM /messages/modules/telemetry/* INTO BrokeredEndpoint("/modules/stage/inputs/in")"#)
+            .upstream("telemetry")
+            .upstream("stage")
+    };
+    device.configure(&format!("[modules]\nmax-memory-bytes = {}\n", 32 * MIB));
+    let host = device.start(&manifest(1));
+    let mut journal = device.journal();
+    let of = |entries: &[Value], module: &str| -> Vec<(u64, String)> {
+        let source = format!("/messages/modules/{module}/");
+        let entries = entries.iter().filter(|entry| text(entry, "/source").starts_with(&source));
+        let id = |entry: &Value| text(entry, "/systemProperties/messageId").to_owned();
+        entries.map(|entry| (entry["sequence"].as_u64().unwrap(), id(entry))).collect()
+    };
+    journal.wait_for("messages through the first version", |all| (of(all, "stage").len() > 20).then_some(()));
+    for version in 2..6 {
+        let before = host.module("stage")["lastStartMs"].clone();
+        let _ = device.apply(&manifest(version).to_json()).ok();
+        host.wait_for_module("stage", "to run its new version", |now| {
+            now["status"] == "running" && now["lastStartMs"] != before
+        });
+        let so_far = of(journal.read(), "stage").len();
+        journal.wait_for("messages through it", |all| (of(all, "stage").len() > so_far + 20).then_some(()));
+    }
+    host.stop();
+    assert!(!host.log().contains("starting its update beside it"), "there was no room for that");
+    let (sent, through) = (of(journal.read(), "telemetry"), of(journal.read(), "stage"));
+    let ids = |list: &[(u64, String)]| list.iter().map(|(_, id)| id.clone()).collect::<Vec<_>>();
+    assert_eq!(ids(&sent), ids(&through));
+    for list in [sent, through] {
+        assert!(list.iter().map(|(number, _)| *number).eq(1..=list.len() as u64), "{list:?}");
+    }
 }
