@@ -21,7 +21,7 @@ use std::{
 use marram_core::{
     elapsed::Elapsed,
     log::{Damage, LogError, Loss, MessageLog, Place, Room, Safety},
-    message::Message,
+    message::Accepted,
     time::Uptime,
 };
 use tokio::sync::{oneshot, watch};
@@ -110,8 +110,8 @@ pub(crate) type Few<T> = smallvec::SmallVec<[T; 1]>;
 /// A message on its way into the log. Each receiver has set its bytes aside.
 #[derive(Debug)]
 pub(crate) struct Append {
-    pub(crate) message: Arc<Message>,
-    pub(crate) source: Arc<str>,
+    /// Its number and time are set when it is written.
+    pub(crate) accepted: Accepted,
     /// Of the sender; advanced when the message is stored.
     pub(crate) sequence: Arc<AtomicU64>,
     /// Of its source.

@@ -17,6 +17,7 @@ use marram_core::{
     ports::SendError,
     queue::{Arrival, ITEM_OVERHEAD, Item},
     route::{MessageFacts, Target},
+    time::UtcMillis,
 };
 
 /// A message that was accepted, or is on its way into the log.
@@ -212,8 +213,12 @@ impl Router {
             return Err(Refusal::ToBeStored);
         }
         let append = Append {
-            message: message.clone(),
-            source: resolved.source.clone(),
+            accepted: Accepted {
+                message: message.clone(),
+                source: resolved.source.clone(),
+                sequence: 0,
+                enqueued: UtcMillis(0),
+            },
             sequence: sequence.clone(),
             counts: resolved.counts.clone(),
             receivers: receivers

@@ -86,16 +86,16 @@ impl Idle<'_> {
     /// Stores a message whose receivers have set its bytes aside, and hands it on to them. The caller has let go of their locks.
     pub(crate) fn append(mut self, append: Append, now: Uptime) -> Result<u64, NotStored> {
         let Some(writer) = self.owner.as_mut() else { return Err(NotStored::Stopped) };
-        let group = [append];
-        let written = writer.write(&group);
+        let mut group = [append];
+        let written = writer.write(&mut group);
         let [append] = group;
         let result = match written {
-            Ok((numbers, accepted)) => {
+            Ok(numbers) => {
                 writer.note_stored();
-                let (number, accepted) = (numbers.start, &accepted[0]);
                 writer.stored_alone(&append);
-                writer.hand_on(append, accepted, number);
-                Ok(accepted.sequence)
+                let number = append.accepted.sequence;
+                writer.hand_on(append, numbers.start);
+                Ok(number)
             }
             Err(error) => {
                 writer.note_refused(&error, append.size);

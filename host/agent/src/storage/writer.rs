@@ -18,7 +18,6 @@ use std::{
 use marram_core::{
     grouping::Grouping,
     log::{EndpointId, Entry, How, LogError, MessageLog, Place, Reference, Safety},
-    message::Accepted,
     queue::{Arrival, ITEM_OVERHEAD, Item},
     time::Uptime,
 };
@@ -226,11 +225,11 @@ impl Writer {
     }
 
     fn store(&mut self, mut group: Vec<Append>) {
-        match self.write(&group) {
-            Ok((numbers, accepted)) => {
+        match self.write(&mut group) {
+            Ok(numbers) => {
                 self.note_stored();
-                for ((append, accepted), number) in group.into_iter().zip(accepted).zip(numbers) {
-                    self.hand_on(append, &accepted, number);
+                for (append, number) in group.into_iter().zip(numbers) {
+                    self.hand_on(append, number);
                 }
             }
             // The log takes all or none; some of them may fit.
@@ -248,21 +247,18 @@ impl Writer {
         }
     }
 
-    pub(super) fn write(&mut self, group: &[Append]) -> Result<(Range<u64>, Few<Accepted>), LogError> {
+    pub(super) fn write(&mut self, group: &mut [Append]) -> Result<Range<u64>, LogError> {
         let enqueued = self.clock.utc_coarse();
-        let accepted: Few<Accepted> = group
-            .iter()
-            .map(|append| Accepted {
-                message: append.message.clone(),
-                source: append.source.clone(),
-                sequence: append.number(),
-                enqueued,
-            })
-            .collect();
+        for append in &mut *group {
+            (append.accepted.sequence, append.accepted.enqueued) = (append.number(), enqueued);
+        }
         let references: Few<Few<Reference>> = group.iter().map(|append| self.references(append)).collect();
         let safety = group.iter().map(|append| append.safety).max().unwrap_or(Safety::Written);
-        let entries: Few<Entry<'_>> =
-            accepted.iter().zip(&references).map(|(message, references)| Entry { message, references }).collect();
+        let entry = |(append, references)| {
+            let (append, references): (&Append, &Few<Reference>) = (append, references);
+            Entry { message: &append.accepted, references }
+        };
+        let entries: Few<Entry<'_>> = group.iter().zip(&references).map(entry).collect();
         let appended = self.log.append(&entries, safety);
         drop(entries);
         match appended {
@@ -274,11 +270,11 @@ impl Writer {
                 } else {
                     self.wrote(group.iter().map(|append| append.size).sum());
                 }
-                Ok((numbers, accepted))
+                Ok(numbers)
             }
             Err(error) => {
-                for (append, accepted) in group.iter().zip(&accepted).rev() {
-                    append.give_number_back(accepted.sequence);
+                for append in group.iter().rev() {
+                    append.give_number_back(append.accepted.sequence);
                 }
                 Err(error)
             }
@@ -298,13 +294,14 @@ impl Writer {
     }
 
     /// A message is stored: its receivers and its sender hear of it.
-    pub(super) fn hand_on(&mut self, append: Append, accepted: &Accepted, sequence: u64) {
-        let Append { receivers, counts, size, reply, .. } = append;
+    pub(super) fn hand_on(&mut self, append: Append, sequence: u64) {
+        let Append { accepted, receivers, counts, size, reply, .. } = append;
         counts.accepted(size - ITEM_OVERHEAD);
-        for receiver in receivers {
+        self.answers.extend(reply.map(|reply| (reply, accepted.sequence)));
+        let copies = std::iter::repeat_n(accepted, receivers.len());
+        for (receiver, accepted) in receivers.into_iter().zip(copies) {
             let super::Receiver { endpoint, priority, deadline, max_attempts, stored } = receiver;
             let stored = endpoint.id().filter(|_| stored).map(|endpoint| Place { endpoint, priority, sequence });
-            let accepted = accepted.clone();
             let item = Item {
                 accepted,
                 size,
@@ -320,7 +317,6 @@ impl Writer {
             };
             endpoint.arrived(item);
         }
-        self.answers.extend(reply.map(|reply| (reply, accepted.sequence)));
     }
 
     fn note(&mut self, outcome: Outcome) {
