@@ -183,7 +183,7 @@ impl<'p> Opening<'p> {
                 continue;
             }
             let before = self.damage.len();
-            let (mut segment, torn) = self.scan(&*file, header, len)?;
+            let (mut segment, torn) = self.scan(&*file, header, len, self.bound(header))?;
             self.check_end(&*file, header, len)?;
             let is_whole = self.damage.len() == before;
             if Some(generation) == last && is_whole {
@@ -241,26 +241,43 @@ impl<'p> Opening<'p> {
         }
     }
 
-    /// Reads a segment from end to end. True: it breaks off.
-    fn scan(&mut self, file: &dyn Readable, header: Header, len: u64) -> io::Result<(Segment, bool)> {
+    /// The sequence from which on messages are in other segments, or will be.
+    fn bound(&self, header: Header) -> u64 {
+        let others = self.candidates.values().map(|candidate| candidate.header);
+        let is_next = |other: &Header| other.origin == Origin::Stream && other.generation > header.generation;
+        let next_in_stream = others.clone().find(is_next).filter(|_| header.origin == Origin::Stream);
+        let behind = others.filter(|other| other.base.sequence > header.base.sequence);
+        next_in_stream.into_iter().chain(behind).map(|other| other.base.sequence).min().unwrap_or(u64::MAX)
+    }
+
+    /// Reads a segment from end to end. True: it breaks off. What is in it from the bound on was written before a loss of power and is not
+    /// counted: its numbers were given anew, and it came to light because what was written over it later is torn.
+    fn scan(&mut self, file: &dyn Readable, header: Header, len: u64, bound: u64) -> io::Result<(Segment, bool)> {
         let generation = header.generation;
         let end = len.saturating_sub(TAIL_BYTES as u64);
         let mut segment = Segment::new(header, len, end);
         let mut names = Vec::new();
         let mut gap: Option<(u64, u64)> = None;
         let mut scanner = Scanner::new(file, generation, header.frame(), end);
+        let next = |segment: &Segment| match segment.first <= segment.last {
+            true => segment.last + 1,
+            false => header.base.sequence,
+        };
         let torn = loop {
             match scanner.next()? {
                 Found::Record { kind: Kind::Message, at, total, payload } => {
                     let head = take_head(payload, header.base);
+                    if head.as_ref().is_some_and(|head| head.sequence >= bound) {
+                        segment.data_end = at;
+                        break false;
+                    }
                     let rises = |sequence| segment.first > segment.last || sequence > segment.last;
                     let Some(head) = head.filter(|head| rises(head.sequence)) else {
                         self.report(generation, at, total as u64, Loss::Messages(1));
                         continue;
                     };
                     if let Some((at, bytes)) = gap.take() {
-                        let next = if segment.first <= segment.last { segment.last + 1 } else { header.base.sequence };
-                        let missing = head.sequence.saturating_sub(next).min(bytes);
+                        let missing = head.sequence.saturating_sub(next(&segment)).min(bytes);
                         self.report(generation, at, bytes, Loss::Messages(missing));
                     }
                     segment.add(head.sequence, at, total, &head.references);
@@ -283,7 +300,8 @@ impl<'p> Opening<'p> {
             }
         };
         if let Some((at, bytes)) = gap {
-            self.report(generation, at, bytes, Loss::Messages((bytes / 16).max(1)));
+            let missing = (bytes / 16).max(1).min(bound.saturating_sub(next(&segment)));
+            self.report(generation, at, bytes, if missing > 0 { Loss::Messages(missing) } else { Loss::Nothing });
         }
         segment.set_sources(names);
         Ok((segment, torn))

@@ -175,36 +175,43 @@ fn a_spare_is_not_written_before_its_name_is_safe() {
 
 /// After a loss of power the sectors behind the end may hold whole records of lost writes: they stay lost.
 #[test]
-fn nothing_is_written_over_what_a_loss_of_power_left() {
-    let sim = Sim::new();
-    let (mut log, _) = sim.open(SMALL, &clocks(0));
-    let a = log.endpoint("a");
-    append(&mut log, &message("s", 0, 300), &[to(a, 0)]).unwrap();
-    log.sync().unwrap();
-    let (at, generation) = {
-        let active = log.active.as_ref().unwrap();
-        (active.segment.data_end as usize, active.segment.generation())
-    };
-    let before = sim.contents();
-    append(&mut log, &message("s", 1, 300), &[to(a, 0)]).unwrap();
-    let second = log.active.as_ref().unwrap().segment.data_end as usize;
-    append(&mut log, &message("s", 2, 300), &[to(a, 0)]).unwrap();
-    // The power goes: the mark of the end is the old one, message 2 is there, message 1 is not.
-    let mut files = sim.contents();
-    let name = file_name(generation);
-    let old_end = before[&name][at..at + 6].to_vec();
-    files.get_mut(&name).unwrap()[at..at + 6].copy_from_slice(&old_end);
-    let dark = Sim::with(&files);
-    let (mut log, _) = dark.open(SMALL, &Clocks { boot: [2; 16], ..clocks(1) });
-    assert_eq!(numbers(&mut log, a, 0), [0]);
-    append(&mut log, &message("s", 3, 20), &[to(a, 0)]).unwrap();
-    // And again, amid that write: of what is there now only the beginning is whole. Message 2 does not come back.
-    let mut files = dark.contents();
-    if let Some(file) = files.get_mut(&name) {
-        file[at + 6..second].fill(0xee); // unless it has been copied and is gone
+fn what_a_loss_of_power_left_does_not_come_to_light_when_the_next_one_tears_the_end_of_its_segment() {
+    // So few that they are copied at once, and so many that they are not.
+    for kept in [1, 12] {
+        let sim = Sim::new();
+        let (mut log, _) = sim.open(SMALL, &clocks(0));
+        let a = log.endpoint("a");
+        for number in 0..kept {
+            append(&mut log, &message("s", number, 300), &[to(a, 0)]).unwrap();
+        }
+        log.sync().unwrap();
+        let (at, generation) = {
+            let active = log.active.as_ref().unwrap();
+            (active.segment.data_end as usize, active.segment.generation())
+        };
+        let before = sim.contents();
+        append(&mut log, &message("s", kept, 300), &[to(a, 0)]).unwrap();
+        let second = log.active.as_ref().unwrap().segment.data_end as usize;
+        append(&mut log, &message("s", kept + 1, 300), &[to(a, 0)]).unwrap();
+        // The power goes: the mark of the end is the old one, the second of these messages is there, the first one is not.
+        let mut files = sim.contents();
+        let name = file_name(generation);
+        let old_end = before[&name][at..at + 6].to_vec();
+        files.get_mut(&name).unwrap()[at..at + 6].copy_from_slice(&old_end);
+        let dark = Sim::with(&files);
+        let (mut log, _) = dark.open(SMALL, &Clocks { boot: [2; 16], ..clocks(1) });
+        assert_eq!(numbers(&mut log, a, 0), (0..kept).collect::<Vec<_>>());
+        append(&mut log, &message("s", kept + 2, 20), &[to(a, 0)]).unwrap();
+        log.sync().unwrap();
+        // And again, amid what was written behind the first ones: of that only the beginning is whole. The second message does not come back,
+        // nor does the third one go.
+        let mut files = dark.contents();
+        if let Some(file) = files.get_mut(&name) {
+            file[at + 6..second].fill(0xee); // unless it has been copied and is gone
+        }
+        let (mut log, _) = Sim::with(&files).open(SMALL, &Clocks { boot: [3; 16], ..clocks(2) });
+        assert_eq!(numbers(&mut log, a, 0), (0..kept).chain([kept + 2]).collect::<Vec<_>>());
     }
-    let (mut log, _) = Sim::with(&files).open(SMALL, &Clocks { boot: [3; 16], ..clocks(2) });
-    assert_eq!(numbers(&mut log, a, 0), [0, 3]);
 }
 
 /// A kill between the naming of a copy and the removal of its originals.
