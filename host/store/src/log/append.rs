@@ -76,7 +76,7 @@ impl Log {
             if count == 0 {
                 self.ensure_spares(2)?;
                 self.rotate().map_err(|error| self.append_error(error))?;
-                self.tidy();
+                self.tidy_between();
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{How, Log};
+use super::{How, Log, segment::Segment};
 
 /// Segments are copied together when so many of a hundred bytes are live. Copying them costs at most a third of the room that it
 /// brings; at twice as much it would cost more wear than room.
@@ -32,7 +32,7 @@ impl Log {
             return;
         }
         let empty: Vec<u64> =
-            self.segments.iter().filter(|segment| segment.live == 0).map(super::segment::Segment::generation).collect();
+            self.segments.iter().filter(|segment| segment.live == 0).map(Segment::generation).collect();
         if empty.is_empty() {
             return;
         }
@@ -68,22 +68,36 @@ impl Log {
     /// Does one piece of housekeeping that is worth its wear: copies what is left of nearly empty segments together. For quiet moments;
     /// without it, it is done when room is needed. True: there may be more to do.
     pub fn tidy(&mut self) -> bool {
+        self.tidy_up();
+        self.copy_best(WORTHWHILE, |_| true)
+    }
+
+    /// The same when a segment is full, but for segments of which messages have been settled since the last one was: the rest is likely to
+    /// be settled soon as well, and would have been copied in vain.
+    pub(super) fn tidy_between(&mut self) {
+        self.tidy_up();
+        self.copy_best(WORTHWHILE, |segment| segment.was_live == Some(segment.live));
+        for segment in &mut self.segments {
+            segment.was_live = Some(segment.live);
+        }
+    }
+
+    fn tidy_up(&mut self) {
         self.settle_deferred();
         self.give_room_back();
         self.copy_suspects();
-        self.copy_best(WORTHWHILE)
     }
 
     /// Makes room at any price but messages. False: there is nothing to gain.
     pub(super) fn reclaim_for_room(&mut self) -> bool {
-        self.copy_best(IN_NEED)
+        self.copy_best(IN_NEED, |_| true)
     }
 
-    fn copy_best(&mut self, percent: u64) -> bool {
+    fn copy_best(&mut self, percent: u64, may_go: impl Fn(&Segment) -> bool) -> bool {
         let is_unsaid = |log: &Self, run: &Range<usize>| {
             log.segments[run.clone()].iter().any(|segment| log.unsaid_copies.contains(&segment.generation()))
         };
-        let Some(run) = self.find_run(percent) else { return false };
+        let Some(run) = self.find_run(percent, &may_go) else { return false };
         if !is_unsaid(self, &run) && self.held.is_empty() {
             return self.copy_run(run);
         }
@@ -93,7 +107,7 @@ impl Log {
             tracing::debug!(%error, "what was copied in the message log waits for the disk");
             return false;
         }
-        match self.find_run(percent).filter(|run| !is_unsaid(self, run)) {
+        match self.find_run(percent, &may_go).filter(|run| !is_unsaid(self, run)) {
             Some(run) => self.copy_run(run),
             None => false,
         }
@@ -113,7 +127,7 @@ impl Log {
     }
 
     /// Neighbours whose live messages fit into one segment, with the most room to gain.
-    fn find_run(&self, percent: u64) -> Option<Range<usize>> {
+    fn find_run(&self, percent: u64, may_go: impl Fn(&Segment) -> bool) -> Option<Range<usize>> {
         let mut best: Option<(u64, Range<usize>)> = None;
         for start in 0..self.segments.len() {
             let (mut len, mut live) = (0, 0);
@@ -122,7 +136,7 @@ impl Log {
                 let tried_in_vain = segment.live > segment.full_at.saturating_mul(3) / 4;
                 len += segment.len;
                 live += segment.live_bytes();
-                if tried_in_vain || segment.suspect || live > self.options.segment_bytes * 3 / 4 {
+                if tried_in_vain || segment.suspect || !may_go(segment) || live > self.options.segment_bytes * 3 / 4 {
                     break;
                 }
                 let gain = len.saturating_sub(live);

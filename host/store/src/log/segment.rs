@@ -31,6 +31,8 @@ pub(super) struct Segment {
     pub(super) unsafe_on_disk: bool,
     /// Copying was of no use while so many were live.
     pub(super) full_at: u64,
+    /// What was live when the last segment was filled; none before.
+    pub(super) was_live: Option<u64>,
     footer: u64,
 }
 
@@ -101,6 +103,7 @@ impl Segment {
             suspect: false,
             unsafe_on_disk: false,
             full_at: u64::MAX,
+            was_live: None,
             footer: OF_FOOTER,
         }
     }

@@ -1,6 +1,10 @@
 //! What calls cost, counted in steps, so that none grows with what lies before.
 
-use super::{super::index::STEPS, sim::Sim, *};
+use super::{
+    super::{format::Origin, index::STEPS},
+    sim::Sim,
+    *,
+};
 
 const OPTIONS: Options = Options { segment_bytes: 1 << 20, max_bytes: 64 << 20, dead_letter_bytes: 1 << 20 };
 const COUNT: u64 = 10_000;
@@ -99,4 +103,25 @@ fn dead_letters_at_their_bound_and_the_removal_of_an_endpoint_cost_as_much_for_e
     });
     assert!(log.usage().settled(How::Dropped) > removed.dropped + 2000);
     assert!(taken <= 200 * 3000, "{taken}");
+}
+
+#[test]
+fn what_is_done_soon_is_not_copied_between_messages() {
+    let sim = Sim::new();
+    let (mut log, _) = sim.open(SMALL, &clocks(0));
+    let a = log.endpoint("a");
+    let copies = |log: &Log| log.segments.iter().filter(|segment| segment.header.origin == Origin::Compact).count();
+    let mut waiting = std::collections::VecDeque::new();
+    for number in 0..500 {
+        waiting.push_back(append(&mut log, &message("s", number, 300), &[to(a, 0)]).unwrap());
+        assert_eq!(copies(&log), 0, "{number}");
+        if waiting.len() > 5 {
+            log.settle(Place { endpoint: a, priority: 0, sequence: waiting.pop_front().unwrap() }, How::Delivered);
+        }
+    }
+    assert!(log.segments.len() <= 2, "what is done goes");
+    // In a quiet moment it is.
+    log.tidy();
+    assert!(copies(&log) > 0 || log.segments.is_empty());
+    assert_eq!(all(&mut log, a, 0).len(), 5);
 }
