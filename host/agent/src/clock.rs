@@ -91,10 +91,21 @@ impl Clock {
         self.time.map_or_else(|| UtcMillis(millis(clock_gettime(ClockId::RealtimeCoarse))), |time| (time.utc)())
     }
 
+    /// Something in 0..1 that differs between messages and devices; in a simulation always the same.
+    pub(crate) fn jitter(&self) -> f64 {
+        self.time.map_or_else(jitter, |_| 0.5)
+    }
+
     /// What the message log notes.
     pub(crate) fn clocks(&self) -> Clocks {
         (self.read)()
     }
+}
+
+/// No need for it to be hard to guess.
+fn jitter() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    (RandomState::new().hash_one(0) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// What the clocks of this device show now.

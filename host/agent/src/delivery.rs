@@ -466,7 +466,7 @@ impl Inbox for EndpointInbox<'_> {
         // Clock and chance are asked only where they matter: most messages are done.
         match settlement {
             Settlement::Done => self.batch.settle(Settlement::Done, Uptime(0), 0.0),
-            other => self.batch.settle(other, self.task.clock.uptime(), jitter()),
+            other => self.batch.settle(other, self.task.clock.uptime(), self.task.clock.jitter()),
         }
         self.endpoint.credit(&mut self.batch);
     }
@@ -480,10 +480,4 @@ impl Drop for EndpointInbox<'_> {
         }
         self.endpoint.finish(std::mem::take(&mut self.batch), self.task.clock.uptime());
     }
-}
-
-/// Something in 0..1 that differs between messages and devices; no need for it to be hard to guess.
-pub(crate) fn jitter() -> f64 {
-    use std::hash::{BuildHasher, RandomState};
-    (RandomState::new().hash_one(0) >> 11) as f64 / (1u64 << 53) as f64
 }

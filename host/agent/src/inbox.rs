@@ -20,7 +20,7 @@ use marram_core::{
 
 use crate::{
     clock::Clock,
-    delivery::{Inputs, StopSignal, jitter, sleep_until},
+    delivery::{Inputs, StopSignal, sleep_until},
     doorbell::Doorbell,
     endpoint::Endpoint,
     router::Router,
@@ -133,7 +133,7 @@ impl ProgramInbox {
     pub(crate) fn settle(&self, ticket: u64, settlement: Settlement) -> bool {
         let Some(Unsettled { endpoint, mut batch, .. }) = self.state().unsettled.remove(&ticket) else { return false };
         let now = self.clock.uptime();
-        batch.settle(settlement, now, jitter());
+        batch.settle(settlement, now, self.clock.jitter());
         self.received.fetch_add(1, Relaxed);
         endpoint.finish(batch, now);
         true

@@ -1,6 +1,6 @@
 //! Calls of methods in a simulation: which are under way, and what must hold of each whatever happens to the modules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use marram_core::methods::{InvokeError, MethodResponse};
 
@@ -16,6 +16,10 @@ pub(crate) struct Calls {
     under_way: BTreeMap<u64, Call>,
     /// The methods that run, by instance.
     running: BTreeMap<u64, u64>,
+    /// What handlers have answered.
+    answers: BTreeMap<u64, i32>,
+    /// Calls whose callers are gone.
+    given_up: BTreeSet<u64>,
     pub(crate) broken: Vec<String>,
 }
 
@@ -56,30 +60,46 @@ impl Calls {
         self.running.remove(&instance);
     }
 
+    /// The handler answers so.
+    pub(crate) fn answers(&mut self, number: u64, status: i32) {
+        self.answers.insert(number, status);
+    }
+
     /// The instance is gone, and waits for nobody.
     pub(crate) fn is_gone(&mut self, instance: u64) {
         self.returns(instance);
-        self.under_way.retain(|_, call| call.caller != Some(instance));
+        let gone = self.under_way.extract_if(.., |_, call| call.caller == Some(instance));
+        self.given_up.extend(gone.map(|(number, _)| number));
     }
 
     /// The caller has its answer. Returns it in one word.
     pub(crate) fn ended(&mut self, number: u64, answer: &Result<MethodResponse, InvokeError>) -> String {
-        let Some(Call { target, caller, until, begun }) = self.under_way.remove(&number) else { return String::new() };
+        let Some(Call { target, caller, until, begun }) = self.under_way.remove(&number) else {
+            let by_none = self.given_up.contains(&number);
+            self.check(by_none, "a call is answered once", &number.to_string());
+            return String::new();
+        };
+        let word = match answer {
+            Ok(answer) => answer.status,
+            Err(error) => i32::from(error.status()),
+        };
+        let given = self.answers.remove(&number);
+        let documented = [400, 403, 404, 500, 501, 503, 504].contains(&word) || given == Some(word);
+        self.check(documented, "an answer is the handler's, or one of those that are documented", &target);
         self.check(now() <= until, "a call ends with its time-outs", &target);
         match answer {
             Ok(answer) => {
                 let by_handler = ![500, 501].contains(&answer.status);
                 self.check(!by_handler || begun == 1, "an answer is the handler's", &target);
-                answer.status.to_string()
             }
             Err(error) => {
                 // A module that is to end does not wait for what it has asked for.
                 let gives_up = matches!(error, InvokeError::Stopping) && caller.is_some();
                 let is_timeout = gives_up || matches!(error, InvokeError::Timeout { .. });
                 self.check(is_timeout || begun == 0, "what has begun is answered or times out", &target);
-                error.status().to_string()
             }
         }
+        word.to_string()
     }
 
     /// Nothing happens any more.
@@ -90,7 +110,8 @@ impl Calls {
 
     /// The host is gone, and with it whoever called and was called.
     pub(crate) fn forget(&mut self) {
-        self.under_way.clear();
+        let gone = std::mem::take(&mut self.under_way);
+        self.given_up.extend(gone.into_keys());
         self.running.clear();
     }
 

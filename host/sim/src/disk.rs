@@ -10,7 +10,7 @@ use marram_core::{
     state::{StateError, Write},
 };
 
-use crate::{fate::Dice, time::now, world::World};
+use crate::{fate::Dice, world::World};
 
 /// How writes fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(crate) enum Fault {
     Io,
     /// What was written cannot be synced, and perhaps not be taken back: after a kill it may be there.
     Sync,
-    /// Each third write ends in an error.
+    /// A third of all writes end in an error.
     Flaky,
 }
 
@@ -104,13 +104,11 @@ impl Disk {
         }
     }
 
-    /// Whether the next write of this fails.
-    fn failure(&self, name: &str) -> Option<Fault> {
-        // By the time: how often something is tried again at once may depend on the order of tasks.
-        let fails = |fault: &Fault| {
-            *fault != Fault::Flaky || Dice::new(self.seed, &format!("{name} at {}", now())).below(3) == 0
-        };
-        self.fault.filter(fails)
+    /// Whether a write of this fails.
+    fn failure(&self, name: &str, bytes: &[u8]) -> Option<Fault> {
+        // By what is written: when that is, and how often something is tried again, may depend on the order of tasks.
+        let dice = || Dice::new(self.seed, &format!("{name} {}", String::from_utf8_lossy(bytes)));
+        self.fault.filter(|fault| *fault != Fault::Flaky || dice().below(3) == 0)
     }
 
     /// What a document holds for those who read it now.
@@ -169,7 +167,7 @@ impl Documents for World {
         if inner.dead {
             return Err(DocumentError("the host is dead".into()));
         }
-        if let Some(fault) = inner.disk.failure(name) {
+        if let Some(fault) = inner.disk.failure(name, bytes) {
             inner.seen.note(fault.kind());
             inner.disk.behind.insert(name.into());
             if fault == Fault::Sync {
@@ -237,7 +235,8 @@ impl State for Kept {
         if inner.dead {
             return Err(StateError::Store("the host is dead".into()));
         }
-        if let Some(fault) = inner.disk.failure(&format!("state of {}", self.module)) {
+        let values: Vec<u8> = writes.iter().filter_map(|write| write.value.clone()).flatten().collect();
+        if let Some(fault) = inner.disk.failure(self.module.as_str(), &values) {
             inner.seen.note("a write of a module's state that fails");
             return Err(StateError::Store(fault.words().into()));
         }

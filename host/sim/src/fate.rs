@@ -31,6 +31,8 @@ pub(crate) struct Fate {
     pub(crate) beats: Option<u64>,
     /// After so many milliseconds it says that it is not well.
     pub(crate) sick: Option<u64>,
+    /// A program that hears of no change for so many milliseconds reports.
+    pub(crate) patience: u64,
 }
 
 /// Where fates come from.
@@ -49,6 +51,11 @@ impl Fates {
             Self::Told(_) => 0,
             Self::Chance(seed) => *seed,
         }
+    }
+
+    /// Whether more happens than is told.
+    pub(crate) fn are_by_chance(&self) -> bool {
+        matches!(self, Self::Chance(_))
     }
 
     /// Of the n-th attempt with an image for a module (0 = of its fetch).
@@ -87,6 +94,7 @@ fn by_chance(dice: &mut Dice) -> Fate {
         answers: None,
         beats: None,
         sick: (dice.below(3) == 0).then(|| dice.below(300_000)),
+        patience: 2_000 + dice.below(4) * dice.below(100_000),
     }
 }
 

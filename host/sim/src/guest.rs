@@ -4,14 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use marram_core::{
     deployment::ModuleSpec,
-    ports::{BoxFuture, Component, Exit, Exports, Inbox, Instance, ModuleHost, TwinAnswer, TwinDocument},
+    ports::{
+        BoxFuture, Component, Exit, Exports, Inbox, Instance, ModuleHost, TwinAck, TwinAnswer, TwinDocument, WatchError,
+    },
     twin::merge_patch,
 };
 use serde_json::{Map, Value};
 
 use crate::{
-    fate::Fate,
+    fate::{Dice, Fate},
     op::HEALTH,
+    reports::Answer,
     time::{now, pass},
     world::{World, request},
 };
@@ -74,25 +77,24 @@ impl Component for Made {
             let number = inner.instances;
             inner.watch.is_up(&module, &self.image, number);
             let (world, image) = (self.world.clone(), self.image.clone());
-            let Fate { life, answers, beats, sick, .. } = fate;
+            let Fate { life, answers, beats, sick, patience, .. } = fate;
             let (answers, charge, since) = (answers.unwrap_or_default(), None, now());
             let told = Told::default();
-            Ok(
-                Box::new(Running {
-                    world,
-                    module,
-                    image,
-                    number,
-                    life,
-                    answers,
-                    beats,
-                    sick,
-                    host,
-                    charge,
-                    since,
-                    told,
-                }) as Box<dyn Instance>,
-            )
+            Ok(Box::new(Running {
+                world,
+                module,
+                image,
+                number,
+                life,
+                answers,
+                beats,
+                sick,
+                patience,
+                host,
+                charge,
+                since,
+                told,
+            }) as Box<dyn Instance>)
         })
     }
 }
@@ -110,6 +112,8 @@ struct Running {
     beats: Option<u64>,
     /// Milliseconds after which it says that it is not well.
     sick: Option<u64>,
+    /// After so many milliseconds without a change a program reports.
+    patience: u64,
     host: Arc<dyn ModuleHost>,
     /// Of one that handles methods, once it has it.
     charge: Option<Charge>,
@@ -147,12 +151,18 @@ impl Instance for Running {
     fn run(&mut self) -> BoxFuture<'_, Exit> {
         Box::pin(async {
             let charge = Charge::take(self);
-            let Some((life, code)) = self.life else { return std::future::pending().await };
-            pass(Duration::from_millis(life)).await;
-            // A life that was long before all became calm may end after it.
-            if self.world.lock().calm {
-                return std::future::pending().await;
-            }
+            let (world, life) = (self.world.clone(), self.life);
+            let end = async {
+                let Some((life, code)) = life else { return std::future::pending().await };
+                pass(Duration::from_millis(life)).await;
+                // A life that was long before all became calm may end after it.
+                if world.lock().calm { std::future::pending().await } else { code }
+            };
+            let code = tokio::select! {
+                biased;
+                code = end => code,
+                () = self.work() => std::future::pending().await,
+            };
             charge.end(code);
             Exit::new(code, "it ended")
         })
@@ -181,6 +191,7 @@ impl Instance for Running {
                 inner.beats.begins(&self.module, missed)
             };
             pass(Duration::from_millis(self.answers)).await;
+            self.report().await;
             self.world.lock().beats.ends(&self.module, last);
             Ok(())
         })
@@ -190,9 +201,27 @@ impl Instance for Running {
         if self.charge.is_none() {
             self.charge = Some(Charge::take(self));
         }
-        let follows = self.told.merge(patch, version, &self.host.desired());
-        self.world.lock().watch.invariant_changes_of_a_twin_come_once_and_in_order(&self.module, follows);
-        Box::pin(async { Ok(Ok(None)) })
+        self.is_told(patch, version);
+        Box::pin(async move {
+            let mut dice = self.dice(version);
+            let by_chance = self.world.lock().fates.are_by_chance();
+            if by_chance {
+                // Some time, so that what else comes at the start is there when it is over.
+                pass(Duration::from_millis(1 + dice.below(3) * dice.below(300))).await;
+            }
+            let traps = dice.below(12) == 0 && self.world.lock().may_trap();
+            if let Some(charge) = self.charge.take_if(|_| traps) {
+                self.world.lock().seen.note("a trap amid a change of desired properties");
+                charge.end(Exit::TRAP);
+                return Err(Exit::new(Exit::TRAP, "it trapped"));
+            }
+            let answer = self.answer(version, &mut dice);
+            Ok(match answer {
+                Some((ack, true)) => Err(ack),
+                Some((ack, false)) => Ok(Some(ack)),
+                None => Ok(None),
+            })
+        })
     }
 
     /// Every third call is passed on to another module first.
@@ -211,6 +240,11 @@ impl Instance for Running {
                 let answer = self.host.invoke(next.into(), request(passed, 1_000, 5_000)).await;
                 world.lock().answered(passed, next, &answer);
             }
+            if number.is_multiple_of(2) {
+                self.report().await;
+            }
+            let by_chance = world.lock().fates.are_by_chance();
+            let status = if by_chance { 200 + i32::try_from(number % 5).unwrap_or(0) } else { 200 };
             world.lock().calls.returns(self.number);
             match self.life {
                 Some((life, code)) if code != 0 && now() >= self.since + life && !world.lock().calm => {
@@ -219,7 +253,10 @@ impl Instance for Running {
                     }
                     Err(Exit::new(code, "it ended"))
                 }
-                _ => Ok((200, String::new())),
+                _ => {
+                    world.lock().calls.answers(number, status);
+                    Ok((status, String::new()))
+                }
             }
         })
     }
@@ -230,6 +267,73 @@ impl Instance for Running {
 }
 
 impl Running {
+    /// As a program does: it hears of changes, and reports when there are none for a while.
+    async fn work(&mut self) {
+        loop {
+            match self.host.next_change(Duration::from_millis(self.patience)).await {
+                Ok(Some(change)) => {
+                    self.is_told(&change.merge_patch_json, change.version);
+                    let mut dice = self.dice(change.version);
+                    if let Some((ack, _)) = self.answer(change.version, &mut dice) {
+                        let _ = self.host.acknowledge(change.version, ack).await;
+                    }
+                }
+                Ok(None) => self.report().await,
+                Err(WatchError::Stopping) => return,
+            }
+        }
+    }
+
+    fn is_told(&mut self, patch: &str, version: u64) {
+        let follows = self.told.merge(patch, version, &self.host.desired());
+        let mut inner = self.world.lock();
+        inner.watch.invariant_changes_of_a_twin_come_once_and_in_order(&self.module, follows);
+        inner.seen.note("a change of desired properties that is told");
+    }
+
+    fn dice(&self, version: u64) -> Dice {
+        // Not by its number: those of modules that start at the same time come in any order.
+        let Self { module, image, since, .. } = self;
+        Dice::new(self.world.lock().fates.seed(), &format!("{module} {image} of {since} hears of {version}"))
+    }
+
+    /// Its answer to a change, and whether it refuses it.
+    fn answer(&self, version: u64, dice: &mut Dice) -> Option<(TwinAck, bool)> {
+        let mut inner = self.world.lock();
+        let draw = if inner.fates.are_by_chance() { dice.below(5) } else { 0 };
+        let code = match draw {
+            0 => None,
+            1 => Some(409),
+            _ => Some(200),
+        };
+        let answer =
+            code.map(|code| Answer { code, words: format!("instance {} of {} to {version}", self.number, self.image) });
+        inner.reports.answers(&self.module, version, answer.as_ref());
+        let Answer { code, words: description } = answer?;
+        inner.seen.note(if code == 200 { "a change that is accepted" } else { "a change that is refused" });
+        Some((TwinAck { code, description }, code != 200))
+    }
+
+    async fn report(&self) {
+        let (number, patch) = {
+            let mut inner = self.world.lock();
+            let enough = inner.calm && inner.reports.are_recent(&self.module);
+            if inner.quiet || enough || !inner.fates.are_by_chance() {
+                return;
+            }
+            inner.reports.make(&self.module)
+        };
+        let result = self.host.report(patch).await;
+        let mut inner = self.world.lock();
+        if inner.dead {
+            return;
+        }
+        match result {
+            Ok(version) => inner.reports.stored(&self.module, number, version),
+            Err(_) => inner.seen.note("a report that is refused"),
+        }
+    }
+
     async fn tell_health(&mut self) -> Result<(i32, String), Exit> {
         self.world.lock().watch.is_asked(&self.module, self.number);
         pass(Duration::from_millis(self.answers)).await;

@@ -1,15 +1,20 @@
 //! A simulated host over its lives: the real agent in a paused runtime, and what happens to it.
 
+mod rest;
+mod twins;
+
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
-use marram_agent::{Agent, ApplyError, Config, ModuleError, ModuleStatus, TwinError};
-use marram_core::{ports::DirectMethods, rollout::Outcome};
+use marram_agent::{Agent, ApplyError, Config, ModuleStatus};
+use marram_core::ports::{DirectMethods, UpstreamEvent};
 use marram_store::log;
 use tokio::runtime::Runtime;
 
+use self::twins::Answered;
 use crate::{
+    cloud::Heard,
     fate::Fates,
-    invariants::{Deployment, Wanted},
+    invariants::Deployment,
     op::{Op, manifest},
     said,
     seen::Seen,
@@ -25,12 +30,15 @@ const STOP: u64 = 40_000;
 /// After so long without any failure all is as it is desired: several of the longest back-offs, fetches and starts.
 const LONG: Duration = Duration::from_secs(3600);
 
+/// Long enough for all that is reported to go upstream, and for each call to end.
+const QUIET: Duration = Duration::from_secs(120);
+
 /// A host, and the world around it.
 pub(crate) struct Host {
     world: World,
     life: Option<Life>,
-    /// What was answered: the desired property `k` of each module.
-    twins: BTreeMap<String, u64>,
+    /// The desired property `k` of each module.
+    twins: BTreeMap<String, Answered>,
     broken: Vec<String>,
 }
 
@@ -83,6 +91,8 @@ impl Host {
                 inner.away = *away;
                 inner.note(if *away { "> away" } else { "> near" });
             }
+            Op::Connect(connected) => self.connect(*connected),
+            Op::Cloud(module, value, heard) => self.cloud_changes(module, *value, *heard),
             Op::Kill(damages) => self.end(false, damages.as_deref()),
             Op::Stop => self.end(true, None),
             Op::Clock(by) => {
@@ -97,7 +107,18 @@ impl Host {
                 let mut inner = self.world.lock();
                 (inner.calm, inner.away, inner.disk.fault) = (true, false, None);
                 inner.note("> calm");
+                // A new connection would mend what was forgotten.
+                let is_away = inner.cloud.keeps && !inner.cloud.connected;
+                drop(inner);
+                if is_away {
+                    self.connect(true);
+                }
+                // Nobody knows of a change that is lost before the next one comes.
+                for module in ["a", "b", "c"] {
+                    self.cloud_changes(module, Some(7), Heard::Once);
+                }
             }
+            Op::ShowTwin(module) => self.show_twin(module),
             Op::Status => self.show(),
             Op::Rollback => self.roll_back(),
             Op::History => self.show_history(),
@@ -113,7 +134,11 @@ impl Host {
         self.happens(Duration::ZERO, &Op::Calm);
         self.happens(LONG, &Op::Pass);
         self.invariant_all_is_as_it_is_desired();
+        self.world.lock().quiet = true;
+        self.happens(QUIET, &Op::Pass);
         self.world.lock().calls.all_have_ended();
+        self.invariant_cloud_and_device_agree();
+        self.all_are_told_once_more();
         self.invariant_timers_fire_while_their_module_runs();
         self.invariant_the_deployment_is_decided();
     }
@@ -123,7 +148,15 @@ impl Host {
         let trace = self.world.lock().trace();
         self.die();
         let inner = self.world.lock();
-        let broken = [&self.broken, &inner.watch.broken, &inner.calls.broken, &inner.beats.broken];
+        let inner = &*inner;
+        let broken = [
+            &self.broken,
+            &inner.watch.broken,
+            &inner.calls.broken,
+            &inner.beats.broken,
+            &inner.cloud.broken,
+            &inner.reports.broken,
+        ];
         Story { trace, broken: broken.into_iter().flatten().cloned().collect(), seen: inner.seen.clone() }
     }
 
@@ -175,6 +208,13 @@ impl Host {
             Agent::start_simulated(config, TIME).await.unwrap_or_else(|error| panic!("no agent: {error}"))
         });
         self.life = Some(Life { runtime, agent, _folder: folder });
+        let mut inner = self.world.lock();
+        inner.cloud.begins();
+        let connected = inner.cloud.connected;
+        drop(inner);
+        if connected {
+            self.block(async |agent| agent.upstream_event(UpstreamEvent::Connected).await);
+        }
     }
 
     /// Runs this in the present life.
@@ -229,6 +269,9 @@ impl Host {
             inner.seen.note("a damaged document");
             inner.note(format!("damaged {name}"));
             self.twins.retain(|module, _| name != format!("twin-{module}"));
+            if let Some(module) = name.strip_prefix("twin-") {
+                inner.reports.forget(module);
+            }
         }
     }
 
@@ -317,18 +360,6 @@ impl Host {
         });
     }
 
-    fn set_twin(&mut self, module: &str, value: u64) {
-        self.note(format!("> twin {module} {value}"));
-        match self.block(async |agent| agent.set_twin(module, &format!("{{\"k\":{value}}}")).await) {
-            Ok(_) => drop(self.twins.insert(module.into(), value)),
-            Err(ModuleError::Twin(TwinError::Store(_))) => {
-                let fails = self.world.lock().disk.fault.is_some();
-                self.check(fails, "a twin is only refused by a disk that fails");
-            }
-            Err(_) => self.note("refused"),
-        }
-    }
-
     fn modules(&self) -> Vec<ModuleStatus> {
         self.block(async |agent| agent.status().await.map(|status| status.modules).unwrap_or_default())
     }
@@ -344,88 +375,5 @@ impl Host {
             let at = self.block(async |_| now());
             self.broken.push(format!("{name}, at {at} ms"));
         }
-    }
-
-    /// Also after a kill, and after one that could not be stored.
-    fn invariant_the_stored_deployment_is_in_force(&mut self) {
-        let (version, stored) = loop {
-            let stored = self.world.lock().rollouts.version;
-            let version = self.block(async |agent| {
-                // Not before the host has been told of what it stores now.
-                let _ = agent.deployments().await;
-                agent.status().await.map(|status| status.deployment_version)
-            });
-            if stored == self.world.lock().rollouts.version {
-                break (version, stored);
-            }
-        };
-        self.check(version.ok() == Some(stored), "the stored deployment is in force");
-    }
-
-    fn invariant_twins_hold_what_was_answered(&mut self) {
-        for (module, value) in self.twins.clone() {
-            // It is kept for a module that is not deployed, and not shown.
-            let Ok(twin) = self.block(async |agent| agent.twin(&module).await) else { continue };
-            self.check(twin.desired["k"] == value, "twins hold what was answered");
-        }
-    }
-
-    fn invariant_what_was_recovered_is_said(&mut self) {
-        let (to_say, said) = (std::mem::take(&mut self.world.lock().disk.to_say), said::take());
-        for reason in to_say {
-            let is_said = said.iter().any(|line| line.contains(&reason));
-            self.check(is_said, &format!("what is read from its previous generation is said: {reason}"));
-        }
-    }
-
-    /// When nothing fails any more, and has not failed for good before, it is good.
-    fn invariant_the_deployment_is_decided(&mut self) {
-        let deployments = self.block(async |agent| agent.deployments().await);
-        let newest = deployments.deployments.iter().find(|entry| entry.accepted.version == deployments.in_force);
-        let has_failed = self.modules().iter().any(|module| module.status == "failed");
-        let decided =
-            newest.is_none_or(|entry| entry.outcome == Outcome::Good || (has_failed && entry.outcome == Outcome::Bad));
-        if !decided {
-            self.broken.push(format!("each deployment is decided in the end: {newest:?}"));
-        }
-    }
-
-    /// After the long rest. Of a version that does not ask for them they are kept, and do not fire.
-    fn invariant_timers_fire_while_their_module_runs(&mut self) {
-        let mut inner = self.world.lock();
-        for module in inner.watch.in_charge().into_keys() {
-            if inner.has_beats(&module) {
-                inner.beats.invariant_beats_are_told_while_a_module_is_up(&module);
-            }
-        }
-    }
-
-    fn invariant_all_is_as_it_is_desired(&mut self) {
-        let desired = self.world.lock().watch.deployments[0].clone();
-        let in_charge = self.world.lock().watch.in_charge();
-        let modules = self.modules();
-        let names: Vec<&str> = modules.iter().map(|module| module.name.as_str()).collect();
-        let all = desired.keys().eq(names.iter().copied()) && in_charge.keys().all(|name| desired.contains_key(name));
-        let each = modules.iter().all(|module| {
-            let running = in_charge.get(module.name.as_str()) == Some(&1);
-            desired.get(module.name.as_str()).is_some_and(|wanted| is_as_desired(wanted, module, running))
-        });
-        if !(all && each) {
-            self.broken.push(format!("all is as it is desired in the end: {desired:?} {modules:?} {in_charge:?}"));
-        }
-    }
-}
-
-fn is_as_desired(wanted: &Wanted, module: &ModuleStatus, running: bool) -> bool {
-    let version = module.digest.as_deref() == Some(&format!("sha256:{}", wanted.image));
-    let done = match module.status.as_str() {
-        "stopped" => module.exit_code == Some(0) && wanted.policy != "always",
-        "failed" => wanted.policy == "never" || wanted.max_restarts.is_some(),
-        _ => false,
-    };
-    match (wanted.runs, running) {
-        (false, running) => !running && module.status == "stopped",
-        (true, true) => version && module.status == "running",
-        (true, false) => version && done,
     }
 }

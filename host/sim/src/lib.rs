@@ -1,8 +1,8 @@
 //! Simulations of a host's decisions: the real agent with its supervisor, its planner and its twins, on made-up images, a made-up
-//! engine and a disk that fails, in a runtime whose clock is paused and jumps from one event to the next. Hours take
-//! milliseconds. What happens comes from a scenario in a text file, or from a seed; the same seed always gives the same.
+//! engine, a disk that fails and a cloud that comes and goes, in a runtime whose clock is paused and jumps from one event to the next.
+//! Hours take milliseconds. What happens comes from a scenario in a text file, or from a seed; the same seed always gives the same.
 //!
-//! No message, network or guest is simulated: whole-system tests and the store's own attacks have those.
+//! No message, network or component is simulated: whole-system tests and the store's own attacks have those.
 
 mod beats;
 mod calls;
@@ -14,6 +14,7 @@ mod host;
 mod images;
 mod invariants;
 mod op;
+mod reports;
 mod rollouts;
 mod said;
 mod scenario;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::{
+    cloud::Heard,
     disk::Fault,
     invariants::{Deployment, Wanted},
 };
@@ -26,6 +27,10 @@ pub(crate) enum Op {
     Disk(Option<Fault>),
     /// Registries cannot be reached, or can again.
     Away(bool),
+    /// There is a connection to the cloud, or none.
+    Connect(bool),
+    /// A desired property of a module is changed in the cloud, or removed.
+    Cloud(String, Option<u64>, Heard),
     /// The host is killed, and started again. The newest generation of this document cannot be read any more.
     Kill(Option<String>),
     /// The host is stopped, and started again.
@@ -36,6 +41,8 @@ pub(crate) enum Op {
     Suspend(u64),
     /// Nothing fails any more.
     Calm,
+    /// A module's twin is shown.
+    ShowTwin(String),
     /// The modules are shown.
     Status,
     /// An operator wants the last good deployment.
@@ -69,6 +76,7 @@ impl Op {
                 }
                 Self::Call((*module).into(), connect, response)
             }
+            ["twin", module] => Self::ShowTwin((*module).into()),
             ["twin", module, value] => Self::Twin((*module).into(), value.parse().map_err(|_| bad(text))?),
             ["full"] => Self::Disk(Some(Fault::Full)),
             ["disk", "fails"] => Self::Disk(Some(Fault::Io)),
@@ -76,6 +84,18 @@ impl Op {
             ["room" | "mended"] => Self::Disk(None),
             ["away"] => Self::Away(true),
             ["near"] => Self::Away(false),
+            ["connect"] => Self::Connect(true),
+            ["disconnect"] => Self::Connect(false),
+            ["cloud", module, value, how @ ..] => {
+                let heard = match how {
+                    [] => Heard::Once,
+                    ["twice"] => Heard::Twice,
+                    ["unheard"] => Heard::Never,
+                    _ => return Err(bad(text)),
+                };
+                let value = if *value == "none" { None } else { Some(value.parse().map_err(|_| bad(text))?) };
+                Self::Cloud((*module).into(), value, heard)
+            }
             ["kill"] => Self::Kill(None),
             ["kill", "damages", document] => Self::Kill(Some((*document).into())),
             ["stop"] => Self::Stop,

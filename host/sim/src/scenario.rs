@@ -57,7 +57,7 @@ pub fn play(text: &str) -> Result<String, String> {
 }
 
 fn read_fate(text: &str) -> Result<Fate, String> {
-    let mut fate = Fate::default();
+    let mut fate = Fate { patience: 86_400_000, ..Fate::default() };
     for word in text.split_whitespace() {
         match word.split_once('=') {
             None if word == "missing" => fate.missing = true,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::{
+    cloud::Heard,
     disk::Fault,
     fate::{Dice, Fates},
     host::{Host, Story},
@@ -21,6 +22,10 @@ pub fn attack(seed: u64) -> Result<(String, Seen), String> {
     let mut dice = Dice::new(seed, "what happens");
     let fates = Fates::Chance(seed);
     let mut host = Host::new(fates.clone());
+    // Others have the journal: then there is nobody who could be connected.
+    if dice.below(4) > 0 {
+        host.happens(Duration::ZERO, &Op::Connect(true));
+    }
     for _ in 0..10 + dice.below(20) {
         // Often so short that work is under way.
         let pause = if dice.below(3) == 0 { dice.below(900_000) } else { dice.below(12_000) };
@@ -33,7 +38,7 @@ pub fn attack(seed: u64) -> Result<(String, Seen), String> {
 }
 
 fn op(dice: &mut Dice, fates: &Fates) -> Op {
-    match dice.below(25) {
+    match dice.below(30) {
         0..6 => Op::Apply(deployment(dice, fates)),
         6 => Op::ApplyBad,
         7..9 => Op::Restart(name(dice.below(3))),
@@ -47,6 +52,16 @@ fn op(dice: &mut Dice, fates: &Fates) -> Op {
         21 => Op::Rollback,
         22 => Op::Away(true),
         23 => Op::Away(false),
+        24 => Op::Connect(true),
+        25 => Op::Connect(false),
+        26..29 => {
+            let value = (dice.below(4) > 0).then(|| dice.below(100));
+            Op::Cloud(
+                name(dice.below(3)),
+                value,
+                [Heard::Once, Heard::Once, Heard::Twice, Heard::Never][index(dice, 4)],
+            )
+        }
         _ => Op::Clock(i64::try_from(dice.below(40_000_000)).unwrap_or(0) - 20_000_000),
     }
 }

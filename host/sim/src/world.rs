@@ -12,9 +12,11 @@ use marram_core::methods::{InvokeError, MethodRequest, MethodResponse, Timeouts}
 use crate::{
     beats::Beats,
     calls::Calls,
+    cloud::Cloud,
     disk::Disk,
     fate::{Fate, Fates},
     invariants::Watch,
+    reports::Reports,
     rollouts::Rollouts,
     seen::Seen,
     time::now,
@@ -41,6 +43,10 @@ pub(crate) struct Inner {
     pub(crate) watch: Watch,
     pub(crate) calls: Calls,
     pub(crate) beats: Beats,
+    pub(crate) cloud: Cloud,
+    pub(crate) reports: Reports,
+    /// Guests report nothing more.
+    pub(crate) quiet: bool,
 }
 
 impl World {
@@ -60,6 +66,9 @@ impl World {
             watch: Watch::default(),
             calls: Calls::default(),
             beats: Beats::default(),
+            cloud: Cloud::new(seed),
+            reports: Reports::default(),
+            quiet: false,
         })))
     }
 
@@ -74,6 +83,11 @@ impl Inner {
             self.note_of(module, format!("begin {number} {module}"));
             self.calls.begins(module, instance, number);
         }
+    }
+
+    /// Whether guests may trap amid a change of their desired properties.
+    pub(crate) fn may_trap(&self) -> bool {
+        self.fates.are_by_chance() && !self.calm
     }
 
     /// Whether the image that the deployment in force wants for a module has a durable timer.

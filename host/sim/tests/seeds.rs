@@ -11,7 +11,7 @@ use marram_sim::Seen;
 const SEEDS: u64 = 500;
 
 /// What must have happened in 500 hosts, so often at least.
-const KINDS: [&str; 13] = [
+const KINDS: [&str; 25] = [
     "a write on a full disk",
     "a write that fails",
     "a sync that fails",
@@ -25,6 +25,18 @@ const KINDS: [&str; 13] = [
     "an image with a wrong digest",
     "a component that does not compile",
     "an instance that does not start",
+    "a report that is refused",
+    "a report that upstream takes",
+    "a report while upstream is away",
+    "a report whose receipt is lost",
+    "a report that upstream does not take",
+    "a question while upstream is away",
+    "a whole twin from upstream",
+    "a change of the cloud that is lost on its way",
+    "a local change that the cloud undoes",
+    "a change that is accepted",
+    "a change that is refused",
+    "a trap amid a change of desired properties",
 ];
 const OFTEN: u64 = 20;
 

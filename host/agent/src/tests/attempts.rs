@@ -11,7 +11,7 @@ use super::{
     hooked::{Call, Gate},
     worlds::{DEADLINE, Guest, Program, World, manifest_with, message, text},
 };
-use crate::delivery::jitter;
+use crate::clock::Clock;
 
 const ONCE: &str =
     r#"{"route":"FROM /messages INTO BrokeredEndpoint('/modules/b/inputs/in')","marram":{"maxAttempts":1}}"#;
@@ -120,7 +120,8 @@ async fn what_comes_again_has_the_same_source_number_and_id_and_one_attempt_more
 
 #[test]
 fn back_offs_are_spread_by_chance() {
-    let drawn: Vec<f64> = (0..1000).map(|_| jitter()).collect();
+    let clock = Clock::start();
+    let drawn: Vec<f64> = (0..1000).map(|_| clock.jitter()).collect();
     assert!(drawn.iter().all(|drawn| (0.0..1.0).contains(drawn)));
     for tenth in 0..10 {
         let within = drawn.iter().filter(|drawn| (*drawn * 10.0) as usize == tenth).count();

@@ -14,10 +14,7 @@ use marram_core::{
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::Twins;
-use crate::{
-    clock::Clock,
-    delivery::{jitter, sleep_until},
-};
+use crate::{clock::Clock, delivery::sleep_until};
 
 /// Events of upstream that wait. A cloud session hands over one at a time and waits for room here.
 pub(crate) const EVENTS: usize = 64;
@@ -137,7 +134,7 @@ impl SyncTask {
                 };
                 tracing::warn!(%module, %error, "{what}");
                 self.twins.note_retry(step);
-                sync.failed(step, self.clock.uptime(), jitter());
+                sync.failed(step, self.clock.uptime(), self.clock.jitter());
             }
         }
     }
