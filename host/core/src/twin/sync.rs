@@ -112,11 +112,18 @@ impl TwinSync {
         }
     }
 
-    /// It failed, and is tried again after a back-off, for ever; `jitter` in 0..1 spreads the tries.
+    /// It failed, and is tried again after a back-off, for ever; `jitter` in 0..1 spreads the tries. A report may have arrived all the
+    /// same, and what it said be gone here by the next one, which would not take it back: so upstream is asked first what it has.
     pub fn failed(&mut self, step: &SyncStep, now: Uptime, jitter: f64) {
         let wish = self.wish(step);
         wish.failures = wish.failures.saturating_add(1);
-        wish.not_before = now.after(retry_delay(wish.failures, jitter));
+        let not_before = now.after(retry_delay(wish.failures, jitter));
+        wish.not_before = not_before;
+        if let SyncStep::Report(module) = step {
+            let document = &mut self.progress.entry(module.clone()).or_default().document;
+            document.wanted = true;
+            document.not_before = document.not_before.max(not_before);
+        }
     }
 
     fn wish(&mut self, step: &SyncStep) -> &mut Wish {
@@ -189,6 +196,20 @@ mod tests {
         assert_eq!(sync.next(due), Some(SyncStep::Report(m("a"))));
     }
 
+    #[test]
+    fn after_a_report_that_failed_upstream_is_asked_what_it_has() {
+        let mut sync = TwinSync::default();
+        sync.reported(m("a"));
+        let (report, fetch) = (SyncStep::Report(m("a")), SyncStep::Fetch(m("a")));
+        assert_eq!(sync.next(Uptime(0)), Some(report.clone()));
+        sync.failed(&report, Uptime(0), 0.5);
+        assert_eq!(sync.next(Uptime(0)), None);
+        let due = sync.next_due().unwrap();
+        assert_eq!(sync.next(due), Some(fetch.clone()), "it may have arrived, and its receipt not");
+        sync.done(&fetch, due);
+        assert_eq!(sync.next(due), Some(report));
+    }
+
     proptest! {
         #[test]
         fn no_two_reports_of_a_module_are_closer_than_five_seconds_and_none_is_forgotten(
@@ -201,7 +222,10 @@ mod tests {
                 let name = m(["a", "b", "c"][which]);
                 sync.reported(name.clone());
                 while let Some(step) = sync.next(now) {
-                    let SyncStep::Report(module) = &step else { panic!("nothing was missed") };
+                    let SyncStep::Report(module) = &step else {
+                        sync.done(&step, now);
+                        continue;
+                    };
                     let slot = &mut last[usize::from(module.as_str().as_bytes()[0] - b'a')];
                     prop_assert!(slot.is_none_or(|last| now.since(last) >= BETWEEN_REPORTS));
                     if fails {
