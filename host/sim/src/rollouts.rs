@@ -148,20 +148,20 @@ impl Rollouts {
         Told { line, deployment, broken }
     }
 
-    /// Whether the one in force may be rolled back now, for this reason.
+    /// Whether the one in force may be rolled back now, for this reason. What is known of it from before may be stored late.
     fn is_due(&self, because: &str) -> bool {
         let (passed, begins) = (now() - self.since, now() < self.life + BOOT);
         if because.contains("was not healthy within") {
-            passed >= TIMEOUT || (begins && self.began_with_less)
+            passed >= TIMEOUT || self.began_with_less
         } else if because.contains("were never healthy at the same time") {
-            passed >= TIMEOUTS || (begins && self.began_with_less)
+            passed >= TIMEOUTS || self.began_with_less
         } else if because.contains("is not started again") {
             let mut modules = self.contents.get(&self.version).into_iter().flat_map(Deployment::values);
             modules.any(|wanted| wanted.policy == "never" || wanted.max_restarts.is_some())
         } else if because.contains("the host was started") {
             begins
         } else {
-            begins && self.began_with_less
+            self.began_with_less
         }
     }
 }

@@ -199,12 +199,32 @@ impl Agent {
             }
             _ => return false,
         };
-        match self.replace(in_force, because, false).await {
+        match self.replace(in_force, because.clone(), false).await {
             Ok(replaced) => replaced,
             Err(error) => {
-                tracing::error!(%error, "the deployment is not good, and cannot be rolled back");
+                tracing::error!(%error, "the deployment is not good, and cannot be rolled back; tried again");
+                tokio::spawn(self.clone().replace_later(version, because));
                 false
             }
+        }
+    }
+
+    /// What could not be stored at the start is tried again until it is, or another deployment is in force.
+    async fn replace_later(self: Arc<Self>, version: u64, because: String) {
+        let mut wait = FIRST_RETRY;
+        loop {
+            tokio::time::sleep(wait).await;
+            let mut in_force = self.in_force.clone().lock_owned().await;
+            if in_force.stopping || in_force.version != version {
+                return;
+            }
+            match self.replace(&mut in_force, because.clone(), false).await {
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::error!(%error, "the deployment is not good, and cannot be rolled back; tried again")
+                }
+            }
+            wait = (wait * 2).min(LAST_RETRY);
         }
     }
 
