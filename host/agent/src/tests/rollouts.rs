@@ -1,11 +1,14 @@
 //! What a start makes of a disk that has lost something, and what an operator and the host want at the same moment.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use marram_core::{
-    ports::Exports,
+    name::ModuleName,
+    ports::{Exit, Exports},
     rollout::{Entry, Outcome, Way},
 };
+
+use tokio::sync::Semaphore;
 
 use super::{
     lifetime::until,
@@ -229,4 +232,41 @@ async fn what_waits_for_a_sink_that_a_deployment_forgets_stays_until_the_deploym
         }
     };
     tokio::time::timeout(DEADLINE, given_up).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_module_that_failed_and_is_up_for_a_moment_when_a_deployment_comes_that_leaves_it_as_it_is_is_excused() {
+    let world = World::default();
+    let fails = Arc::new(Semaphore::new(0));
+    let when = fails.clone();
+    let program: Arc<super::worlds::Program> = Arc::new(move |_| {
+        let when = when.clone();
+        Box::pin(async move {
+            when.acquire().await.unwrap().forget();
+            Exit::new(1, "why")
+        })
+    });
+    world.guest("flaps", Guest { program, ..forever() });
+    world.guest("a", forever());
+    let agent = world.agent().await;
+    let manifest = |value: &str| {
+        let of_a = format!(r#"{{"env":{{"V":{{"value":"{value}"}}}}}}"#);
+        let text = manifest(&[("flaps", "{}"), ("a", &of_a)], &[]);
+        let mut document: serde_json::Value = serde_json::from_str(&text).unwrap();
+        document["modulesContent"]["$edgeAgent"]["properties.desired"]["marram"] =
+            serde_json::json!({ "probation": "2s" });
+        document.to_string()
+    };
+    agent.apply(&manifest("1")).await.unwrap();
+    until_good(&agent, 1).await;
+    fails.add_permits(1);
+    until(&agent, "flaps", "backoff").await;
+    agent.restart("flaps").await.unwrap(); // as the end of its back-off
+    until(&agent, "flaps", "running").await;
+    agent.apply(&manifest("2")).await.unwrap();
+    assert_eq!(entry(&agent, 2).await.accepted.failing_before, BTreeSet::from([ModuleName::new("flaps").unwrap()]));
+    // And not what is well.
+    until_good(&agent, 2).await;
+    agent.apply(&manifest("3")).await.unwrap();
+    assert!(!entry(&agent, 3).await.accepted.failing_before.iter().any(|name| name.as_str() == "a"));
 }
