@@ -17,7 +17,7 @@ use marram_core::{
         BoxFuture, DurableTimerError, LogStream, ModuleHost, ModuleInfo, ReceiveError, Received, ReportError,
         SendError, Sent, Settlement, Storing, TimerError, TwinAck, TwinChange, TwinDocument, WatchError,
     },
-    route::{Origin, module_source},
+    route::{Origin, module_output, module_source},
     state::{StateError, Write},
     time::Uptime,
     timers::{DueTimer, DurableTimer, Timers},
@@ -267,30 +267,47 @@ impl Inner {
 }
 
 impl Inner {
-    /// The answer of a message whose body was read to find its receivers: it is not read again where the log refuses it.
-    fn storing(self: &Arc<Self>, answer: Answer, output: &str, message: &Arc<Message>, chosen: Chosen) -> Storing {
-        let (inner, chosen) = (self.clone(), (output.into(), message.clone(), chosen));
+    /// The answer of a message that is being stored; it is offered again where the log refuses it, without reading its body again.
+    fn storing(
+        self: &Arc<Self>,
+        answer: Answer,
+        found: &Resolved,
+        message: &Arc<Message>,
+        chosen: Option<Chosen>,
+    ) -> Storing {
+        let (inner, source, message) = (self.clone(), found.source().clone(), message.clone());
         Storing(Box::pin(async move {
-            let stored = answer.stored().await.ok();
-            if stored.is_none() {
-                inner.outputs().chosen = Some(chosen);
+            match answer.stored().await {
+                Ok(sequence) => Ok(sequence),
+                Err(_) => inner.send_again(&source, message, chosen).await,
             }
-            stored
         }))
+    }
+
+    /// Boxed: rare, and larger than the rest of it.
+    fn send_again(
+        self: Arc<Self>,
+        source: &str,
+        message: Arc<Message>,
+        chosen: Option<Chosen>,
+    ) -> BoxFuture<'static, Result<u64, SendError>> {
+        let output = module_output(source).map_or("", |(_, output)| output).to_owned();
+        Box::pin(async move { self.send(output, message, chosen).await })
     }
 }
 
 impl ModuleHost for ModuleLink {
     fn try_send(&self, output: &str, message: &Arc<Message>) -> Sent {
         let (inner, mut chosen) = (&self.inner, None);
-        let accept = |found: &Resolved| inner.router.accept_now(found, message, &inner.sequence, &mut chosen);
+        let accept = |found: &Resolved| {
+            Ok(match inner.router.accept_now(found, message, &inner.sequence, &mut chosen)? {
+                Taken::Now(sequence) => Sent::Accepted(sequence),
+                Taken::Storing(answer, _) => Sent::Storing(inner.storing(answer, found, message, chosen.take())),
+                Taken::Not(..) => Sent::Wait,
+            })
+        };
         match inner.offer(output, message, accept) {
-            Ok(Taken::Now(sequence)) => Sent::Accepted(sequence),
-            Ok(Taken::Storing(answer, _)) => Sent::Storing(match chosen {
-                None => Storing(Box::pin(async { answer.stored().await.ok() })),
-                Some(chosen) => inner.storing(answer, output, message, chosen),
-            }),
-            Ok(Taken::Not(..)) => Sent::Wait,
+            Ok(sent) => sent,
             Err(Attempt::Refused(error)) => Sent::Refused(error),
             Err(Attempt::Full(_, patience)) if patience.is_zero() => {
                 inner.counts(output).full();

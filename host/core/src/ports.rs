@@ -397,7 +397,7 @@ impl Exit {
 /// What one module's instance may ask of the host. Methods without a future never wait.
 pub trait ModuleHost: Send + Sync {
     /// Sends if there is room now; the common case, without allocating a future. [`Sent::Wait`] says: a receiver
-    /// is full, call [`ModuleHost::send`]; [`Sent::Storing`]: wait for that answer, and call it if there is none.
+    /// is full, call [`ModuleHost::send`]; [`Sent::Storing`]: wait for that answer.
     fn try_send(&self, output: &str, message: &Arc<Message>) -> Sent;
 
     /// Sends, waiting for room for at most the route's send time-out.
@@ -480,9 +480,9 @@ pub enum Sent {
     Wait,
 }
 
-/// A message that is on its way into the message log. The future answers its sequence; none: it was not stored, and
-/// [`ModuleHost::send`] tries again or says why.
-pub struct Storing(pub BoxFuture<'static, Option<u64>>);
+/// A message that is on its way into the message log. The future answers as that of [`ModuleHost::send`] does: where it was not stored it
+/// has waited for that.
+pub struct Storing(pub BoxFuture<'static, Result<u64, SendError>>);
 
 impl std::fmt::Debug for Storing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

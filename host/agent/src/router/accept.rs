@@ -1,8 +1,11 @@
 //! A message comes in: into the queues of all its receivers or of none, in memory or through the log.
 
-use std::sync::{
-    Arc, MutexGuard,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    cell::LazyCell,
+    sync::{
+        Arc, MutexGuard,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use super::{Resolved, Router};
@@ -62,6 +65,11 @@ struct Receiver<'r> {
 }
 
 impl Resolved {
+    /// Whose receivers these are.
+    pub(crate) fn source(&self) -> &Arc<str> {
+        &self.source
+    }
+
     /// The receivers of a message: as chosen before, if that still holds. What the body was read for is noted.
     fn receivers<'r>(&'r self, message: &Message, chosen: &mut Option<Chosen>) -> Few<Receiver<'r>> {
         if let Some(chosen) = chosen.as_ref().filter(|chosen| chosen.generation == self.generation) {
@@ -192,11 +200,12 @@ impl Router {
         }
         let size = message.size() + ITEM_OVERHEAD;
         let is_power = receivers.iter().any(|receiver| receiver.target.durability == Durability::Power);
-        let now = self.clock.uptime();
+        // Of many that store together only the first one needs it.
+        let now = LazyCell::new(|| self.clock.uptime());
         // Before the locks of the endpoints, in the order of the log's owner.
         let (may_write, together) = (resolved.is_durable && !is_power, self.storage.is_together());
         let joins = may_write && together;
-        let idle = (may_write && !together).then(|| self.storage.idle_for(size, receivers.len(), now)).flatten();
+        let idle = (may_write && !together).then(|| self.storage.idle_for(size, receivers.len(), *now)).flatten();
         if idle.is_none() && !joins && !may_wait {
             return Err(Refusal::ToBeStored);
         }
@@ -240,13 +249,13 @@ impl Router {
             locked.iter_mut().for_each(|inner| Endpoint::reserve(inner, size));
             drop(locked);
             // An endpoint that is closed after this is buried after this: by the log's owner, which this is.
-            return Ok(match idle.append(append, now) {
+            return Ok(match idle.append(append, *now) {
                 Ok(number) => Taken::Now(number),
                 Err(why) => Taken::Not(why, patience),
             });
         }
         // Under the locks, as those of [`Storage::append`] say.
-        let answer = self.storage.append(append, joins, now).ok_or(Refusal::Stopped)?;
+        let answer = self.storage.append(append, joins, || *now).ok_or(Refusal::Stopped)?;
         locked.iter_mut().for_each(|inner| Endpoint::reserve(inner, size));
         Ok(Taken::Storing(answer, patience))
     }

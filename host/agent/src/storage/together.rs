@@ -93,7 +93,12 @@ impl Storage {
 
     /// Hands a message over at this time; `joins`: its sender waits for others and stores it with theirs. The caller holds the locks of its
     /// receivers, so that what becomes of them later comes later here. None: the log takes no more.
-    pub(crate) fn append(self: &Arc<Self>, mut append: Append, joins: bool, now: Uptime) -> Option<Answer> {
+    pub(crate) fn append(
+        self: &Arc<Self>,
+        mut append: Append,
+        joins: bool,
+        now: impl FnOnce() -> Uptime,
+    ) -> Option<Answer> {
         let (reply, number) = oneshot::channel();
         append.reply = Some(reply);
         let mut jobs = self.lock();
@@ -102,7 +107,7 @@ impl Storage {
         }
         if joins {
             if jobs.joined == 0 {
-                jobs.joined_at = now;
+                jobs.joined_at = now();
             }
             jobs.joined += 1;
             jobs.joined_bytes += append.size + beside(append.receivers.len());

@@ -170,7 +170,7 @@ async fn readings(link: &ModuleLink, message: &Arc<Message>) -> usize {
     let before = BODIES_READ.get();
     match link.try_send("o", message) {
         Sent::Accepted(_) => {}
-        Sent::Storing(storing) => assert!(storing.0.await.is_some()),
+        Sent::Storing(storing) => assert!(storing.0.await.is_ok()),
         Sent::Wait => drop(link.send("o".into(), message.clone()).await.unwrap()),
         Sent::Refused(error) => panic!("{error}"),
     }

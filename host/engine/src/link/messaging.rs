@@ -11,7 +11,7 @@ use std::{
 use marram_core::{
     message::{MAX_MESSAGE_BYTES, Message},
     name::MAX_NAME_BYTES,
-    ports::{self, ModuleHost, Sent, Storing},
+    ports::{self, BoxFuture, ModuleHost, Sent, Storing},
 };
 use wasmtime::{
     Result, StoreContextMut,
@@ -101,13 +101,10 @@ fn send(mut cx: Cx<'_>, output: &WasmStr, message: &Handle) -> Result<Outcome<u6
     match cx.data().host.try_send(&name, &held.message) {
         Sent::Accepted(sequence) => Ok(Outcome::Now(Ok(sequence))),
         Sent::Refused(error) => Ok(Outcome::Now(Err(error.into()))),
-        Sent::Storing(storing) => {
-            let (name, message) = (name.into_owned(), held.message.clone());
-            Ok(wait(&mut cx, Some(storing), name, message))
-        }
+        Sent::Storing(storing) => Ok(wait(&mut cx, storing.0)),
         Sent::Wait => {
-            let (name, message) = (name.into_owned(), held.message.clone());
-            Ok(wait(&mut cx, None, name, message))
+            let sending = cx.data().host.send(name.into_owned(), held.message.clone());
+            Ok(wait(&mut cx, sending))
         }
     }
 }
@@ -137,13 +134,10 @@ fn send_bytes(
     match cx.data().host.try_send(&name, &message) {
         Sent::Accepted(sequence) => Ok(Outcome::Now(Ok(sequence))),
         Sent::Refused(error) => Ok(Outcome::Now(Err(error.into()))),
-        Sent::Storing(storing) => {
-            let name = name.into_owned();
-            Ok(wait(&mut cx, Some(storing), name, message))
-        }
+        Sent::Storing(storing) => Ok(wait(&mut cx, storing.0)),
         Sent::Wait => {
-            let name = name.into_owned();
-            Ok(wait(&mut cx, None, name, message))
+            let sending = cx.data().host.send(name.into_owned(), message);
+            Ok(wait(&mut cx, sending))
         }
     }
 }
@@ -199,10 +193,7 @@ async fn send_rest(
         }
         let sent = match storing.take().map_or_else(|| host.try_send(&output, &message), Sent::Storing) {
             Sent::Wait => within(until, host.send(output.clone(), message)).await?,
-            Sent::Storing(storing) => match within(until, storing.0).await? {
-                Some(sequence) => Ok(sequence),
-                None => within(until, host.send(output.clone(), message)).await?,
-            },
+            Sent::Storing(storing) => within(until, storing.0).await?,
             Sent::Accepted(sequence) => Ok(sequence),
             Sent::Refused(error) => Err(error),
         };
@@ -219,17 +210,9 @@ fn prefix(accepted: u32, refusal: SendError) -> Result<u32, SendError> {
 }
 
 /// Waits for a message that is being stored, or until there is room for it.
-fn wait(cx: &mut Cx<'_>, storing: Option<Storing>, output: String, message: Arc<Message>) -> Outcome<u64> {
-    let (host, until) = (cx.data().host.clone(), cx.data_mut().deadline.wait_until());
-    Outcome::Wait(Box::new(async move {
-        if let Some(storing) = storing
-            && let Some(sequence) = within(until, storing.0).await?
-        {
-            return Ok((Ok(sequence),));
-        }
-        let sent = within(until, host.send(output, message)).await?;
-        Ok((sent.map_err(SendError::from),))
-    }))
+fn wait(cx: &mut Cx<'_>, sending: BoxFuture<'static, Result<u64, ports::SendError>>) -> Outcome<u64> {
+    let until = cx.data_mut().deadline.wait_until();
+    Outcome::Wait(Box::new(async move { Ok((within(until, sending).await?.map_err(SendError::from),)) }))
 }
 
 /// Waits no longer than the call may last; beyond, the call traps here, so that its backtrace shows where it waited.

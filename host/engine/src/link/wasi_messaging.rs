@@ -3,15 +3,12 @@
 //!
 //! `request-reply` is not here: there is nothing that it could be.
 
-use std::{
-    future::{Future, ready},
-    sync::Arc,
-};
+use std::future::{Future, ready};
 
 use bytes::Bytes;
 use marram_core::{
     message::Message,
-    ports::{self, LogStream, Sent, Settlement, Storing},
+    ports::{self, BoxFuture, LogStream, Sent, Settlement},
 };
 use wasmtime::{
     Result, StoreContextMut,
@@ -183,17 +180,9 @@ fn too_many() -> MetadataError {
 fn send<'a>(mut cx: Cx<'a>, topic: &WasmStr, message: &Handle) -> Reply<'a> {
     match sent(&mut cx, topic, message) {
         Ok(Outcome::Now(answer)) => Box::new(ready(Ok((answer,)))),
-        Ok(Outcome::Wait(storing, output, message)) => {
-            let (host, until) = (cx.data().host.clone(), cx.data_mut().deadline.wait_until());
-            Box::new(async move {
-                if let Some(storing) = storing
-                    && within(until, storing.0).await?.is_some()
-                {
-                    return Ok((Ok(()),));
-                }
-                let sent = within(until, host.send(output, message)).await?;
-                Ok((sent.map(drop).map_err(WasiError::from),))
-            })
+        Ok(Outcome::Wait(sending)) => {
+            let until = cx.data_mut().deadline.wait_until();
+            Box::new(async move { Ok((within(until, sending).await?.map(drop).map_err(WasiError::from),)) })
         }
         Err(trap) => Box::new(ready(Err(trap))),
     }
@@ -202,7 +191,7 @@ fn send<'a>(mut cx: Cx<'a>, topic: &WasmStr, message: &Handle) -> Reply<'a> {
 enum Outcome {
     Now(std::result::Result<(), WasiError>),
     /// It is being stored, or a receiver is full.
-    Wait(Option<Storing>, String, Arc<Message>),
+    Wait(BoxFuture<'static, std::result::Result<u64, ports::SendError>>),
 }
 
 fn sent(cx: &mut Cx<'_>, topic: &WasmStr, handle: &Handle) -> Result<Outcome> {
@@ -217,8 +206,8 @@ fn sent(cx: &mut Cx<'_>, topic: &WasmStr, handle: &Handle) -> Result<Outcome> {
     Ok(match state.host.try_send(&output, &message) {
         Sent::Accepted(_) => Outcome::Now(Ok(())),
         Sent::Refused(error) => Outcome::Now(Err(error.into())),
-        Sent::Storing(storing) => Outcome::Wait(Some(storing), output, message),
-        Sent::Wait => Outcome::Wait(None, output, message),
+        Sent::Storing(storing) => Outcome::Wait(storing.0),
+        Sent::Wait => Outcome::Wait(state.host.send(output, message)),
     })
 }
 

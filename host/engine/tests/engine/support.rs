@@ -157,22 +157,21 @@ impl Recorder {
     }
 }
 
-fn storing(answer: Option<u64>) -> Sent {
-    Sent::Storing(Storing(Box::pin(async move {
-        tokio::task::yield_now().await;
-        answer
-    })))
-}
-
 impl ModuleHost for Recorder {
     fn try_send(&self, output: &str, message: &Arc<Message>) -> Sent {
         let room = self.room.load(Ordering::SeqCst);
         if self.full.load(Ordering::SeqCst) || room > 0 && self.sent().len() as u64 >= room {
-            return if self.stores.load(Ordering::SeqCst) { storing(None) } else { Sent::Wait };
+            let again = || Sent::Storing(Storing(self.send(output.to_owned(), message.clone())));
+            return if self.stores.load(Ordering::SeqCst) { again() } else { Sent::Wait };
         }
         self.sent.lock().unwrap().push((output.to_owned(), message.clone()));
         let sequence = self.sequence.fetch_add(1, Ordering::SeqCst) + 1;
-        if self.stores.load(Ordering::SeqCst) { storing(Some(sequence)) } else { Sent::Accepted(sequence) }
+        let storing = async move {
+            tokio::task::yield_now().await;
+            Ok(sequence)
+        };
+        let stores = self.stores.load(Ordering::SeqCst);
+        if stores { Sent::Storing(Storing(Box::pin(storing))) } else { Sent::Accepted(sequence) }
     }
 
     fn send(&self, _: String, _: Arc<Message>) -> BoxFuture<'static, Result<u64, SendError>> {
