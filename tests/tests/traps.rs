@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
 use marram_tests::{
     device::Device,
     host::Host,
@@ -110,5 +112,93 @@ fn of_a_program_the_messages_that_it_held_are_kept_and_of_a_method_its_payload()
         (newest["during"]["kind"] == "method").then_some(newest)
     });
     assert_eq!(called["during"], json!({ "kind": "method", "name": "do", "bytes": payload.len(), "payload": payload }));
+    host.stop();
+}
+
+/// Every file in the folder of core dumps.
+fn dumps(device: &Device) -> Vec<String> {
+    let entries = fs::read_dir(device.data().join("dumps")).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn traps_of(host: &Host, module: &str) -> Vec<Value> {
+    let answer = host.get(&format!("/v1/modules/{module}/traps"));
+    answer.ok().and_then(|answer| answer["traps"].as_array().cloned()).unwrap_or_default()
+}
+
+fn wait_for_dump(host: &Host, module: &str) -> Value {
+    host.wait("a trap with a core dump", |host| {
+        traps_of(host, module).into_iter().find(|trap| trap["coreDump"].is_object())
+    })
+}
+
+fn holds(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+#[test]
+fn a_core_dump_is_written_where_it_is_asked_for_and_goes_to_a_file() {
+    let (layout, device) = (Layout::with(&["misbehaving"]), Device::new());
+    let image = layout.image("misbehaving");
+    let manifest = Manifest::new()
+        .module("bad", Module::new(&image).policy("never"))
+        .twin("bad", json!({ "command": { "do": "trap", "mark": "a secret in memory" } }));
+    let host = device.start(&manifest);
+    wait_for_trap(&host, "twin");
+    assert_eq!(dumps(&device), [] as [&str; 0], "none unless the owner asks");
+    let file = device.data().with_file_name("bad.core");
+    let to = file.to_str().unwrap();
+    assert_eq!(device.marram(&["traps", "bad", "--dump", to]).code, Some(1));
+    host.stop();
+
+    device.configure("[modules]\ncore-dump-max-bytes = 16_777_216\n");
+    let host = device.start_stored(&[]);
+    let dump = wait_for_dump(&host, "bad")["coreDump"].clone();
+    assert_eq!(dump["leftOutBytes"], 0, "{dump}");
+    let kept = fs::read(dump["file"].as_str().unwrap()).unwrap();
+    assert_eq!(json!(kept.len()), dump["bytes"]);
+    assert!(kept.starts_with(b"\0asm\x01\0\0\0") && holds(&kept, "corestack") && holds(&kept, &image));
+    assert!(holds(&kept, "a secret in memory"), "what the module had in memory");
+    let text = device.marram(&["traps", "bad"]).ok().out;
+    assert!(text.contains(&format!("  core dump {}, ", dump["file"].as_str().unwrap())), "{text}");
+    let _ = device.marram(&["traps", "bad", "--dump", to]).ok();
+    assert_eq!(fs::read(&file).unwrap(), kept);
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(device.marram(&["traps", "bad", "--dump", to]).code, Some(1), "it is there already");
+    let told = device.marram(&["traps", "bad", "--dump", to, "--force", "--format", "json"]).ok().json();
+    assert_eq!(told, json!({ "file": to, "bytes": kept.len() }));
+    host.stop();
+
+    // Wanted no more: what is there stays with its trap.
+    device.configure("");
+    let host = device.start_stored(&[]);
+    host.wait("one more trap", |host| traps_of(host, "bad")[0]["coreDump"].is_null().then_some(()));
+    assert_eq!(wait_for_dump(&host, "bad")["coreDump"], dump);
+    host.stop();
+}
+
+#[test]
+fn a_kill_amid_a_core_dump_leaves_nothing_half_written() {
+    let (layout, device) = (Layout::with(&["misbehaving"]), Device::new());
+    device.configure("[modules]\ncore-dump-max-bytes = 67_108_864\n");
+    let manifest = Manifest::new()
+        .module("bad", Module::new(&layout.image("misbehaving")))
+        .twin("bad", json!({ "command": { "do": "eat" } }));
+    let host = device.start(&manifest);
+    host.wait("a core dump to be begun", |_| (!dumps(&device).is_empty()).then_some(()));
+    host.kill();
+    // A fast disk may have been done already; this one is not.
+    fs::write(device.data().join("dumps/1-0.tmp"), "half").unwrap();
+    // Nor does a trap lead to this one: killed between dump and trap.
+    fs::write(device.data().join("dumps/1-1.core"), "whole").unwrap();
+
+    let host = device.start_stored(&[]);
+    let trap = wait_for_dump(&host, "bad");
+    assert_eq!(trap["exitCode"], 137, "{trap}");
+    host.wait("only the dump of the last trap to be there", |host| {
+        let of_trap = wait_for_dump(host, "bad")["coreDump"]["file"].as_str().unwrap().to_owned();
+        let there = dumps(&device);
+        (there.len() == 1 && of_trap.ends_with(&there[0])).then_some(())
+    });
     host.stop();
 }

@@ -21,7 +21,7 @@ use marram_core::{
     elapsed::Clocks,
     log::{Damage, MessageLog},
     message::{Accepted, Message},
-    ports::{Documents, Engine, Images, Room, SendError, States, Upstream, UpstreamEvent, UpstreamTwins},
+    ports::{CoreDumps, Documents, Engine, Images, Room, SendError, States, Upstream, UpstreamEvent, UpstreamTwins},
     route::{Origin, TWIN_CHANGES, module_output},
     time::UtcMillis,
 };
@@ -79,6 +79,8 @@ pub struct Config {
     pub check_image: fn(&str) -> Result<(), String>,
     /// Ceiling on the memory limits of all modules that are to run, in bytes; none = any sum is accepted.
     pub max_memory: Option<u64>,
+    /// The files of core dumps, which the engine writes if the owner wants that; none: nowhere.
+    pub core_dumps: Option<Arc<dyn CoreDumps>>,
     /// Bodies of messages at which instances trap are kept with the traps.
     pub trap_bodies: bool,
     /// What is cleaned up once a deployment has settled and before a download; none = nothing is.
@@ -160,7 +162,7 @@ impl Agent {
         let twins = Arc::new(Twins::new(config.documents.clone(), clock, Some(notices)));
         let (events, receiver) = mpsc::channel(EVENTS);
         let (upstream_closing, closing) = watch::channel(false);
-        let traps = Arc::new(TrapKeeper::new(config.documents.clone(), config.trap_bodies));
+        let traps = Arc::new(TrapKeeper::new(config.documents.clone(), config.core_dumps, config.trap_bodies));
         let states = Arc::new(StateCells::new(config.states));
         let (judgements, judged) = watch::channel(None);
         let (upstream_events, sync_events) = mpsc::channel(twins::EVENTS);

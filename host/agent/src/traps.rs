@@ -1,13 +1,14 @@
 //! Keeps what is known of instances that a trap, a limit or a deadline ended, over restarts of the host.
 
 use std::{
+    path::PathBuf,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use marram_core::{
-    ports::{DocumentError, Documents},
-    traps::{Trap, Traps},
+    ports::{CoreDumps, DocumentError, Documents},
+    traps::{CoreDump, Trap, Traps},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Mutex, time::Instant};
@@ -41,6 +42,8 @@ struct StoredTraps {
 
 pub(crate) struct TrapKeeper {
     documents: Arc<dyn Documents>,
+    /// None: there is no folder of core dumps.
+    core_dumps: Option<Arc<dyn CoreDumps>>,
     /// Bodies of messages and payloads of calls are kept, too.
     bodies: bool,
     /// None: not read yet.
@@ -71,8 +74,8 @@ impl Writes {
 }
 
 impl TrapKeeper {
-    pub(crate) fn new(documents: Arc<dyn Documents>, bodies: bool) -> Self {
-        Self { documents, bodies, traps: Mutex::default(), writes: std::sync::Mutex::default() }
+    pub(crate) fn new(documents: Arc<dyn Documents>, core_dumps: Option<Arc<dyn CoreDumps>>, bodies: bool) -> Self {
+        Self { documents, core_dumps, bodies, traps: Mutex::default(), writes: std::sync::Mutex::default() }
     }
 
     /// Keeps one more. What cannot be stored is kept in memory, and stored with the next. So is what comes too often, within a minute.
@@ -82,15 +85,24 @@ impl TrapKeeper {
         }
         let mut slot = self.traps.lock().await;
         let mut traps = self.known(&mut slot).await;
-        traps.keep(trap);
+        let has_dump = trap.core_dump.is_some();
+        let gone = traps.keep(trap);
         let now = Instant::now();
-        let turn = self.writes().ask(now);
+        // One with a core dump is rare, and without it in the document nothing leads to the dump after a crash.
+        let turn = if has_dump { Some(now) } else { self.writes().ask(now) };
         match turn {
             Some(at) if at > now => drop(tokio::spawn(store_at(at, Arc::downgrade(self)))),
             Some(_) => self.store_now(&traps).await,
             None => {}
         }
         *slot = Some(traps);
+        // Last: a file to which nothing leads is found and removed, a trap whose file is gone was for nothing.
+        self.remove(gone).await;
+    }
+
+    /// Removes a core dump whose trap is not kept.
+    pub(crate) async fn forget(&self, dump: CoreDump) {
+        self.remove(vec![dump.file]).await;
     }
 
     /// Stores what waits for its turn, before the host ends.
@@ -116,9 +128,42 @@ impl TrapKeeper {
     pub(crate) async fn of(&self, module: &str) -> ModuleTraps {
         let mut slot = self.traps.lock().await;
         let traps = self.known(&mut slot).await;
-        let of_module = ModuleTraps { traps: traps.of(module).cloned().collect() };
+        let of_module = traps.of(module).cloned().collect();
         *slot = Some(traps);
-        of_module
+        ModuleTraps { traps: self.with_paths(of_module).await }
+    }
+
+    /// Core dumps with their paths; those that somebody removed are not told of.
+    async fn with_paths(&self, mut traps: Vec<Trap>) -> Vec<Trap> {
+        for trap in &mut traps {
+            let Some(dump) = trap.core_dump.take() else { continue };
+            let (core_dumps, file) = (self.core_dumps.clone(), dump.file.clone());
+            let path = blocking(move || Ok(core_dumps.and_then(|core_dumps| core_dumps.path(&file)))).await;
+            let shown = |path: PathBuf| CoreDump { file: path.display().to_string(), ..dump };
+            trap.core_dump = path.ok().flatten().map(shown);
+        }
+        traps
+    }
+
+    async fn remove(&self, files: Vec<String>) {
+        if let Some(core_dumps) = self.core_dumps.clone().filter(|_| !files.is_empty()) {
+            let removed = blocking(move || {
+                files.iter().for_each(|file| core_dumps.remove(file));
+                Ok(())
+            });
+            told(removed.await);
+        }
+    }
+
+    async fn keep_core_dumps_of(&self, traps: &Traps) {
+        if let Some(core_dumps) = self.core_dumps.clone() {
+            let kept: Vec<String> = traps.core_dumps().map(str::to_owned).collect();
+            let removed = blocking(move || {
+                core_dumps.keep_only(&kept.iter().map(String::as_str).collect::<Vec<_>>());
+                Ok(())
+            });
+            told(removed.await);
+        }
     }
 
     async fn known(&self, slot: &mut Option<Traps>) -> Traps {
@@ -140,10 +185,12 @@ impl TrapKeeper {
                 }
             }
         });
-        stored.unwrap_or_else(|error| {
+        let traps = stored.unwrap_or_else(|error| {
             tracing::error!(error, "the traps that were kept cannot be read; they begin anew");
             Traps::default()
-        })
+        });
+        self.keep_core_dumps_of(&traps).await;
+        traps
     }
 
     async fn store(&self, traps: &Traps) -> Result<(), DocumentError> {
@@ -151,6 +198,12 @@ impl TrapKeeper {
         let bytes = bytes.map_err(|error| DocumentError(error.to_string()))?;
         let documents = self.documents.clone();
         blocking(move || documents.write(TRAPS, &bytes)).await
+    }
+}
+
+fn told(removed: Result<(), DocumentError>) {
+    if let Err(error) = removed {
+        tracing::warn!(%error, "core dumps cannot be removed");
     }
 }
 
@@ -208,18 +261,19 @@ mod tests {
             deployment: 1,
             image: "i".into(),
             digest: None,
+            core_dump: None,
         }
     }
 
     async fn newest_on(disk: &Arc<Disk>) -> u64 {
-        let next_life = TrapKeeper::new(disk.clone(), false);
+        let next_life = TrapKeeper::new(disk.clone(), None, false);
         next_life.of("m").await.traps[0].at.0
     }
 
     #[tokio::test(start_paused = true)]
     async fn modules_that_trap_without_end_write_once_a_minute_and_all_that_is_kept_is_stored_then() {
         let disk = Arc::new(Disk::default());
-        let keeper = Arc::new(TrapKeeper::new(disk.clone(), false));
+        let keeper = Arc::new(TrapKeeper::new(disk.clone(), None, false));
         for number in 0..u64::from(BURST) {
             keeper.keep(trap(number)).await;
             assert_eq!(newest_on(&disk).await, number, "the first ones at once");

@@ -245,6 +245,12 @@ pub(crate) struct Logs {
 pub(crate) struct Traps {
     /// Name of the module
     pub(crate) module: String,
+    /// Write the core dump that is kept of it to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) dump: Option<PathBuf>,
+    /// Replace the file if it exists
+    #[arg(long, requires = "dump")]
+    pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) ask: Ask,
 }

@@ -34,7 +34,7 @@ pub(crate) fn componentize(args: Componentize) -> Result<(), Failure> {
     let folder = args.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let adapted = adapt(&args.input, args.adapter, Scratch::new(folder)?)?;
     tell_if_refused(&adapted.file)?;
-    let size = pull::place(&adapted.file, &adapted.scratch, &args.output, args.force)?;
+    let size = pull::place(&adapted.file, &adapted.scratch, &args.output, args.force, pull::CUSTOMARY)?;
     output::data(&match args.format {
         Format::Text => format!("{}: {}\n", args.output.display(), words(&adapted.adapter)),
         Format::Json => {

@@ -177,6 +177,8 @@ impl Default for Cache {
 pub(crate) struct Modules {
     /// `max-memory-bytes`: over the memory limits of all modules that are to run; none = any sum is accepted.
     pub(crate) max_memory_bytes: Option<u64>,
+    /// `core-dump-max-bytes`: of the core dump of a module that trapped; none = there are no dumps.
+    pub(crate) core_dump_max_bytes: Option<u64>,
     /// `trap-bodies`: the beginning of a message is kept with the trap of who handled it.
     pub(crate) trap_bodies: bool,
 }

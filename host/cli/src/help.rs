@@ -125,10 +125,12 @@ const MORE: &[More] = &[
     More {
         command: "traps",
         text: "The newest first; ten of each module at the most, over restarts of the host and after the module has left the \
-               deployment. With `modules.trap-bodies` in marram.toml, the beginning of the message is among it.",
+               deployment. With `modules.trap-bodies` in marram.toml, the beginning of the message is among it; with \
+               `modules.core-dump-max-bytes`, a core dump: what the module had in memory, secrets too.",
         examples: &[
             ("marram traps filter", "reason, what it was doing, and the frames of its stack"),
             ("marram traps filter --format json", "the same for a script"),
+            ("marram traps filter --dump filter.core", "the core dump, for a debugger"),
         ],
     },
     More {

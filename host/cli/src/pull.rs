@@ -2,8 +2,9 @@
 //! whole or not at all.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io,
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
@@ -26,7 +27,7 @@ pub(crate) fn pull(args: Pull) -> Result<(), Failure> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Beside the file: the last step is a rename, which cannot cross file systems.
     let fetched = access::fetch(&args.access, &args.reference, folder)?;
-    let size = place(&fetched.artifact.path, &fetched.folder, file, args.force)?;
+    let size = place(&fetched.artifact.path, &fetched.folder, file, args.force, CUSTOMARY)?;
     output::data(&match args.format {
         Format::Text => format!("{}\n", fetched.reference),
         Format::Json => {
@@ -58,13 +59,16 @@ fn exists(file: &Path) -> Failure {
     Failure::new(Code::Failed, format!("{} exists already", file.display())).hint("`--force` replaces it")
 }
 
-/// Gives the component its name, by a folder on the same file system; returns its bytes. A crash leaves what was there, or all of the new.
-pub(crate) fn place(component: &Path, scratch: &Scratch, file: &Path, force: bool) -> Result<u64, Failure> {
+/// The mode of new files, from which the umask takes.
+pub(crate) const CUSTOMARY: u32 = 0o666;
+
+/// Copies a component, or another file, to its place, by a folder on the same file system; returns its bytes. A crash leaves what was
+/// there, or all of the new.
+pub(crate) fn place(from: &Path, scratch: &Scratch, file: &Path, force: bool, mode: u32) -> Result<u64, Failure> {
     let cannot = |error: io::Error| Failure::new(Code::Failed, format!("cannot write {}: {error}", file.display()));
-    // The verified copy is its owner's alone; a new file has the customary mode.
-    let new = scratch.path().join("component");
-    let mut out = File::create_new(&new).map_err(cannot)?;
-    let size = io::copy(&mut File::open(component).map_err(cannot)?, &mut out).map_err(cannot)?;
+    let new = scratch.path().join("new");
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new).map_err(cannot)?;
+    let size = io::copy(&mut File::open(from).map_err(cannot)?, &mut out).map_err(cannot)?;
     out.sync_all().map_err(cannot)?;
     if !force {
         match renameat_with(CWD, &new, CWD, file, RenameFlags::NOREPLACE) {

@@ -21,7 +21,7 @@ use std::{
 };
 
 use marram_agent::{Agent, Caches};
-use marram_engine::{CompileLimits, HelperCommand, WasmEngine};
+use marram_engine::{CompileLimits, DumpFolder, Dumps, HelperCommand, WasmEngine};
 use marram_registry::Registry;
 use marram_store::{Folder, LockError, StateFolder, lock_data_dir, log};
 use marram_upstream::{Journal, TwinJournal};
@@ -85,7 +85,11 @@ fn open(config: &Config, data: &Path) -> Result<marram_agent::Config, Failure> {
     let twin_journal = TwinJournal::open(data.join("upstream/twins")).map_err(|error| failed(&error))?;
     let registry = Registry::new(config.registry(&data.join("cache"))?)
         .map_err(|error| Failure::new(Code::BadConfig, chain(&error)))?;
-    let engine = WasmEngine::new(engine_settings(config, data)?).map_err(|error| failed(&error))?;
+    // Also where no more are wanted: those that are there go with their traps.
+    let core_dumps = Arc::new(DumpFolder::open(&data.join("dumps")).map_err(|error| failed(&error))?);
+    let dumps = config.modules.core_dump_max_bytes.map(|max_bytes| Dumps { folder: core_dumps.clone(), max_bytes });
+    let engine = marram_engine::Settings { dumps, ..engine_settings(config, data)? };
+    let engine = WasmEngine::new(engine).map_err(|error| failed(&error))?;
     let (engine, registry) = (Arc::new(engine), Arc::new(registry));
     let caches = Caches { components: registry.clone(), code: engine.clone(), max_bytes: config.cache.max_bytes };
     Ok(marram_agent::Config {
@@ -103,6 +107,7 @@ fn open(config: &Config, data: &Path) -> Result<marram_agent::Config, Failure> {
         states: Arc::new(states),
         check_image,
         max_memory: config.modules.max_memory_bytes,
+        core_dumps: Some(core_dumps),
         trap_bodies: config.modules.trap_bodies,
         initial: None,
     })
@@ -134,9 +139,10 @@ pub(crate) fn engine_settings(config: &Config, data: &Path) -> Result<marram_eng
         profile: config.engine.profile,
         cache: data.join("compiled"),
         precompiled: config.engine.precompiled.clone(),
-        private: ["store", "state", "messages", "upstream", "cache"].map(|folder| data.join(folder)).to_vec(),
+        private: ["store", "state", "messages", "upstream", "cache", "dumps"].map(|folder| data.join(folder)).to_vec(),
         helper: compiler()?,
         limits: CompileLimits::default(),
+        dumps: None,
     })
 }
 

@@ -1,23 +1,53 @@
 //! `marram traps`: why instances of a module were ended, and what they were doing.
 
+use std::path::Path;
+
 use marram_agent::ModuleTraps;
-use marram_core::traps::{During, HandledCall, HandledMessage, HeldMessages, Trap};
+use marram_core::traps::{CoreDump, During, HandledCall, HandledMessage, HeldMessages, Trap};
+
+use serde_json::json;
 
 use crate::{
-    args::Traps,
-    ask::answer,
+    access::Scratch,
+    args::{Format, Traps},
+    ask::{answer, read},
     client::{Call, segment},
-    failure::Failure,
+    config,
+    failure::{Code, Failure},
     output::{self, bytes, plain},
+    pull::{place, refuse_what_is_there},
 };
 
 pub(crate) fn traps(args: &Traps) -> Result<(), Failure> {
     let call = Call::get(format!("/v1/modules/{}/traps", segment(&args.module)));
+    if let Some(file) = &args.dump {
+        return dump(args, call, file);
+    }
     answer(&args.ask, call, |traps: ModuleTraps| {
         if traps.traps.is_empty() {
             output::talk(&format!("no trap of {} is known\n", plain(&args.module)));
         }
         traps.traps.iter().map(text).collect::<Vec<_>>().join("\n")
+    })
+}
+
+/// The owner's alone, as it is in the host's folder.
+const DUMP_MODE: u32 = 0o600;
+
+/// The host tells where the dump lies, and who may ask it may read it: the file need not pass through the host's memory.
+fn dump(args: &Traps, call: Call, file: &Path) -> Result<(), Failure> {
+    refuse_what_is_there(file, args.force)?;
+    let answer: ModuleTraps = read(&call.send(&config::data_folder(&args.ask.place, None)?)?)?;
+    let Some(CoreDump { file: kept, .. }) = answer.traps.iter().find_map(|trap| trap.core_dump.as_ref()) else {
+        let none = format!("no core dump of {} is kept", plain(&args.module));
+        return Err(Failure::new(Code::Failed, none)
+            .hint("`modules.core-dump-max-bytes` in marram.toml asks for one of the next trap"));
+    };
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let size = place(Path::new(kept), &Scratch::new(folder)?, file, args.force, DUMP_MODE)?;
+    output::data(&match args.ask.format {
+        Format::Text => format!("{}, {}\n", file.display(), bytes(size)),
+        Format::Json => format!("{}\n", json!({ "file": file.to_string_lossy(), "bytes": size })),
     })
 }
 
@@ -28,6 +58,13 @@ fn text(trap: &Trap) -> String {
     }
     let digest = trap.digest.as_ref().map(|digest| format!(", {digest}")).unwrap_or_default();
     text += &format!("  image {}{digest}, deployment {}\n", plain(&trap.image), trap.deployment);
+    if let Some(dump) = &trap.core_dump {
+        let left_out = match dump.left_out_bytes {
+            0 => String::new(),
+            more => format!(", without {} of memory beyond the bound", bytes(more)),
+        };
+        text += &format!("  core dump {}, {}{left_out}\n", plain(&dump.file), bytes(dump.bytes));
+    }
     for frame in &trap.backtrace {
         text += &format!("    {}\n", plain(frame));
     }

@@ -26,7 +26,7 @@ use crate::{
     state::{StateError, Write},
     time::UtcMillis,
     timers::DurableTimer,
-    traps::During,
+    traps::{CoreDump, During},
     twin::CloudTwin,
 };
 
@@ -363,6 +363,8 @@ pub struct Exit {
     pub backtrace: Vec<String>,
     /// What the host had called it for, if that is known.
     pub during: Option<Box<During>>,
+    /// What it had in memory, if it trapped and the owner wants that.
+    pub core_dump: Option<Box<CoreDump>>,
 }
 
 impl Exit {
@@ -382,7 +384,7 @@ impl Exit {
     /// An exit without a backtrace.
     #[must_use]
     pub fn new(code: i32, reason: impl Into<String>) -> Self {
-        Self { code, reason: reason.into(), backtrace: Vec::new(), during: None }
+        Self { code, reason: reason.into(), backtrace: Vec::new(), during: None, core_dump: None }
     }
 
     /// The same, with what it was called for.
@@ -703,6 +705,16 @@ pub trait DirectMethods: Send + Sync {
 }
 
 // ---- documents ----
+
+/// The files of core dumps, which the engine writes. Calls block on the disk.
+pub trait CoreDumps: Send + Sync {
+    /// Where this one lies; none when it is there no more.
+    fn path(&self, file: &str) -> Option<PathBuf>;
+    /// Removes it, if it is there.
+    fn remove(&self, file: &str);
+    /// Removes those of earlier runs of the host that are not among these: nothing leads to them.
+    fn keep_only(&self, files: &[&str]);
+}
 
 /// Small documents that survive a crash: deployments and their history, twins, traps. Calls block on the disk; the agent makes them
 /// from blocking threads.

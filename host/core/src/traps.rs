@@ -18,6 +18,21 @@ pub const MAX_HELD: usize = 10;
 /// Bytes of the body of each of these, so that one trap does not drive out all others.
 pub const MAX_HELD_BODY_BYTES: usize = 1 << 10;
 
+/// Core dumps that are kept, of all modules together and one of each at the most. With the bound of each, that of all.
+pub const MAX_CORE_DUMPS: usize = 4;
+
+/// What an instance had in memory when it ended, in a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CoreDump {
+    /// Its name in the folder of dumps; in answers to people, its path.
+    pub file: String,
+    /// Of the file.
+    pub bytes: u64,
+    /// Of memory that was beyond the bound of a dump and is not in it; zeros do not count.
+    pub left_out_bytes: u64,
+}
+
 /// What an instance was doing when it ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
@@ -175,6 +190,9 @@ pub struct Trap {
     pub image: String,
     /// Digest of the image.
     pub digest: Option<String>,
+    /// What it had in memory, if that is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub core_dump: Option<CoreDump>,
 }
 
 /// Whether an instance that ended so is worth keeping in mind: not of its own will, and not by the operator's.
@@ -190,8 +208,27 @@ pub struct Traps {
 }
 
 impl Traps {
-    /// Keeps one more.
-    pub fn keep(&mut self, trap: Trap) {
+    /// Keeps one more. Returns the files of the core dumps that go: of each module the last dump is kept, as long as its trap,
+    /// and if it is among the last [`MAX_CORE_DUMPS`] of all.
+    #[must_use]
+    pub fn keep(&mut self, trap: Trap) -> Vec<String> {
+        let before: Vec<String> = self.core_dumps().map(str::to_owned).collect();
+        if trap.core_dump.is_some() {
+            self.traps.iter_mut().filter(|older| older.module == trap.module).for_each(|older| older.core_dump = None);
+        }
+        self.push(trap);
+        let with_dump = self.traps.iter_mut().rev().filter(|trap| trap.core_dump.is_some());
+        with_dump.skip(MAX_CORE_DUMPS).for_each(|trap| trap.core_dump = None);
+        let kept: Vec<&str> = self.core_dumps().collect();
+        before.into_iter().filter(|file| !kept.contains(&file.as_str())).collect()
+    }
+
+    /// The files of all core dumps.
+    pub fn core_dumps(&self) -> impl Iterator<Item = &str> {
+        self.traps.iter().filter_map(|trap| trap.core_dump.as_ref()).map(|dump| dump.file.as_str())
+    }
+
+    fn push(&mut self, trap: Trap) {
         let module = trap.module.clone();
         self.traps.push(trap);
         let of_module = |trap: &Trap| trap.module == module;
@@ -245,15 +282,16 @@ mod tests {
             deployment: 1,
             image: "i".into(),
             digest: None,
+            core_dump: None,
         }
     }
 
     #[test]
     fn the_last_traps_of_each_module_are_kept_the_newest_first_and_all_within_a_bound() {
         let mut traps = Traps::default();
-        traps.keep(trap("quiet", 0, 1));
+        let _ = traps.keep(trap("quiet", 0, 1));
         for number in 1..=25 {
-            traps.keep(trap("loud", number, 1));
+            let _ = traps.keep(trap("loud", number, 1));
         }
         let times = |traps: &Traps, name: &str| traps.of(name).map(|trap| trap.at.0).collect::<Vec<_>>();
         assert_eq!(times(&traps, "loud"), (16..=25).rev().collect::<Vec<_>>());
@@ -261,7 +299,7 @@ mod tests {
         let read: Traps = serde_json::from_slice(&serde_json::to_vec(&traps).unwrap()).unwrap();
         assert_eq!(read, traps);
         for number in 0..20 {
-            traps.keep(trap(&format!("large{}", number % 4), 100 + number, 12 << 10));
+            let _ = traps.keep(trap(&format!("large{}", number % 4), 100 + number, 12 << 10));
             assert!(serde_json::to_vec(&traps).unwrap().len() <= MAX_BYTES + 16);
         }
         assert_eq!(times(&traps, "quiet"), [0], "who has most gives way");
@@ -276,17 +314,40 @@ mod tests {
     fn a_module_that_traps_in_a_loop_crowds_out_no_other_however_large_its_traps_are() {
         let mut traps = Traps::default();
         for number in 0..4 {
-            traps.keep(trap(&format!("quiet{number}"), number, 4 << 10));
+            let _ = traps.keep(trap(&format!("quiet{number}"), number, 4 << 10));
         }
         for number in 4..1_000 {
-            traps.keep(trap("loud", number, 40 << 10));
+            let _ = traps.keep(trap("loud", number, 40 << 10));
             assert_eq!(traps.of("loud").next().unwrap().at.0, number, "the newest is always there");
         }
         for number in 0..4 {
             assert_eq!(traps.of(&format!("quiet{number}")).count(), 1);
         }
-        traps.keep(trap("huge", 1_000, 2 * MAX_BYTES));
+        let _ = traps.keep(trap("huge", 1_000, 2 * MAX_BYTES));
         assert_eq!(traps.of("huge").count(), 1, "one is kept, whatever it takes");
+    }
+
+    #[test]
+    fn of_each_module_the_last_core_dump_is_kept_and_of_all_a_few() {
+        let with = |module: &str, file: &str| {
+            let dump = CoreDump { file: file.into(), bytes: 9, left_out_bytes: 0 };
+            Trap { core_dump: Some(dump), ..trap(module, 1, 1) }
+        };
+        let mut traps = Traps::default();
+        assert!(traps.keep(with("a", "a1")).is_empty());
+        assert!(traps.keep(trap("a", 2, 1)).is_empty(), "a trap without a dump leaves that of the one before");
+        assert_eq!(traps.keep(with("a", "a2")), ["a1"]);
+        for module in ["b", "c", "d"] {
+            assert!(traps.keep(with(module, module)).is_empty());
+        }
+        assert_eq!(traps.keep(with("e", "e")), ["a2"]);
+        assert_eq!(traps.core_dumps().collect::<Vec<_>>(), ["b", "c", "d", "e"]);
+        let gone: Vec<String> =
+            (0..MAX_OF_A_MODULE as u64).flat_map(|number| traps.keep(trap("b", number, 1))).collect();
+        assert_eq!(gone, ["b"], "it goes with its trap");
+        let stored = serde_json::to_string(&with("a", "1.core")).unwrap();
+        assert!(stored.contains(r#""coreDump":{"file":"1.core","bytes":9,"leftOutBytes":0}"#), "{stored}");
+        assert!(!serde_json::to_string(&trap("a", 1, 1)).unwrap().contains("coreDump"));
     }
 
     #[test]

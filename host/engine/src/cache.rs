@@ -164,7 +164,7 @@ pub(crate) fn is_of_the_system(error: &wasmtime::Error) -> bool {
     })
 }
 
-fn check_private(metadata: &fs::Metadata) -> io::Result<()> {
+pub(crate) fn check_private(metadata: &fs::Metadata) -> io::Result<()> {
     let problem = if !metadata.is_dir() {
         "it is not a folder".to_owned()
     } else if metadata.uid() != rustix::process::geteuid().as_raw() {
@@ -174,12 +174,12 @@ fn check_private(metadata: &fs::Metadata) -> io::Result<()> {
     } else {
         return Ok(());
     };
-    let text = format!("compiled code is only loaded from a folder of this user alone: {problem}");
+    let text = format!("compiled code and core dumps are only kept in a folder of this user alone: {problem}");
     Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
 }
 
 /// One host at a time has the folder (it locks its data), so a temporary file is left over from a crash.
-fn remove_leftovers(folder: &Path) -> io::Result<()> {
+pub(crate) fn remove_leftovers(folder: &Path) -> io::Result<()> {
     for file in fs::read_dir(folder)? {
         let path = file?.path();
         if path.extension().is_some_and(|extension| extension == "tmp") {

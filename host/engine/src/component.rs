@@ -14,6 +14,7 @@ use crate::{
     check::{INCOMING, INPUT, Interface, METHOD, RUN, START, Surface, TIMER, TWIN},
     cpu::Meter,
     deadline::CallLimits,
+    dumps::{Dumper, Dumps},
     instance::{
         ChangedParams, ChangedResults, FireParams, GuestInstance, HandleParams, HandleResults, Handlers,
         IncomingParams, IncomingResults, InvokeParams, InvokeResults, Live, RunResults, StartResults,
@@ -34,6 +35,7 @@ pub(crate) struct WasmComponent {
     cost: u64,
     ticker: Arc<Ticker>,
     walls: Arc<Walls>,
+    dumps: Option<Dumps>,
 }
 
 /// Where the functions are that the host calls.
@@ -58,6 +60,7 @@ impl WasmComponent {
         cost: u64,
         ticker: Arc<Ticker>,
         walls: Arc<Walls>,
+        dumps: Option<Dumps>,
     ) -> Result<Self, LoadError> {
         let linked = linker
             .instantiate_pre(component)
@@ -77,7 +80,7 @@ impl WasmComponent {
             method: entry::<InvokeParams, InvokeResults>(&linked, &surface, METHOD, "invoke")?,
         };
         let (imports_inbox, imports_durable_timers) = (surface.imports_inbox(), surface.imports_durable_timers());
-        Ok(Self { linked, entries, imports_inbox, imports_durable_timers, cost, ticker, walls })
+        Ok(Self { linked, entries, imports_inbox, imports_durable_timers, cost, ticker, walls, dumps })
     }
 
     async fn instance(
@@ -91,17 +94,24 @@ impl WasmComponent {
         let wasi = wasi::context(spec, &self.walls, &stdout, &stderr)?;
         let limits = CallLimits { running: spec.sandbox.handler_time, wall: spec.sandbox.handler_wall };
         let state = GuestState::new(host, wasi, spec.sandbox.memory_bytes, meter.clone());
-        let mut live = Live::new(state.into_store(self.linked.engine()), stdout, stderr);
-        live.store.data_mut().memory.take_instances(self.cost).map_err(|over| live.exit(&over.into()))?;
+        let dumper =
+            self.dumps.clone().map(|dumps| Dumper { dumps, module: spec.name.clone(), image: spec.image.clone() });
+        let mut live = Box::new(Live::new(state.into_store(self.linked.engine()), stdout, stderr, dumper));
+        if let Err(over) = live.store.data_mut().memory.take_instances(self.cost) {
+            return Err(live.end(over.into()).await);
+        }
         // Initialisers run now: guest code like any other, so within the bounds of a call.
         live.store.data_mut().deadline.begin(Some(limits));
         let made = limits.last_resort(pin!(self.linked.instantiate_async(&mut live.store))).await;
         let instance = match made {
             Ok(Ok(instance)) => instance,
-            Ok(Err(error)) => return Err(live.exit(&error)),
-            Err(late) => return Err(live.exit(&late.into())),
+            Ok(Err(error)) => return Err(live.end(error).await),
+            Err(late) => return Err(live.end(late.into()).await),
         };
-        let handlers = self.entries.handlers(&instance, &mut live.store).map_err(|error| live.exit(&error))?;
+        let handlers = match self.entries.handlers(&instance, &mut live.store) {
+            Ok(handlers) => handlers,
+            Err(error) => return Err(live.end(error).await),
+        };
         Ok(GuestInstance::new(live, handlers, limits, meter))
     }
 }

@@ -91,7 +91,10 @@ impl WasmEngine {
         let cache = Cache::open(&settings.cache, settings.profile)
             .map_err(|error| EngineError::Cache(settings.cache.clone(), error))?;
         let wasmtime = |error: wasmtime::Error| EngineError::Wasmtime(format!("{error:#}"));
-        let engine = Engine::new(&settings.profile.config()).map_err(wasmtime)?;
+        let mut config = settings.profile.config();
+        // Not part of what code is compiled for. It lists the parts of the store beside the error of a trap, and copies none.
+        config.coredump_on_trap(settings.dumps.is_some());
+        let engine = Engine::new(&config).map_err(wasmtime)?;
         let linker = linker(&engine).map_err(wasmtime)?;
         let ticker = Arc::new(Ticker::start(&engine).map_err(EngineError::Thread)?);
         let key = Key { target: target::here(), profile: settings.profile };
@@ -204,7 +207,8 @@ impl Shared {
     }
 
     fn link(&self, component: &Component, cost: u64) -> Result<Arc<WasmComponent>, LoadError> {
-        WasmComponent::link(&self.linker, component, cost, self.ticker.clone(), self.walls.clone()).map(Arc::new)
+        let (ticker, walls, dumps) = (self.ticker.clone(), self.walls.clone(), self.settings.dumps.clone());
+        WasmComponent::link(&self.linker, component, cost, ticker, walls, dumps).map(Arc::new)
     }
 
     pub(crate) fn slot(&self, digest: &str) -> Slot {

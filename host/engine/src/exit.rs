@@ -39,7 +39,7 @@ pub(crate) fn classify(error: &wasmtime::Error) -> Exit {
         return Exit::new(*code, format!("exited with code {code}"));
     }
     let (code, reason) = code_and_reason(error);
-    Exit { code, reason: one_line(&reason), backtrace: backtrace(error), during: None }
+    Exit { code, reason: one_line(&reason), backtrace: backtrace(error), during: None, core_dump: None }
 }
 
 fn code_and_reason(error: &wasmtime::Error) -> (i32, String) {

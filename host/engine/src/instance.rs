@@ -2,15 +2,19 @@
 
 use std::{pin::pin, sync::Arc};
 
-use marram_core::ports::{self, BoxFuture, Exit, Inbox, Settlement, TwinAck, TwinAnswer};
+use marram_core::{
+    ports::{self, BoxFuture, Exit, Inbox, Settlement, TwinAck, TwinAnswer},
+    traps::is_trap,
+};
 use wasmtime::{
-    Store,
+    Store, WasmCoreDump,
     component::{ComponentNamedList, ComponentType, Lift, Lower, Resource, TypedFunc},
 };
 
 use crate::{
     cpu::Meter,
     deadline::CallLimits,
+    dumps::Dumper,
     exit::{classify, one_line},
     link::{MessageTag, Nack, WasiError, WasiMessageTag, settlement, wasi_settlement},
     log::LogPipe,
@@ -69,19 +73,32 @@ pub(crate) struct Live {
     pub(crate) store: Store<GuestState>,
     stdout: LogPipe,
     stderr: LogPipe,
+    /// None: the owner wants no core dumps.
+    dumper: Option<Dumper>,
     /// True from the begin of a call to its end: still true at the next call if the caller dropped the future between.
     busy: bool,
 }
 
 impl Live {
-    pub(crate) fn new(store: Store<GuestState>, stdout: LogPipe, stderr: LogPipe) -> Self {
-        Self { store, stdout, stderr, busy: false }
+    pub(crate) fn new(store: Store<GuestState>, stdout: LogPipe, stderr: LogPipe, dumper: Option<Dumper>) -> Self {
+        Self { store, stdout, stderr, dumper, busy: false }
     }
 
-    /// Logs what is left of the output and says why the instance ended.
-    pub(crate) fn exit(&self, error: &wasmtime::Error) -> Exit {
+    /// Logs what is left of the output, says why the instance ended and, if it trapped and the owner wants that, writes what
+    /// it had in memory. The store is gone after.
+    pub(crate) async fn end(mut self: Box<Self>, error: wasmtime::Error) -> Exit {
         self.flush();
-        classify(error)
+        let exit = classify(&error);
+        let Some(dumper) = self.dumper.take().filter(|_| is_trap(&exit)) else { return exit };
+        let Ok(dump) = error.downcast::<WasmCoreDump>() else { return exit };
+        let known = exit.clone();
+        // It waits for the disk, and the next instance for it: never is more in memory than without dumps.
+        let written = tokio::task::spawn_blocking(move || dumper.write(&dump, &mut self.store, &known)).await;
+        let core_dump = written.unwrap_or_else(|panic| {
+            tracing::error!(%panic, "no core dump");
+            None
+        });
+        Exit { core_dump: core_dump.map(Box::new), ..exit }
     }
 
     fn flush(&self) {
@@ -111,8 +128,8 @@ enum State {
 }
 
 impl GuestInstance {
-    pub(crate) fn new(live: Live, handlers: Handlers, limits: CallLimits, meter: Arc<Meter>) -> Self {
-        Self { state: State::Live(Box::new(live)), handlers, limits, meter }
+    pub(crate) fn new(live: Box<Live>, handlers: Handlers, limits: CallLimits, meter: Arc<Meter>) -> Self {
+        Self { state: State::Live(live), handlers, limits, meter }
     }
 
     /// The store for a call. Whoever gets it says [`Live::busy`] false after.
@@ -135,10 +152,11 @@ impl GuestInstance {
         exit
     }
 
-    fn end_by(&mut self, error: &wasmtime::Error) -> Exit {
-        let exit = match &self.state {
-            State::Live(live) => live.exit(error),
-            State::Ended(exit) => exit.clone(),
+    async fn end_by(&mut self, error: wasmtime::Error) -> Exit {
+        let abandoned = Exit::new(Exit::STOPPED, "it was abandoned while it ended");
+        let exit = match std::mem::replace(&mut self.state, State::Ended(abandoned)) {
+            State::Live(live) => live.end(error).await,
+            State::Ended(exit) => exit,
         };
         self.end(exit)
     }
@@ -161,8 +179,8 @@ impl GuestInstance {
                 live.busy = false;
                 Ok(results)
             }
-            Ok(Err(error)) => Err(self.end_by(&error)),
-            Err(late) => Err(self.end_by(&late.into())),
+            Ok(Err(error)) => Err(self.end_by(error).await),
+            Err(late) => Err(self.end_by(late.into()).await),
         }
     }
 
@@ -179,7 +197,7 @@ impl GuestInstance {
         let exit = match function.call_async(&mut live.store, ()).await {
             Ok((Ok(()),)) => Exit::new(Exit::DONE, "the program ended"),
             Ok((Err(()),)) => Exit::new(1, "the program ended with an error (see its log)"),
-            Err(error) => return self.end_by(&error),
+            Err(error) => return self.end_by(error).await,
         };
         self.end(exit)
     }
@@ -219,7 +237,7 @@ impl GuestInstance {
                 Err(late) => break late.into(),
             }
         };
-        Err(self.end_by(&ended))
+        Err(self.end_by(ended).await)
     }
 }
 

@@ -8,9 +8,11 @@ mod cache;
 mod check;
 mod compile;
 mod component;
+mod core_dump;
 mod cost;
 mod cpu;
 mod deadline;
+mod dumps;
 mod engine;
 mod exit;
 mod instance;
@@ -33,6 +35,7 @@ pub use check::{ComponentKind, Refusal, Surface, survey};
 pub use compile::CompileError;
 #[cfg(feature = "compiler")]
 pub use compile::compile_helper;
+pub use dumps::{DumpFolder, Dumps, MIN_INTERVAL};
 pub use engine::{EngineError, WasmEngine};
 #[cfg(feature = "compiler")]
 pub use precompile::{Precompile, PrecompileError, Precompiled, precompile};

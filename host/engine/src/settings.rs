@@ -4,6 +4,8 @@ use std::{ffi::OsString, fmt, num::NonZeroUsize, path::PathBuf, str::FromStr, ti
 
 use wasmtime::{Config, WasmBacktraceDetails};
 
+use crate::dumps::Dumps;
+
 /// Frames kept of a backtrace. Deeper ones tell little, and each is a line in a log.
 pub(crate) const MAX_FRAMES: NonZeroUsize = NonZeroUsize::new(32).unwrap();
 
@@ -13,7 +15,7 @@ const GUEST_STACK_BYTES: usize = 256 << 10;
 const FIBER_STACK_BYTES: usize = 512 << 10;
 
 /// How an engine is set up. Everything here is fixed for the life of the engine.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     /// Layout of guest memory.
     pub profile: Profile,
@@ -28,6 +30,8 @@ pub struct Settings {
     pub helper: HelperCommand,
     /// Bounds of one compilation.
     pub limits: CompileLimits,
+    /// Core dumps of instances that trap; none unless the owner wants them.
+    pub dumps: Option<Dumps>,
 }
 
 /// Layout of guest memory. It is baked into compiled code, so each profile has cache entries of its own.

@@ -201,6 +201,7 @@ impl Host {
                 states: world.clone(),
                 check_image: |_| Ok(()),
                 max_memory: None,
+                core_dumps: None,
                 trap_bodies: false,
                 caches: None,
                 initial: None,

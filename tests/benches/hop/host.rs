@@ -89,6 +89,7 @@ impl Hop {
             private: Vec::new(),
             helper: HelperCommand::InProcess,
             limits: CompileLimits::default(),
+            dumps: None,
         };
         let options = marram_store::log::Options::default();
         let opened = marram_store::log::Log::open(cache.path().join("messages"), options, &marram_agent::clocks());
@@ -107,6 +108,7 @@ impl Hop {
             states: Arc::new(Nowhere),
             check_image: |_| Ok(()),
             max_memory: None,
+            core_dumps: None,
             trap_bodies: false,
             caches: None,
             initial: None,

@@ -112,6 +112,7 @@ pub(crate) fn floor(data: &Path, component: &Path) {
         private: Vec::new(),
         helper: HelperCommand::InProcess,
         limits: CompileLimits::default(),
+        dumps: None,
     };
     let digest = component.file_name().and_then(|name| name.to_str()).and_then(|name| name.get(..64));
     let digest = format!("sha256:{}", digest.expect("named by its digest"));

@@ -156,11 +156,16 @@ impl Supervisor {
 
     /// Keeps in mind what ended an instance, if it was not its own will.
     fn keep_trap(&self, name: &ModuleName, run: u64, exit: &Exit, at: UtcMillis) {
-        let (Some(record), Some(module)) = (self.records.get(name), self.observed.modules.get(name)) else { return };
-        let is_update = record.is_update(run);
-        if !is_trap(exit) || !(is_update || record.is_run(run)) {
+        let known = self.records.get(name).zip(self.observed.modules.get(name));
+        let of_now = known.filter(|(record, _)| is_trap(exit) && (record.is_update(run) || record.is_run(run)));
+        let keeper = self.worlds.traps.clone();
+        let Some((record, module)) = of_now else {
+            if let Some(dump) = exit.core_dump.as_deref().cloned() {
+                tokio::spawn(async move { keeper.forget(dump).await });
+            }
             return;
-        }
+        };
+        let is_update = record.is_update(run);
         let spec = module.next.as_ref().filter(|_| is_update).map_or(&module.spec, |next| &next.spec);
         let prepared = if is_update { &record.next } else { &record.prepared };
         let trap = Trap {
@@ -173,8 +178,8 @@ impl Supervisor {
             deployment: self.version,
             image: spec.image.clone(),
             digest: prepared.as_ref().map(|prepared| prepared.artifact.manifest_digest.clone()),
+            core_dump: exit.core_dump.as_deref().cloned(),
         };
-        let keeper = self.worlds.traps.clone();
         // It waits for the disk.
         tokio::spawn(async move { keeper.keep(trap).await });
     }

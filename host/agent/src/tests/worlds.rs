@@ -232,6 +232,7 @@ impl World {
             states: self.states.clone().unwrap_or_else(|| self.disk.clone()),
             check_image: |_| Ok(()),
             max_memory: None,
+            core_dumps: None,
             trap_bodies: false,
             caches: self.caches.clone(),
             initial,

@@ -36,7 +36,7 @@ const MIRRORS: [&str; 2] = ["prefix", "location"];
 const CREDENTIALS: [&str; 4] = ["address", "username", "password", "password-file"];
 const CACHE: [&str; 1] = ["max-bytes"];
 const METRICS: [&str; 1] = ["listen"];
-const MODULES: [&str; 2] = ["max-memory-bytes", "trap-bodies"];
+const MODULES: [&str; 3] = ["core-dump-max-bytes", "max-memory-bytes", "trap-bodies"];
 const MESSAGES: [&str; 2] = ["max-bytes", "sync-seconds"];
 const UPSTREAM: [&str; 2] = ["journal-max-bytes", "journal-files"];
 
@@ -283,6 +283,9 @@ fn modules(reader: &mut Reader<'_>, value: &Value<'_>) -> Modules {
     let mut modules = Modules::default();
     for (key, value) in reader.table("modules", value) {
         match key.get_ref().as_ref() {
+            "core-dump-max-bytes" => {
+                modules.core_dump_max_bytes = reader.number("modules.core-dump-max-bytes", value);
+            }
             "max-memory-bytes" => modules.max_memory_bytes = reader.number("modules.max-memory-bytes", value),
             "trap-bodies" => match value.get_ref() {
                 DeValue::Boolean(keep) => modules.trap_bodies = *keep,

@@ -46,6 +46,7 @@ listen = "[::1]:9600"
 [modules]
 max-memory-bytes = 536_870_912
 trap-bodies = true
+core-dump-max-bytes = 16_777_216
 "#;
 
 #[test]
@@ -59,6 +60,7 @@ fn an_empty_file_means_the_defaults() {
 fn every_key_is_read() {
     let config = check(EVERY_KEY).unwrap();
     assert_eq!((config.modules.max_memory_bytes, config.modules.trap_bodies), (Some(512 << 20), true));
+    assert_eq!(config.modules.core_dump_max_bytes, Some(16 << 20));
     assert_eq!(faults("[modules]\ntrap-bodies = 1\n").len(), 1);
     assert_eq!(config.device_id.as_deref(), Some("pump-7"));
     assert_eq!(config.data, Some("/etc/marram/state".into()));

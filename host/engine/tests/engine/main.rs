@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cache;
+mod core_dumps;
 mod cpu;
 mod guests;
 mod inbox;

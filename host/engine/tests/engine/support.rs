@@ -83,6 +83,7 @@ pub(crate) fn settings(folder: &TempDir, profile: Profile) -> Settings {
         private: Vec::new(),
         helper: HelperCommand::InProcess,
         limits: CompileLimits::default(),
+        dumps: None,
     }
 }
 
