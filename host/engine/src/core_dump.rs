@@ -251,7 +251,7 @@ impl Origins {
             }
         }
         Self {
-            owners: globals.iter().map(|global| owner(global)).collect(),
+            owners: globals.iter().map(owner).collect(),
             memories,
             globals: named_globals,
             only_memory: (dump.memories().len() == 1).then_some(0),
