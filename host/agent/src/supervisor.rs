@@ -11,7 +11,7 @@ pub(crate) mod tally;
 mod trial;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -22,7 +22,7 @@ use marram_core::{
     name::ModuleName,
     planner::{Explained, Observed, plan},
     ports::{Artifact, Component, Engine, Exit, Images, Room},
-    rollout::{Fitness, Trial},
+    rollout::{Fitness, Standing, Trial},
     time::{Uptime, UtcMillis},
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -85,8 +85,8 @@ pub(crate) enum Event {
     Numbers { reply: oneshot::Sender<Numbers> },
     /// Somebody wants to know whether there is such a module. Asked before most questions, so it does not cost a status.
     IsDeployed { name: ModuleName, reply: oneshot::Sender<bool> },
-    /// Somebody wants to know which modules do not do what they should, and the status at that moment.
-    Unwell { reply: oneshot::Sender<(Status, BTreeSet<ModuleName>)> },
+    /// Somebody wants to know how the modules of the deployment stand, and the status at that moment.
+    Standings { reply: oneshot::Sender<(Status, BTreeMap<ModuleName, Standing>)> },
     /// Somebody wants to know how the modules have fared.
     Fitness { reply: oneshot::Sender<BTreeMap<ModuleName, Fitness>> },
     /// Somebody wants to know which components the modules run or are about to.
@@ -282,8 +282,9 @@ impl Supervisor {
                 let known = self.desired.modules.contains_key(&name) || self.observed.modules.contains_key(&name);
                 let _ = reply.send(known);
             }
-            Event::Unwell { reply } => {
-                let _ = reply.send((self.status(), self.unwell()));
+            Event::Standings { reply } => {
+                let standings = self.standings().map(|(name, standing)| (name.clone(), standing)).collect();
+                let _ = reply.send((self.status(), standings));
             }
             Event::Fitness { reply } => {
                 let _ = reply.send(self.fitness());

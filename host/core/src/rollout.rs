@@ -87,10 +87,16 @@ pub fn standing(spec: &ModuleSpec, module: Option<&ObservedModule>, unreachable:
 }
 
 impl Standing {
-    /// It does not do what it should, now. What cannot be reached is waited for, so nobody need look away.
+    /// Whether what is desired of it is not there, and was tried in vain.
     #[must_use]
     pub fn is_unwell(self) -> bool {
-        matches!(self, Self::Failing | Self::Failed)
+        matches!(self, Self::Unreachable | Self::Absent | Self::Failing | Self::Failed)
+    }
+
+    /// Whether what is desired of it is on its way.
+    #[must_use]
+    pub fn is_under_way(self) -> bool {
+        matches!(self, Self::Waits | Self::Starts)
     }
 
     /// How it has fared until now. `failed`: it has, and has not run long since.

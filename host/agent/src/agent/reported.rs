@@ -1,11 +1,11 @@
 //! What the device reports of itself, for who asks at the device: the reported properties of `$edgeAgent` and `$edgeHub`.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use marram_core::{
     name::ModuleName,
     reported::{self, Code, HostFacts, ModuleFacts, Tried},
-    rollout::Way,
+    rollout::{Standing, Way},
     time::{Uptime, UtcMillis},
 };
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ impl Agent {
     /// The host is ending.
     pub async fn reported(&self) -> Result<Value, ModuleError> {
         let in_force = self.in_force.lock().await;
-        let (status, unwell) = self.ask(|reply| Event::Unwell { reply }).await?;
+        let (status, standings) = self.ask(|reply| Event::Standings { reply }).await?;
         let (utc_now, now) = (self.clock.utc(), self.clock.uptime());
         let utc = |at: Uptime| UtcMillis(utc_now.0.saturating_sub(now.since(at).as_millis() as u64));
         let specs = in_force.deployment.iter().flat_map(|deployment| deployment.modules.values());
@@ -58,7 +58,7 @@ impl Agent {
             architecture: std::env::consts::ARCH,
             started: UtcMillis(utc_now.0.saturating_sub(status.uptime_ms)),
         };
-        let tried = tried(&in_force, &status, &unwell);
+        let tried = tried(&in_force, &status, &standings);
         let hub_refused = in_force.refused.as_ref().and_then(|refusal| refusal.hub.as_deref());
         let hub_tried = if hub_refused.is_some() { tried.version } else { in_force.version };
         Ok(json!({
@@ -69,7 +69,7 @@ impl Agent {
 }
 
 /// What became of the deployment tried last. One that was refused has no version of its own: it would have had the next one.
-fn tried(in_force: &InForce, status: &Status, unwell: &BTreeSet<ModuleName>) -> Tried {
+fn tried(in_force: &InForce, status: &Status, standings: &BTreeMap<ModuleName, Standing>) -> Tried {
     let version = in_force.version;
     if in_force.stopping {
         return Tried { version, code: Code::InProgress, description: "the host is stopping".into() };
@@ -89,18 +89,21 @@ fn tried(in_force: &InForce, status: &Status, unwell: &BTreeSet<ModuleName>) -> 
             [Some(rolled_back), in_force.incomplete.clone()].into_iter().flatten().collect::<Vec<_>>().join("; "),
         );
     }
-    let troubled = |module: &&ModuleStatus| unwell.contains(&module.name);
+    let of = |module: &ModuleStatus| standings.get(&module.name).copied();
+    let troubled = |module: &&ModuleStatus| of(module).is_some_and(Standing::is_unwell);
     let mut troubles: Vec<String> =
         status.modules.iter().filter(troubled).map(|it| format!("{}: {}", it.name, it.description)).collect();
     troubles.extend(in_force.incomplete.clone());
     if !troubles.is_empty() {
         return told(version, Code::Failed, troubles.join("; "));
     }
+    // One that is ending, or is not of the deployment and still there, is under way as well.
     let moving = |module: &ModuleStatus| matches!(module.status.as_str(), "preparing" | "starting" | "stopping");
-    let leaving = |module: &ModuleStatus| {
-        in_force.deployment.as_ref().is_some_and(|deployment| !deployment.modules.contains_key(&module.name))
-    };
-    match status.modules.iter().find(|module| moving(module) || leaving(module)) {
+    let under_way = |module: &ModuleStatus| moving(module) || of(module).is_none_or(Standing::is_under_way);
+    match status.modules.iter().find(|module| under_way(module)) {
+        Some(module) if module.status == "running" && of(module) == Some(Standing::Waits) => {
+            told(version, Code::InProgress, format!("{}: its update is on its way", module.name))
+        }
         Some(module) => told(version, Code::InProgress, format!("{}: {}", module.name, module.description)),
         None => told(version, Code::Success, String::new()),
     }

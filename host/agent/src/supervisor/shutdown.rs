@@ -179,7 +179,8 @@ impl Supervisor {
                 let _ = reply.send(Err("the host is stopping".into()));
             }
             Some(
-                event @ (Event::Status { .. } | Event::Unwell { .. } | Event::IsDeployed { .. } | Event::Logs { .. }),
+                event
+                @ (Event::Status { .. } | Event::Standings { .. } | Event::IsDeployed { .. } | Event::Logs { .. }),
             ) => self.on(event),
             // A second request to stop is answered by the first one's end.
             Some(_) | None => {}

@@ -1,9 +1,6 @@
 //! Watches whether the deployment in force is good, by what is observed of its modules. Tells it; what follows is not decided here.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use marram_core::{
     name::ModuleName,
@@ -92,11 +89,6 @@ impl Supervisor {
         look.wake_at
     }
 
-    /// The modules that do not do what they should.
-    pub(super) fn unwell(&self) -> BTreeSet<ModuleName> {
-        self.standings().filter(|(_, standing)| standing.is_unwell()).map(|(name, _)| name.clone()).collect()
-    }
-
     /// How all modules have fared under the deployment in force.
     pub(super) fn fitness(&self) -> BTreeMap<ModuleName, Fitness> {
         let (now, probation) = (self.worlds.clock.uptime(), self.desired.rollout.probation);
@@ -109,7 +101,7 @@ impl Supervisor {
             .collect()
     }
 
-    fn standings(&self) -> impl Iterator<Item = (&ModuleName, Standing)> {
+    pub(super) fn standings(&self) -> impl Iterator<Item = (&ModuleName, Standing)> {
         self.desired.modules.iter().map(|(name, spec)| {
             let unreachable = self.records.get(name).is_some_and(|record| record.unreachable);
             (name, standing(spec, self.observed.modules.get(name), unreachable))

@@ -34,6 +34,42 @@ async fn a_deployment_that_is_being_carried_out_is_reported_in_progress_with_the
     agent.shut_down(Duration::from_secs(5)).await;
 }
 
+/// 200 says that all is as it is desired, and a module that runs need not be.
+#[tokio::test]
+async fn what_is_on_its_way_or_cannot_be_reached_is_no_success() {
+    let world = World::default();
+    let fetched = Arc::new(Semaphore::new(0));
+    let idle = Guest { exports: Exports::default(), ..Guest::default() };
+    world.guest("a", idle.clone());
+    world.guest("slow", Guest { fetched: Some(fetched.clone()), ..idle });
+    let agent = world.agent().await;
+    let of = |image: &str| format!(r#"{{"settings":{{"image":"{image}"}}}}"#);
+    agent.apply(&manifest(&[("a", "{}")], &[])).await.unwrap();
+    until(&agent, "a", "running").await;
+    agent.apply(&manifest(&[("a", &of("slow"))], &[])).await.unwrap();
+    let status = desired_status(&agent).await;
+    assert_eq!(status["code"], 406, "{status}");
+    fetched.add_permits(1);
+    is_reported(&agent, |status| *status == json!({ "code": 200, "description": "" })).await;
+    // An update beside what runs, and what was never here.
+    agent.apply(&manifest(&[("a", &of("away")), ("b", &of("away"))], &[])).await.unwrap();
+    let is_told = |status: &Value, what: &str| status["description"].as_str().unwrap().contains(what);
+    is_reported(&agent, |status| status["code"] == 500 && is_told(status, "a: ") && is_told(status, "b: ")).await;
+    let status = desired_status(&agent).await;
+    assert_eq!(status["description"].as_str().unwrap().matches("no image away").count(), 2, "{status}");
+    agent.shut_down(Duration::from_secs(5)).await;
+}
+
+async fn is_reported(agent: &Agent, what: impl Fn(&Value) -> bool) {
+    let reported = async {
+        while !what(&desired_status(agent).await) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(DEADLINE, reported).await;
+    assert!(in_time.is_ok(), "{}", desired_status(agent).await);
+}
+
 #[tokio::test]
 async fn while_the_host_stops_it_reports_that_nothing_is_known_from_then_on() {
     let world = World::default();

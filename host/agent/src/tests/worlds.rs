@@ -261,7 +261,9 @@ impl Images for World {
                 room.make(10).await;
             }
             if guest.is_none() {
-                return Err(FetchError { message: format!("no image {}", request.image), transient: false });
+                // The registry of some is away.
+                let transient = request.image.starts_with("away");
+                return Err(FetchError { message: format!("no image {}", request.image), transient });
             }
             Ok(Artifact {
                 manifest_digest: format!("sha256:{}", request.image),
