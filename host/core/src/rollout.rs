@@ -311,7 +311,8 @@ impl Trial {
             waits |= !course.spends;
             unhealthy = unhealthy.or(Some(name));
             let left = self.options.timeout().saturating_sub(course.spent);
-            let lasting = standing == Standing::Failed;
+            // It failed with an older twin.
+            let lasting = standing == Standing::Failed && self.unstored.is_none();
             if lasting || left.is_zero() {
                 let fault = match absent {
                     _ if lasting => Fault::Lasting,

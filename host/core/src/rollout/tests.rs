@@ -159,6 +159,18 @@ fn a_deployment_is_not_good_before_all_of_it_is_stored_and_then_its_modules_time
 }
 
 #[test]
+fn a_module_that_failed_for_good_with_an_older_twin_is_the_disks_fault() {
+    let module = name("m");
+    let mut trial = Trial::new(OPTIONS, BTreeSet::new()).lacking(Some(module.clone()));
+    let look = |trial: &mut Trial, at: u64| trial.look([(&module, Standing::Failed)], seconds(at));
+    assert_eq!(look(&mut trial, 1).verdict, Verdict::Open);
+    let mut stored = trial.clone();
+    stored.is_stored(seconds(2));
+    assert_eq!(look(&mut stored, 2), bad("m", Fault::Lasting), "it is not tried again");
+    assert_eq!(look(&mut trial, 301), bad("m", Fault::Unstored));
+}
+
+#[test]
 fn a_suspended_device_stores_nothing_and_is_not_late_by_it() {
     let mut trial = Trial::new(OPTIONS, BTreeSet::new()).lacking(Some(name("m")));
     assert_eq!(trial.look([], seconds(0)), wakes(300));
