@@ -17,6 +17,8 @@ pub const MAX_BODY_BYTES: usize = 4 << 10;
 pub const MAX_HELD: usize = 10;
 /// Bytes of the body of each of these, so that one trap does not drive out all others.
 pub const MAX_HELD_BODY_BYTES: usize = 1 << 10;
+/// Of a message's id and media type.
+pub const MAX_NAME_BYTES: usize = 256;
 
 /// Core dumps that are kept, of all modules together and one of each at the most. With the bound of each, that of all.
 pub const MAX_CORE_DUMPS: usize = 4;
@@ -147,11 +149,16 @@ impl HandledMessage {
             enqueued: accepted.enqueued,
             attempt,
             bytes: message.body.len(),
-            content_type: system.and_then(|system| system.content_type.clone()),
-            message_id: system.and_then(|system| system.message_id.clone()),
+            content_type: system.and_then(|system| system.content_type.as_deref()).map(name),
+            message_id: system.and_then(|system| system.message_id.as_deref()).map(name),
             body: Some(start(&message.body, max)),
         }
     }
+}
+
+/// What a sender calls something, or its beginning: it may be as long as a message.
+fn name(text: &str) -> String {
+    start(text.as_bytes(), MAX_NAME_BYTES)
 }
 
 /// At most so many bytes as text, or as `0x` and hex digits.
@@ -354,7 +361,8 @@ mod tests {
     fn of_a_message_its_metadata_are_kept_and_the_beginning_of_its_body() {
         let told = |body: Vec<u8>| {
             let mut message = Message::new(Bytes::from(body));
-            message.system_mut().message_id = Some("id".into());
+            message.system_mut().message_id = Some("id".repeat(MAX_NAME_BYTES));
+            message.system_mut().content_type = Some("x".into());
             let (source, sequence, enqueued) = ("/messages/modules/a/outputs/o".into(), 9, UtcMillis(5));
             HandledMessage::new("in", &Accepted { message: Arc::new(message), source, sequence, enqueued }, 2)
         };
@@ -367,7 +375,10 @@ mod tests {
         assert!(serde_json::from_str::<During>(of_earlier_versions).is_ok());
         let short = told(b"hello".to_vec());
         assert_eq!((short.sequence, short.attempt, short.bytes), (9, 2, 5));
-        assert_eq!((short.message_id.as_deref(), short.body.as_deref()), (Some("id"), Some("hello")));
+        assert_eq!(
+            (short.message_id.as_deref(), short.body.as_deref()),
+            (Some(&*"id".repeat(MAX_NAME_BYTES / 2)), Some("hello"))
+        );
         assert_eq!(told(vec![0xff, 0x01]).body.as_deref(), Some("0xff01"));
         let long = told([b"x".as_slice(), "ä".repeat(MAX_BODY_BYTES).as_bytes()].concat());
         assert_eq!(long.body.unwrap().len(), MAX_BODY_BYTES - 1, "a cut character is left out");
