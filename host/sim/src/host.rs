@@ -40,6 +40,8 @@ pub(crate) struct Host {
     /// The desired property `k` of each module.
     twins: BTreeMap<String, Answered>,
     broken: Vec<String>,
+    /// What was read from its previous generation at the last look, and was not said yet.
+    unsaid: Vec<String>,
 }
 
 /// What has come of a simulation.
@@ -64,7 +66,8 @@ impl Host {
     pub(crate) fn new(fates: Fates) -> Self {
         time::reset();
         said::listen();
-        let mut host = Self { world: World::new(fates), life: None, twins: BTreeMap::new(), broken: Vec::new() };
+        let world = World::new(fates);
+        let mut host = Self { world, life: None, twins: BTreeMap::new(), broken: Vec::new(), unsaid: Vec::new() };
         host.world.lock().watch.deployments.push(Deployment::new());
         host.boot(0);
         host
@@ -248,6 +251,7 @@ impl Host {
         assert!(at >= ended, "a stop took {} ms", ended - asked);
         if !in_order {
             self.cut_off(damages);
+            self.unsaid.clear(); // nobody is there any more to say it
         }
         let mut inner = self.world.lock();
         inner.watch.ending = false;
