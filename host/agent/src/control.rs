@@ -342,7 +342,7 @@ impl From<ModuleError> for Failure {
         let (status, code) = match &error {
             ModuleError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown-module"),
             ModuleError::Refused(_) => (StatusCode::CONFLICT, "refused"),
-            ModuleError::Twin(TwinError::Store(_)) | ModuleError::State(_) => {
+            ModuleError::Twin(TwinError::Store(_)) | ModuleError::State(_) | ModuleError::Traps(_) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "store")
             }
             ModuleError::Twin(_) => (StatusCode::BAD_REQUEST, "bad-patch"),

@@ -36,7 +36,7 @@ pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters, DeadMessage};
 pub use logs::{LogLine, LogQuery};
 pub use metrics::serve_metrics;
 pub use status::{HealthStatus, MessageLogStatus, ModuleStatus, QueueStatus, Status};
-pub use traps::ModuleTraps;
+pub use traps::{ModuleTraps, TrapsError};
 pub use twins::{TwinError, TwinQuery};
 
 #[cfg(test)]

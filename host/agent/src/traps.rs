@@ -33,6 +33,12 @@ pub struct ModuleTraps {
     pub traps: Vec<Trap>,
 }
 
+/// Of any version.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
 #[derive(Serialize, Deserialize)]
 struct StoredTraps {
     format: u32,
@@ -46,9 +52,33 @@ pub(crate) struct TrapKeeper {
     core_dumps: Option<Arc<dyn CoreDumps>>,
     /// Bodies of messages and payloads of calls are kept, too.
     bodies: bool,
-    /// None: not read yet.
-    traps: Mutex<Option<Traps>>,
+    kept: Mutex<Kept>,
     writes: std::sync::Mutex<Writes>,
+}
+
+/// What is known of the traps.
+#[derive(Default)]
+struct Kept {
+    traps: Traps,
+    /// Those of the document are among them; before, it is not written.
+    is_read: bool,
+    /// Some of them are in memory alone.
+    is_unstored: bool,
+    /// Files of core dumps whose traps are not kept any more.
+    gone: Vec<String>,
+}
+
+/// The traps that were kept cannot be read now, or not by this version. They stay as they are.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TrapsError {
+    /// The disk, which may pass.
+    #[error("the traps that were kept cannot be read: {0}")]
+    Read(#[from] DocumentError),
+    /// A newer version wrote them.
+    #[error(
+        "the traps that were kept are of a newer version of Marram (format {0}); move the file of document `{TRAPS}` away to begin anew"
+    )]
+    Newer(u32),
 }
 
 /// When what is kept may be written.
@@ -75,7 +105,7 @@ impl Writes {
 
 impl TrapKeeper {
     pub(crate) fn new(documents: Arc<dyn Documents>, core_dumps: Option<Arc<dyn CoreDumps>>, bodies: bool) -> Self {
-        Self { documents, core_dumps, bodies, traps: Mutex::default(), writes: std::sync::Mutex::default() }
+        Self { documents, core_dumps, bodies, kept: Mutex::default(), writes: std::sync::Mutex::default() }
     }
 
     /// Keeps one more. What cannot be stored is kept in memory, and stored with the next. So is what comes too often, within a minute.
@@ -83,21 +113,21 @@ impl TrapKeeper {
         if let Some(during) = trap.during.as_mut().filter(|_| !self.bodies) {
             during.forget_bodies();
         }
-        let mut slot = self.traps.lock().await;
-        let mut traps = self.known(&mut slot).await;
         let has_dump = trap.core_dump.is_some();
-        let gone = traps.keep(trap);
+        let mut kept = self.kept.lock().await;
+        let gone = kept.traps.keep(trap);
+        kept.gone.extend(gone);
+        kept.is_unstored = true;
         let now = Instant::now();
         // One with a core dump is rare, and without it in the document nothing leads to the dump after a crash.
         let turn = if has_dump { Some(now) } else { self.writes().ask(now) };
         match turn {
             Some(at) if at > now => drop(tokio::spawn(store_at(at, Arc::downgrade(self)))),
-            Some(_) => self.store_now(&traps).await,
+            Some(_) => self.store_now(&mut kept).await,
             None => {}
         }
-        *slot = Some(traps);
         // Last: a file to which nothing leads is found and removed, a trap whose file is gone was for nothing.
-        self.remove(gone).await;
+        self.remove(std::mem::take(&mut kept.gone)).await;
     }
 
     /// Removes a core dump whose trap is not kept.
@@ -107,16 +137,22 @@ impl TrapKeeper {
 
     /// Stores what waits for its turn, before the host ends.
     pub(crate) async fn flush(&self) {
-        let slot = self.traps.lock().await;
-        if let Some(traps) = slot.as_ref().filter(|_| self.writes().is_due) {
-            self.store_now(traps).await;
+        let mut kept = self.kept.lock().await;
+        if kept.is_unstored {
+            self.store_now(&mut kept).await;
+            self.remove(std::mem::take(&mut kept.gone)).await;
         }
     }
 
-    async fn store_now(&self, traps: &Traps) {
+    async fn store_now(&self, kept: &mut Kept) {
         self.writes().is_due = false;
-        if let Err(error) = self.store(traps).await {
-            tracing::warn!(%error, "the traps cannot be stored");
+        if let Err(error) = self.read(kept).await {
+            tracing::warn!(%error, "the traps since then are kept in memory");
+            return;
+        }
+        match self.store(&kept.traps).await {
+            Ok(()) => kept.is_unstored = false,
+            Err(error) => tracing::warn!(%error, "the traps cannot be stored"),
         }
     }
 
@@ -125,12 +161,13 @@ impl TrapKeeper {
     }
 
     /// Those of a module, the newest first.
-    pub(crate) async fn of(&self, module: &str) -> ModuleTraps {
-        let mut slot = self.traps.lock().await;
-        let traps = self.known(&mut slot).await;
-        let of_module = traps.of(module).cloned().collect();
-        *slot = Some(traps);
-        ModuleTraps { traps: self.with_paths(of_module).await }
+    pub(crate) async fn of(&self, module: &str) -> Result<ModuleTraps, TrapsError> {
+        let of_module = {
+            let mut kept = self.kept.lock().await;
+            self.read(&mut kept).await?;
+            kept.traps.of(module).cloned().collect()
+        };
+        Ok(ModuleTraps { traps: self.with_paths(of_module).await })
     }
 
     /// Core dumps with their paths; those that somebody removed are not told of.
@@ -155,9 +192,8 @@ impl TrapKeeper {
         }
     }
 
-    async fn keep_core_dumps_of(&self, traps: &Traps) {
+    async fn keep_core_dumps(&self, kept: Vec<String>) {
         if let Some(core_dumps) = self.core_dumps.clone() {
-            let kept: Vec<String> = traps.core_dumps().map(str::to_owned).collect();
             let removed = blocking(move || {
                 core_dumps.keep_only(&kept.iter().map(String::as_str).collect::<Vec<_>>());
                 Ok(())
@@ -166,39 +202,50 @@ impl TrapKeeper {
         }
     }
 
-    async fn known(&self, slot: &mut Option<Traps>) -> Traps {
-        if let Some(traps) = slot.take() {
-            return traps;
+    /// Reads the document, if that was not done yet, and puts what has come since after it. What cannot be read now is not begun anew: the
+    /// next write would take its place.
+    async fn read(&self, kept: &mut Kept) -> Result<(), TrapsError> {
+        if kept.is_read {
+            return Ok(());
         }
+        let mut older = self.stored().await?;
+        let with_dumps = older.core_dumps().chain(kept.traps.core_dumps()).map(str::to_owned).collect();
+        kept.gone.extend(older.follow(std::mem::take(&mut kept.traps)));
+        (kept.traps, kept.is_read) = (older, true);
+        self.keep_core_dumps(with_dumps).await;
+        Ok(())
+    }
+
+    async fn stored(&self) -> Result<Traps, TrapsError> {
         let documents = self.documents.clone();
-        let read = blocking(move || documents.read(TRAPS)).await.map_err(|error| error.to_string());
-        let stored = read.and_then(|document| match document {
-            None => Ok(Traps::default()),
-            Some(document) => {
-                if let Some(reason) = document.recovered {
-                    tracing::warn!(reason, "the traps that were kept were damaged; going on with those before");
-                }
-                match serde_json::from_slice::<StoredTraps>(&document.bytes) {
-                    Ok(stored) if stored.format == FORMAT => Ok(stored.traps),
-                    Ok(stored) => Err(format!("they are of a newer version of Marram (format {})", stored.format)),
-                    Err(error) => Err(error.to_string()),
-                }
-            }
-        });
-        let traps = stored.unwrap_or_else(|error| {
-            tracing::error!(error, "the traps that were kept cannot be read; they begin anew");
-            Traps::default()
-        });
-        self.keep_core_dumps_of(&traps).await;
-        traps
+        let document = match blocking(move || documents.read(TRAPS)).await {
+            Ok(None) => return Ok(Traps::default()),
+            Ok(Some(document)) => document,
+            Err(DocumentError::Damaged(reason)) => return Ok(begun_anew(&reason)),
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(reason) = document.recovered {
+            tracing::warn!(reason, "the traps that were kept were damaged; going on with those before");
+        }
+        let format = serde_json::from_slice(&document.bytes).map(|Format { format }| format);
+        match (format, serde_json::from_slice::<StoredTraps>(&document.bytes)) {
+            (Ok(newer), _) if newer > FORMAT => Err(TrapsError::Newer(newer)),
+            (_, Ok(stored)) => Ok(stored.traps),
+            (_, Err(error)) => Ok(begun_anew(&error.to_string())),
+        }
     }
 
     async fn store(&self, traps: &Traps) -> Result<(), DocumentError> {
         let bytes = serde_json::to_vec(&StoredTraps { format: FORMAT, traps: traps.clone() });
-        let bytes = bytes.map_err(|error| DocumentError(error.to_string()))?;
+        let bytes = bytes.map_err(|error| DocumentError::Failed(error.to_string()))?;
         let documents = self.documents.clone();
         blocking(move || documents.write(TRAPS, &bytes)).await
     }
+}
+
+fn begun_anew(reason: &str) -> Traps {
+    tracing::error!(reason, "the traps that were kept are damaged; they begin anew");
+    Traps::default()
 }
 
 fn told(removed: Result<(), DocumentError>) {
@@ -227,10 +274,15 @@ mod tests {
     struct Disk {
         writes: AtomicU32,
         last: std::sync::Mutex<Vec<u8>>,
+        /// Why it cannot be read.
+        fault: std::sync::Mutex<Option<DocumentError>>,
     }
 
     impl Documents for Disk {
         fn read(&self, _: &str) -> Result<Option<StoredDocument>, DocumentError> {
+            if let Some(fault) = self.fault.lock().unwrap().clone() {
+                return Err(fault);
+            }
             let bytes = self.last.lock().unwrap().clone();
             Ok((!bytes.is_empty()).then_some(StoredDocument { bytes, recovered: None }))
         }
@@ -267,7 +319,7 @@ mod tests {
 
     async fn newest_on(disk: &Arc<Disk>) -> u64 {
         let next_life = TrapKeeper::new(disk.clone(), None, false);
-        next_life.of("m").await.traps[0].at.0
+        next_life.of("m").await.unwrap().traps[0].at.0
     }
 
     #[tokio::test(start_paused = true)]
@@ -294,5 +346,53 @@ mod tests {
         assert_eq!(newest_on(&disk).await, 1_599);
         tokio::time::sleep(BETWEEN_WRITES + Duration::from_secs(1)).await;
         assert_eq!(newest_on(&disk).await, 2_000, "nothing more came, and it is stored nevertheless");
+    }
+    fn keeper(disk: &Arc<Disk>) -> Arc<TrapKeeper> {
+        Arc::new(TrapKeeper::new(disk.clone(), None, false))
+    }
+
+    async fn times(keeper: &TrapKeeper) -> Vec<u64> {
+        keeper.of("m").await.unwrap().traps.iter().map(|trap| trap.at.0).collect()
+    }
+
+    #[tokio::test]
+    async fn traps_that_cannot_be_read_for_a_while_are_not_overwritten() {
+        let disk = Arc::new(Disk::default());
+        keeper(&disk).keep(trap(1)).await;
+
+        let fault = DocumentError::Failed("too many open files".into());
+        *disk.fault.lock().unwrap() = Some(fault.clone());
+        let next_life = keeper(&disk);
+        assert_eq!(next_life.of("m").await, Err(TrapsError::Read(fault)), "not that there are none");
+        next_life.keep(trap(2)).await;
+        next_life.flush().await;
+        *disk.fault.lock().unwrap() = None;
+        assert_eq!(newest_on(&disk).await, 1);
+
+        next_life.flush().await; // at a stop
+        assert_eq!(times(&keeper(&disk)).await, [2, 1]);
+        next_life.keep(trap(3)).await;
+        assert_eq!((times(&next_life).await, times(&keeper(&disk)).await), (vec![3, 2, 1], vec![3, 2, 1]));
+    }
+
+    #[tokio::test]
+    async fn traps_of_a_newer_version_are_left_to_it_and_damaged_ones_begin_anew() {
+        let disk = Arc::new(Disk::default());
+        let newer = br#"{"format":2,"traps":"of another form"}"#.to_vec();
+        disk.last.lock().unwrap().clone_from(&newer);
+        let older = keeper(&disk);
+        older.keep(trap(1)).await;
+        assert_eq!(older.of("m").await, Err(TrapsError::Newer(2)));
+        assert_eq!(*disk.last.lock().unwrap(), newer);
+
+        for damage in [None, Some(DocumentError::Damaged("no generation can be used".into()))] {
+            *disk.last.lock().unwrap() = br#"{"format":1,"traps":7}"#.to_vec();
+            *disk.fault.lock().unwrap() = damage;
+            let keeper = keeper(&disk);
+            keeper.keep(trap(5)).await;
+            assert_eq!(times(&keeper).await, [5]);
+            *disk.fault.lock().unwrap() = None;
+            assert_eq!(newest_on(&disk).await, 5);
+        }
     }
 }

@@ -146,7 +146,7 @@ impl Twins {
         if let Some(stored) = stored {
             // Never begun anew by itself: it may be readable later, or by the version that wrote it.
             twin = Twin::from_bytes(&stored.bytes).map_err(|error| {
-                DocumentError(format!(
+                DocumentError::Failed(format!(
                     "document `{document_name}` is not a twin that this version can read ({error}); move its file away \
                      to begin with an empty twin"
                 ))
@@ -318,7 +318,7 @@ impl TwinCell {
             }
             result
         });
-        reporting.await.unwrap_or_else(|error| Err(DocumentError(format!("the report failed: {error}")).into()))
+        reporting.await.unwrap_or_else(|error| Err(DocumentError::Failed(format!("the report failed: {error}")).into()))
     }
 
     /// One at a time.
@@ -489,7 +489,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     let _permit = DISK.acquire().await; // nobody closes it
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(DocumentError(format!("the disk task failed: {error}"))),
+        Err(error) => Err(DocumentError::Failed(format!("the disk task failed: {error}"))),
     }
 }
 

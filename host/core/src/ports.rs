@@ -722,7 +722,7 @@ pub trait Documents: Send + Sync {
     /// Reads a document. A damaged one falls back to its previous generation, and `recovered` says so.
     ///
     /// # Errors
-    /// It exists, but neither generation can be read.
+    /// Neither generation of it can be used, or whether that is so cannot be told now.
     fn read(&self, name: &str) -> Result<Option<StoredDocument>, DocumentError>;
 
     /// Replaces a document atomically; safe against loss of power when it returns.
@@ -789,8 +789,14 @@ pub struct StoredDocument {
 
 /// What failed with a document, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct DocumentError(pub String);
+pub enum DocumentError {
+    /// No generation of it can be used, and none will be by itself.
+    #[error("{0}")]
+    Damaged(String),
+    /// The disk or the device, which may pass; or the document is not one that is taken.
+    #[error("{0}")]
+    Failed(String),
+}
 
 #[cfg(test)]
 mod tests {

@@ -263,6 +263,12 @@ impl Traps {
         earlier.iter().position(|trap| bytes_of.get(&trap.module) == Some(most))
     }
 
+    /// Keeps what has come after these. Returns the files of the core dumps that go.
+    #[must_use]
+    pub fn follow(&mut self, newer: Self) -> Vec<String> {
+        newer.traps.into_iter().flat_map(|trap| self.keep(trap)).collect()
+    }
+
     /// Those of a module, the newest first.
     pub fn of<'a>(&'a self, module: &'a str) -> impl Iterator<Item = &'a Trap> {
         self.traps.iter().rev().filter(move |trap| trap.module.as_str() == module)

@@ -165,7 +165,7 @@ impl Documents for World {
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), DocumentError> {
         let mut inner = self.lock();
         if inner.dead {
-            return Err(DocumentError("the host is dead".into()));
+            return Err(DocumentError::Failed("the host is dead".into()));
         }
         if let Some(fault) = inner.disk.failure(name, bytes) {
             inner.seen.note(fault.kind());
@@ -173,7 +173,7 @@ impl Documents for World {
             if fault == Fault::Sync {
                 inner.disk.documents.entry(name.into()).or_default().in_doubt = Some(bytes.into());
             }
-            return Err(DocumentError(fault.words().into()));
+            return Err(DocumentError::Failed(fault.words().into()));
         }
         inner.disk.behind.remove(name);
         let document = inner.disk.documents.entry(name.into()).or_default();
@@ -193,10 +193,10 @@ impl Documents for World {
     fn remove(&self, name: &str) -> Result<(), DocumentError> {
         let mut inner = self.lock();
         if inner.dead {
-            return Err(DocumentError("the host is dead".into()));
+            return Err(DocumentError::Failed("the host is dead".into()));
         }
         if let Some(fault) = inner.disk.fault.filter(|fault| matches!(fault, Fault::Io | Fault::Sync)) {
-            return Err(DocumentError(fault.words().into()));
+            return Err(DocumentError::Failed(fault.words().into()));
         }
         inner.disk.documents.remove(name);
         Ok(())

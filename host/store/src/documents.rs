@@ -92,7 +92,7 @@ impl Folder {
     }
 
     fn files(&self, name: &str) -> Result<Files, DocumentError> {
-        check_name(name).map_err(DocumentError)?;
+        check_name(name).map_err(DocumentError::Failed)?;
         let stem = file_stem(name);
         let file = |suffix: &str| self.path.join(format!("{stem}{suffix}"));
         Ok(Files { newest: file(".json"), previous: file(".json.1"), temporary: file(".json.tmp") })
@@ -104,7 +104,7 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Generation::Missing),
             Err(error) if is_damage(&error) => return Ok(Generation::Damaged(error.to_string())),
             // Too many open files, no permission: the file may be good, so the older one must not take its place.
-            Err(error) => return Err(DocumentError(format!("cannot read {}: {error}", path.display()))),
+            Err(error) => return Err(DocumentError::Failed(format!("cannot read {}: {error}", path.display()))),
         };
         if bytes.len() as u64 > MAX_FILE_BYTES {
             return Ok(Generation::Damaged(format!("it is larger than {MAX_FILE_BYTES} bytes")));
@@ -175,7 +175,7 @@ impl Documents for Folder {
                 Ok(Some(StoredDocument { bytes, recovered: Some(recovered) }))
             }
             (Generation::Missing, None) => Ok(None),
-            (older, fault) => Err(DocumentError(format!(
+            (older, fault) => Err(DocumentError::Damaged(format!(
                 "no generation of document `{name}` can be used: {newest}: {}; {previous}: {}; restore one of them from a \
                  backup, or delete both and set the document again",
                 fault.unwrap_or_else(|| "it is missing".to_owned()),
@@ -196,7 +196,7 @@ impl Documents for Folder {
         };
         done.map_err(|error| {
             let path = files.newest.display();
-            DocumentError(format!(
+            DocumentError::Failed(format!(
                 "cannot write {path}: {error}; the document before it stays in force{}",
                 hint(&error)
             ))
@@ -208,7 +208,7 @@ impl Documents for Folder {
         let paths = self
             .disk
             .list(&self.path)
-            .map_err(|error| DocumentError(format!("cannot list {}: {error}", self.path.display())))?;
+            .map_err(|error| DocumentError::Failed(format!("cannot list {}: {error}", self.path.display())))?;
         let stem = |path: &PathBuf| {
             let file = path.file_name()?.to_str()?;
             let name = file.strip_suffix(".json").or_else(|| file.strip_suffix(".json.1"))?;
@@ -228,7 +228,7 @@ impl Documents for Folder {
                 self.disk.remove(path)?;
                 self.disk.sync_folder(&self.path)
             })
-            .map_err(|error| DocumentError(format!("cannot remove {}: {error}", files.newest.display())))
+            .map_err(|error| DocumentError::Failed(format!("cannot remove {}: {error}", files.newest.display())))
     }
 }
 
@@ -271,14 +271,16 @@ fn hint(error: &io::Error) -> &'static str {
 fn check_document(name: &str, bytes: &[u8]) -> Result<(), DocumentError> {
     if bytes.len() > MAX_DOCUMENT_BYTES {
         let size = bytes.len();
-        return Err(DocumentError(format!("document `{name}` has {size} bytes; the most is {MAX_DOCUMENT_BYTES}")));
+        return Err(DocumentError::Failed(format!(
+            "document `{name}` has {size} bytes; the most is {MAX_DOCUMENT_BYTES}"
+        )));
     }
     let text = std::str::from_utf8(bytes).map_err(|error| not_json(name, &error))?;
     serde_json::from_str::<IgnoredAny>(text).map(|_| ()).map_err(|error| not_json(name, &error))
 }
 
 fn not_json(name: &str, error: &dyn std::error::Error) -> DocumentError {
-    DocumentError(format!("document `{name}` is not JSON, nothing was written: {error}"))
+    DocumentError::Failed(format!("document `{name}` is not JSON, nothing was written: {error}"))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::{
     state::RemoveError,
     status::Status,
     supervisor::Event,
-    traps::ModuleTraps,
+    traps::{ModuleTraps, TrapsError},
     twins::{TwinCell, TwinError, TwinQuery},
 };
 
@@ -62,6 +62,9 @@ pub enum ModuleError {
     /// Its durable state cannot be changed.
     #[error("the state of the module could not be removed: {0}")]
     State(StateError),
+    /// Its traps cannot be read.
+    #[error(transparent)]
+    Traps(#[from] TrapsError),
     /// The host is ending.
     #[error("the host is stopping")]
     Stopping,
@@ -159,10 +162,10 @@ impl Agent {
     /// The last traps of a module, which need not be deployed any more.
     ///
     /// # Errors
-    /// There is none, and no such module; or the host is ending.
+    /// There is none, and no such module; those that were kept cannot be read; or the host is ending.
     pub async fn traps(&self, module: &str) -> Result<ModuleTraps, ModuleError> {
         let name = known_name(module)?;
-        let traps = self.traps.of(module).await;
+        let traps = self.traps.of(module).await?;
         if traps.traps.is_empty() && !self.is_deployed(&name).await? {
             return Err(ModuleError::Unknown(module.into()));
         }

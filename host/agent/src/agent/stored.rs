@@ -132,11 +132,12 @@ pub(crate) fn read_stored(
 /// The manifest of a deployment of the history.
 fn read_text(documents: &dyn Documents, digest: &str) -> Result<String, DocumentError> {
     let document = documents.read(&text_name(digest))?;
-    let document = document.ok_or_else(|| DocumentError("its manifest is not kept any more".into()))?;
-    let text = String::from_utf8(document.bytes).map_err(|_| DocumentError("its manifest is not UTF-8".into()))?;
+    let document = document.ok_or_else(|| DocumentError::Failed("its manifest is not kept any more".into()))?;
+    let text =
+        String::from_utf8(document.bytes).map_err(|_| DocumentError::Failed("its manifest is not UTF-8".into()))?;
     match manifest_digest(&text) == digest {
         true => Ok(text),
-        false => Err(DocumentError("its manifest is damaged: it has another digest".into())),
+        false => Err(DocumentError::Failed("its manifest is damaged: it has another digest".into())),
     }
 }
 
@@ -171,11 +172,11 @@ fn raw(text: &str) -> Result<Box<RawValue>, DocumentError> {
     // As the reader does: some editors put a byte order mark first.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     RawValue::from_string(text.to_owned())
-        .map_err(|error| DocumentError(format!("the manifest cannot be kept: {error}")))
+        .map_err(|error| DocumentError::Failed(format!("the manifest cannot be kept: {error}")))
 }
 
 fn bytes(value: &impl Serialize) -> Result<Vec<u8>, DocumentError> {
-    serde_json::to_vec(value).map_err(|error| DocumentError(format!("cannot be written as JSON: {error}")))
+    serde_json::to_vec(value).map_err(|error| DocumentError::Failed(format!("cannot be written as JSON: {error}")))
 }
 
 impl Agent {

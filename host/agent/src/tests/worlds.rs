@@ -469,10 +469,10 @@ impl Documents for MemoryDisk {
             gate.pass();
         }
         if self.full.load(std::sync::atomic::Ordering::SeqCst) {
-            return Err(DocumentError("no space left".into()));
+            return Err(DocumentError::Failed("no space left".into()));
         }
         if self.refuse.lock().unwrap().as_deref() == Some(name) {
-            return Err(DocumentError(format!("cannot write {name}")));
+            return Err(DocumentError::Failed(format!("cannot write {name}")));
         }
         self.documents.lock().unwrap().insert(name.into(), bytes.into());
         Ok(())
