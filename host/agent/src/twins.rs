@@ -61,7 +61,7 @@ pub(crate) struct TwinCell {
     /// So that a running module sees a change without taking the lock.
     desired_version: AtomicU64,
     /// One writer at a time, from the change to the disk.
-    writer: tokio::sync::Mutex<()>,
+    writer: Arc<tokio::sync::Mutex<()>>,
     bell: Mutex<Option<Arc<Doorbell>>>,
     /// Wakes those who watch it from outside.
     changed: watch::Sender<()>,
@@ -167,7 +167,7 @@ impl Twins {
             desired_version: AtomicU64::new(twin.desired_version()),
             current: Mutex::new(Arc::new(twin)),
             unstored: AtomicBool::new(false),
-            writer: tokio::sync::Mutex::default(),
+            writer: Arc::default(),
             bell: Mutex::default(),
             changed: watch::Sender::default(),
             reports: tokio::sync::Mutex::default(),
@@ -291,7 +291,7 @@ impl TwinCell {
         last
     }
 
-    async fn report_json(&self, merge_patch_json: &str) -> Result<u64, ReportError> {
+    async fn report_json(self: &Arc<Self>, merge_patch_json: &str) -> Result<u64, ReportError> {
         let patch = parse_object(merge_patch_json).map_err(|error| ReportError::Invalid(error.to_string()))?;
         Ok(self.report_patch(patch).await?)
     }
@@ -322,7 +322,7 @@ impl TwinCell {
     }
 
     /// One at a time.
-    async fn report_patch(&self, patch: Map<String, Value>) -> Result<u64, TwinError> {
+    async fn report_patch(self: &Arc<Self>, patch: Map<String, Value>) -> Result<u64, TwinError> {
         self.tell().await; // what is not told yet is not to be overtaken
         let is_told = self.notices.as_ref().is_some_and(|notices| notices.are_wanted());
         let begun = self.clock.uptime();
@@ -360,16 +360,16 @@ impl TwinCell {
     }
 
     /// Stores what was noted.
-    async fn flush(&self) -> Result<(), DocumentError> {
-        let _one_writer = self.writer.lock().await;
+    async fn flush(self: &Arc<Self>) -> Result<(), DocumentError> {
+        let turn = self.writer.clone().lock_owned().await;
         if self.unstored.load(SeqCst) {
-            self.store(&self.twin()).await?;
+            self.write(self.twin(), turn).await?;
         }
         Ok(())
     }
 
     /// Merges a patch into the desired properties (`twin set`) and returns their version.
-    pub(crate) async fn set_desired(&self, merge_patch_json: &str) -> Result<u64, TwinError> {
+    pub(crate) async fn set_desired(self: &Arc<Self>, merge_patch_json: &str) -> Result<u64, TwinError> {
         let patch = parse_object(merge_patch_json)?;
         self.change(move |twin, now| {
             twin.set_desired(&patch, now)?;
@@ -381,7 +381,7 @@ impl TwinCell {
     /// Applies the section of a deployment, if it has one; a rollback to `back_to` first takes back what the sections since then did.
     /// `good`: the last version before it that was good; 0 = none.
     pub(crate) async fn apply_section(
-        &self,
+        self: &Arc<Self>,
         section: Option<Map<String, Value>>,
         deployment_version: u64,
         back_to: Option<u64>,
@@ -401,7 +401,7 @@ impl TwinCell {
     }
 
     /// Merges a change that was made in the cloud.
-    pub(crate) async fn merge_cloud_patch(&self, change: CloudPatch) -> Result<Merged, TwinError> {
+    pub(crate) async fn merge_cloud_patch(self: &Arc<Self>, change: CloudPatch) -> Result<Merged, TwinError> {
         self.change(move |twin, now| {
             let local = twin.local_changes();
             let merged = twin.merge_cloud_patch(&change, now)?;
@@ -412,7 +412,7 @@ impl TwinCell {
     }
 
     /// Takes the cloud's whole twin.
-    pub(crate) async fn take_cloud_twin(&self, cloud: CloudTwin) -> Result<(), TwinError> {
+    pub(crate) async fn take_cloud_twin(self: &Arc<Self>, cloud: CloudTwin) -> Result<(), TwinError> {
         self.change(move |twin, now| {
             let local = twin.local_changes();
             let taken = twin.take_cloud_twin(&cloud, now)?;
@@ -431,39 +431,51 @@ impl TwinCell {
 
     /// Changes a copy, stores it, then puts it in force: a change that cannot be stored has not happened.
     async fn change<T>(
-        &self,
+        self: &Arc<Self>,
         change: impl FnOnce(&mut Twin, UtcMillis) -> Result<T, TwinError>,
     ) -> Result<T, TwinError> {
-        let _one_writer = self.writer.lock().await;
+        let turn = self.writer.clone().lock_owned().await;
         let old = self.twin();
         let mut new = Twin::clone(&old);
         let result = change(&mut new, self.clock.utc())?;
-        if new == *old {
-            return Ok(result);
-        }
-        self.store(&new).await?;
-        let rings = new.desired_version() != old.desired_version();
-        let reports = new.reported_version() != old.reported_version();
-        let version = new.desired_version();
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
-        self.changed.send_replace(());
-        if reports {
-            self.unsent.add(&self.module);
-        }
-        if rings {
-            self.desired_version.store(version, SeqCst);
-            if let Some(bell) = &*self.bell.lock().unwrap_or_else(PoisonError::into_inner) {
-                bell.ring();
-            }
+        if new != *old {
+            self.write(Arc::new(new), turn).await?;
         }
         Ok(result)
     }
 
-    async fn store(&self, twin: &Twin) -> Result<(), DocumentError> {
-        let (documents, name, bytes) = (self.documents.clone(), self.document_name.clone(), twin.to_bytes());
-        blocking(move || documents.write(&name, &bytes)).await?;
-        self.unstored.store(false, SeqCst);
-        Ok(())
+    /// Stores a twin and puts it in force. In a task that has the turn: a caller who goes away amid it must not leave what is stored and what
+    /// is in force different, nor let the next write overtake this one.
+    async fn write(
+        self: &Arc<Self>,
+        new: Arc<Twin>,
+        turn: tokio::sync::OwnedMutexGuard<()>,
+    ) -> Result<(), DocumentError> {
+        let cell = self.clone();
+        let writing = tokio::spawn(async move {
+            let _turn = turn;
+            let (documents, name, bytes) = (cell.documents.clone(), cell.document_name.clone(), new.to_bytes());
+            blocking(move || documents.write(&name, &bytes)).await?;
+            cell.unstored.store(false, SeqCst);
+            cell.put_in_force(new);
+            Ok(())
+        });
+        writing.await.unwrap_or_else(|error| Err(DocumentError::Failed(format!("the write failed: {error}"))))
+    }
+
+    fn put_in_force(&self, new: Arc<Twin>) {
+        let (desired_version, reported_version) = (new.desired_version(), new.reported_version());
+        let old = std::mem::replace(&mut *self.current.lock().unwrap_or_else(PoisonError::into_inner), new);
+        self.changed.send_replace(());
+        if reported_version != old.reported_version() {
+            self.unsent.add(&self.module);
+        }
+        if desired_version != old.desired_version() {
+            self.desired_version.store(desired_version, SeqCst);
+            if let Some(bell) = &*self.bell.lock().unwrap_or_else(PoisonError::into_inner) {
+                bell.ring();
+            }
+        }
     }
 }
 
@@ -486,7 +498,11 @@ static DISK: Semaphore = Semaphore::const_new(4);
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, DocumentError> + Send + 'static,
 ) -> Result<T, DocumentError> {
-    let _permit = DISK.acquire().await; // nobody closes it
+    let permit = DISK.acquire().await; // nobody closes it
+    let work = move || {
+        let _permit = permit; // for as long as the work takes, whoever waits for it
+        work()
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(DocumentError::Failed(format!("the disk task failed: {error}"))),

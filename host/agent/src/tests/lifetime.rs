@@ -155,7 +155,7 @@ async fn a_deployment_whose_sender_goes_away_while_it_is_stored_is_put_in_force(
     world.guest("a", Guest::default());
     let agent = world.agent().await;
     let gate = Arc::new(Gate::default());
-    world.disk.gate.lock().unwrap().replace(gate.clone());
+    world.disk.gate.lock().unwrap().replace(("deployment", gate.clone()));
     let manifest = manifest(&[("a", "{}")], &[]);
     tokio::select! {
         _ = agent.apply(&manifest) => unreachable!("its writing waits"),

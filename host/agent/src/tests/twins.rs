@@ -9,7 +9,10 @@ use marram_core::{
 };
 use serde_json::{Value, json};
 
-use super::worlds::{DEADLINE, Guest, World, manifest, text};
+use super::{
+    hooked::Gate,
+    worlds::{DEADLINE, Guest, World, manifest, text},
+};
 use crate::Agent;
 
 /// A module that answers each change of its desired properties with code 200.
@@ -241,4 +244,35 @@ async fn what_is_reported_goes_up_as_one_patch_is_kept_over_a_kill_and_handed_ov
         Value::from(killed.cloud.twins.lock().unwrap()[&name("m")].reported.clone()),
         serde_json::from_str::<Value>(&acknowledged(2)).unwrap()
     );
+}
+
+#[tokio::test]
+async fn a_change_whose_caller_goes_away_while_it_is_stored_is_in_force_then_and_nothing_overtakes_it() {
+    let world = World::default();
+    world.guest("m", Guest::default()); // which never reports
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("m", "{}")], &[])).await.unwrap();
+    let gate = Arc::new(Gate::default());
+    world.disk.gate.lock().unwrap().replace(("twin-m", gate.clone()));
+    let setter = agent.clone();
+    let setting = tokio::spawn(async move { setter.set_twin("m", r#"{"a":1}"#).await });
+    gate.reached().await;
+    setting.abort();
+    assert!(setting.await.unwrap_err().is_cancelled());
+
+    let cell = agent.twins().cell(&name("m")).await.unwrap();
+    let mut reporting = tokio::spawn(async move { cell.report(r#"{"r":1}"#.into()).await });
+    let too_soon = tokio::time::timeout(Duration::from_millis(50), &mut reporting).await;
+    assert!(too_soon.is_err(), "before the write that was first");
+    gate.open();
+    reporting.await.unwrap().unwrap();
+    let twin = agent.twin("m").await.unwrap();
+    assert_eq!((twin.desired, twin.reported), (json!({"a":1}), json!({"r":1})));
+    let killed = world.after_kill();
+    stop(&agent).await;
+
+    let again = killed.agent().await;
+    let twin = again.twin("m").await.unwrap();
+    assert_eq!((twin.desired, twin.reported), (json!({"a":1}), json!({"r":1})));
+    stop(&again).await;
 }

@@ -454,8 +454,8 @@ pub(super) struct MemoryDisk {
     pub(super) full: std::sync::atomic::AtomicBool,
     /// The name of a document that cannot be written.
     pub(super) refuse: Mutex<Option<String>>,
-    /// Writes of the deployment wait here.
-    pub(super) gate: Mutex<Option<Arc<Gate>>>,
+    /// The next write of a document of this name waits here.
+    pub(super) gate: Mutex<Option<(&'static str, Arc<Gate>)>>,
 }
 
 impl Documents for MemoryDisk {
@@ -465,7 +465,8 @@ impl Documents for MemoryDisk {
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), DocumentError> {
-        if let Some(gate) = self.gate.lock().unwrap().take_if(|_| name == "deployment") {
+        let gate = self.gate.lock().unwrap().take_if(|(gated, _)| *gated == name);
+        if let Some((_, gate)) = gate {
             gate.pass();
         }
         if self.full.load(std::sync::atomic::Ordering::SeqCst) {
