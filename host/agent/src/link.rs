@@ -3,7 +3,10 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::Duration,
 };
@@ -60,6 +63,8 @@ struct Inner {
     timers: Mutex<Timers>,
     hears_timers: bool,
     has_durable_timers: bool,
+    /// The last timer that fired was one.
+    durable_was_last: AtomicBool,
     bell: Arc<Doorbell>,
     inbox: Arc<ProgramInbox>,
     methods: Arc<Methods>,
@@ -115,6 +120,7 @@ impl ModuleLink {
             timers: Mutex::default(),
             hears_timers,
             has_durable_timers,
+            durable_was_last: AtomicBool::new(false),
             bell,
             inbox,
             methods,
@@ -142,13 +148,24 @@ impl ModuleLink {
         self.inner.inbox.close();
     }
 
-    /// The timer that is due, if any. Durable ones are rare, so that they keep no other away.
+    /// The timer that is due, if any. Of both kinds in turns: a firing of a durable one is a write, and many of them may take longer than
+    /// until the next is due.
     pub(crate) fn due_timer(&self) -> Option<Due> {
-        if self.inner.has_durable_timers
-            && let Some(due) = self.inner.state.due_timer()
-        {
-            return Some(Due::Durable(due));
-        }
+        let due = if self.inner.durable_was_last.load(Relaxed) {
+            self.due_volatile().or_else(|| self.due_durable())
+        } else {
+            self.due_durable().or_else(|| self.due_volatile())
+        };
+        self.inner.durable_was_last.store(matches!(due, Some(Due::Durable(_))), Relaxed);
+        due
+    }
+
+    fn due_durable(&self) -> Option<Due> {
+        let state = self.inner.has_durable_timers.then_some(&self.inner.state)?;
+        state.due_timer().map(Due::Durable)
+    }
+
+    fn due_volatile(&self) -> Option<Due> {
         let mut timers = self.inner.timers();
         // Without timers the clock is not read.
         timers.next_due()?;

@@ -26,6 +26,9 @@ pub(super) struct Durable {
     clock: Option<Clock>,
     /// Elapsed time when the clock showed none; wraps around.
     offset: u64,
+    /// None fires before. Noting that one has fired holds the module up for as long as the write takes or has to wait; as long is left to its
+    /// other timers and messages.
+    rests_until: Uptime,
 }
 
 impl Durable {
@@ -50,7 +53,7 @@ impl StateCell {
             Some(bytes) => DurableTimers::from_bytes(&bytes, &clock.clocks()).map_err(StateError::Store)?,
         };
         let offset = now.0.wrapping_sub(clock.uptime().0);
-        *self.durable() = Durable { timers, clock: Some(clock), offset };
+        *self.durable() = Durable { timers, clock: Some(clock), offset, rests_until: clock.uptime() };
         Ok(())
     }
 
@@ -77,6 +80,9 @@ impl StateCell {
         let durable = self.durable();
         // Without timers the clock is not read.
         durable.timers.next_due()?;
+        if durable.clock?.uptime() < durable.rests_until {
+            return None;
+        }
         durable.timers.due(durable.now()?)
     }
 
@@ -85,16 +91,20 @@ impl StateCell {
         let durable = self.durable();
         let due = durable.timers.next_due()?;
         let left = due.0.saturating_sub(durable.now()?.0);
-        Some(durable.clock?.uptime().after(Duration::from_millis(left)))
+        Some(durable.clock?.uptime().after(Duration::from_millis(left)).max(durable.rests_until))
     }
 
     /// The module has heard it.
     pub(crate) async fn timer_fired(self: &Arc<Self>, fired: &DueTimer) {
+        let Some(clock) = self.durable().clock else { return };
+        let begun = clock.uptime();
         let changed = self.clone().change_timers(|timers, _| Ok(timers.fired(fired))).await;
         if let Err(error) = changed {
             tracing::warn!(module = %self.module, timer = %fired.name, %error, "a timer has fired, and would again after a restart");
             self.durable().timers.fired(fired);
         }
+        let now = clock.uptime();
+        self.durable().rests_until = now.after(now.since(begun));
     }
 
     /// Changes a copy, stores it, then puts it in force; what changes nothing is not written.
