@@ -48,7 +48,7 @@ use crate::{
     upstream::{DRAIN, UpstreamTask},
 };
 
-/// How long the message log may take to be synced at the end. A disk that takes longer hangs; what was written survives that.
+/// How long the message log may take to be synced at the end, and the last documents to be written. A disk that takes longer hangs; what was written survives that.
 const LAST_WRITE: Duration = Duration::from_secs(10);
 
 /// What an agent is made of.
@@ -306,8 +306,13 @@ impl Agent {
         if let Some(task) = self.sync_task.lock().await.take() {
             let _ = task.await; // it bounds its time itself
         }
-        self.twins.flush().await;
-        self.traps.flush().await;
+        let documents = async {
+            self.twins.flush().await;
+            self.traps.flush().await;
+        };
+        if tokio::time::timeout(LAST_WRITE, documents).await.is_err() {
+            tracing::error!("not all twins and traps could be stored before the stop; their disk hangs");
+        }
         if let Some(mut task) = self.upstream_task.lock().await.take()
             && tokio::time::timeout(DRAIN, &mut task).await.is_err()
         {

@@ -518,7 +518,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(30);
 
     /// A disk that forgets.
-    struct NoDisk;
+    pub(super) struct NoDisk;
 
     impl Documents for NoDisk {
         fn read(&self, _: &str) -> Result<Option<StoredDocument>, DocumentError> {

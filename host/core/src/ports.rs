@@ -642,7 +642,8 @@ pub trait Upstream: Send + Sync {
     fn flush(&self) -> BoxFuture<'_, Result<(), UpstreamError>>;
 }
 
-/// The twins' side of upstream. It tells the agent of connections and changes by [`UpstreamEvent`]s.
+/// The twins' side of upstream. It tells the agent of connections and changes by [`UpstreamEvent`]s, which are not taken while one of these
+/// calls waits: an answer must not need that an event is taken first. A call may be broken off when the host stops.
 pub trait UpstreamTwins: Send + Sync {
     /// Takes a patch of a module's reported properties; it is safe there when it returns. After an error it comes again, with what was
     /// reported since.

@@ -63,16 +63,39 @@ pub(crate) struct SyncTask {
 }
 
 impl SyncTask {
-    /// Ends when `closing` is set, and what was reported is handed over or has had its time.
-    pub(crate) async fn run(mut self) {
+    /// Ends when `closing` is set, and what was reported is handed over or has had its time. A report that is under way then has the
+    /// same time: one that is broken off may come twice. What was not taken is kept with the twin.
+    pub(crate) async fn run(self) {
+        let mut closing = self.closing.clone();
+        let out_of_time = async {
+            let _ = closing.wait_for(|is_closing| *is_closing).await; // an error: the agent is gone
+            tokio::time::sleep(LAST_REPORTS).await;
+        };
+        tokio::select! {
+            biased;
+            () = self.work() => {}
+            () = out_of_time => {
+                tracing::warn!("upstream did not take all reported properties before the stop; the next start hands them over");
+            }
+        }
+    }
+
+    async fn work(mut self) {
         let mut sync = TwinSync::default();
+        let mut ending = self.closing.clone();
         while !*self.closing.borrow_and_update() {
             if let Some(modules) = self.twins.unsent().take_deployed() {
                 sync.deployed(modules);
             }
             self.twins.unsent().take().into_iter().for_each(|module| sync.reported(module));
             if let Some(step) = sync.next(self.clock.uptime()) {
-                self.carry_out(&mut sync, &step).await;
+                // What the cloud wants has time until the next start; the last reports do not.
+                let until = matches!(step, SyncStep::Fetch(_)).then_some(&mut ending);
+                tokio::select! {
+                    biased;
+                    () = self.carry_out(&mut sync, &step) => {}
+                    () = closed(until) => {}
+                }
                 continue;
             }
             let unsent = self.twins.unsent().clone();
@@ -85,14 +108,11 @@ impl SyncTask {
             }
         }
         self.twins.unsent().take().into_iter().for_each(|module| sync.reported(module));
-        let last = async {
-            for module in sync.unreported() {
-                if self.report(module).await.is_err() {
-                    break;
-                }
+        for module in sync.unreported() {
+            if self.report(module).await.is_err() {
+                break;
             }
-        };
-        let _ = tokio::time::timeout(LAST_REPORTS, last).await;
+        }
     }
 
     async fn note(&self, sync: &mut TwinSync, event: UpstreamEvent) {
@@ -168,5 +188,120 @@ impl SyncTask {
         cell.counts.note_handed_over(self.clock.uptime().since(begun));
         cell.note(|now| now.upstream_took(twin.reported())).await;
         Ok(())
+    }
+}
+
+/// Ends when that is set; none: never.
+async fn closed(closing: Option<&mut watch::Receiver<bool>>) {
+    match closing {
+        Some(closing) => drop(closing.wait_for(|is_closing| *is_closing).await),
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use marram_core::{ports::BoxFuture, twin::CloudTwin};
+
+    use super::{super::tests::NoDisk, *};
+
+    /// What a cloud does with a question.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Does {
+        Answer,
+        Hang,
+    }
+
+    /// Says what it is asked: `get MODULE` or `MODULE`.
+    struct Cloud {
+        does: fn(&str) -> Does,
+        asked: mpsc::UnboundedSender<String>,
+    }
+
+    impl Cloud {
+        async fn ask(&self, what: String) -> Result<(), UpstreamError> {
+            let does = (self.does)(&what);
+            self.asked.send(what).unwrap();
+            match does {
+                Does::Answer => Ok(()),
+                Does::Hang => std::future::pending().await,
+            }
+        }
+    }
+
+    impl UpstreamTwins for Cloud {
+        fn report<'a>(&'a self, reported: &'a Reported) -> BoxFuture<'a, Result<(), UpstreamError>> {
+            Box::pin(self.ask(reported.module.to_string()))
+        }
+
+        fn twin<'a>(&'a self, module: &'a ModuleName) -> BoxFuture<'a, Result<Option<CloudTwin>, UpstreamError>> {
+            Box::pin(async move {
+                self.ask(format!("get {module}")).await?;
+                Ok(None)
+            })
+        }
+    }
+
+    struct World {
+        twins: Arc<Twins>,
+        asked: mpsc::UnboundedReceiver<String>,
+        events: mpsc::Sender<UpstreamEvent>,
+        closing: watch::Sender<bool>,
+        task: Option<SyncTask>,
+    }
+
+    fn world(does: fn(&str) -> Does) -> World {
+        let clock = Clock::start();
+        let twins = Arc::new(Twins::new(Arc::new(NoDisk), clock, None));
+        let (to_asked, asked) = mpsc::unbounded_channel();
+        let (events, from_events) = mpsc::channel(EVENTS);
+        let (closing, is_closing) = watch::channel(false);
+        let upstream = Arc::new(Cloud { does, asked: to_asked });
+        let task = SyncTask { clock, twins: twins.clone(), upstream, events: from_events, closing: is_closing };
+        World { twins, asked, events, closing, task: Some(task) }
+    }
+
+    impl World {
+        async fn report(&self, module: &str) {
+            let cell = self.twins.cell(&ModuleName::new(module).unwrap()).await.unwrap();
+            cell.report(r#"{"r":1}"#.into()).await.unwrap();
+        }
+
+        fn start(&mut self) -> tokio::task::JoinHandle<()> {
+            tokio::spawn(self.task.take().unwrap().run())
+        }
+
+        fn all_asked(&mut self) -> Vec<String> {
+            std::iter::from_fn(|| self.asked.try_recv().ok()).collect()
+        }
+    }
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_report_that_upstream_never_answers_holds_a_stop_up_for_three_seconds() {
+        let mut world = world(|_| Does::Hang);
+        world.report("a").await;
+        let task = world.start();
+        assert_eq!(world.asked.recv().await.unwrap(), "a");
+        tokio::time::sleep(LONG).await;
+        assert!(!task.is_finished(), "it has all the time that it takes, but for a stop");
+        let begun = tokio::time::Instant::now();
+        world.closing.send(true).unwrap();
+        tokio::time::timeout(LONG, task).await.expect("it ends").unwrap();
+        assert!(begun.elapsed() <= LAST_REPORTS + Duration::from_millis(10), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_that_the_cloud_never_answers_keeps_no_last_report_away() {
+        let mut world = world(|what| if what.starts_with("get") { Does::Hang } else { Does::Answer });
+        world.twins.deploy(vec![ModuleName::new("a").unwrap()]).await;
+        world.events.send(UpstreamEvent::Connected).await.unwrap();
+        let task = world.start();
+        assert_eq!(world.asked.recv().await.unwrap(), "get a");
+        world.report("b").await;
+        world.closing.send(true).unwrap();
+        tokio::time::timeout(LONG, task).await.expect("it ends").unwrap();
+        assert!(world.all_asked().contains(&"b".to_owned()));
     }
 }
