@@ -133,7 +133,10 @@ pub fn read_patch(text: &str) -> Result<Map<String, Value>, ReadError> {
     if !wide.is_empty() {
         let mut check = Check { path: String::new(), faults: Vec::new(), wide };
         check.object(&patch, 0, false);
-        return Err(TwinFaults(check.faults).into());
+        // None where the integer stood under a key that comes again: the last one counts.
+        if !check.faults.is_empty() {
+            return Err(TwinFaults(check.faults).into());
+        }
     }
     Ok(patch)
 }

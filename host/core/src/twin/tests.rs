@@ -90,6 +90,14 @@ fn an_integer_that_64_bits_do_not_hold_is_out_of_range_and_no_float() {
 }
 
 #[test]
+fn an_integer_whose_key_comes_again_is_not_there() {
+    let again = read_patch(r#"{"a":18446744073709551616,"a":1}"#);
+    assert_eq!(again, Ok(map(json!({"a":1}))));
+    let last = read_patch(r#"{"a":1,"a":18446744073709551616}"#).unwrap_err().to_string();
+    assert!(last.starts_with("a: 18446744073709551616 is outside"), "{last}");
+}
+
+#[test]
 fn the_eleventh_level_is_one_too_many_for_objects_and_for_arrays() {
     assert_eq!(validate_patch(&map(nested(11))), Ok(()), "the document itself is level 0");
     let list = (0..10).fold(json!(1), |inner, _| json!([inner]));
