@@ -109,8 +109,9 @@ impl SyncTask {
         }
         self.twins.unsent().take().into_iter().for_each(|module| sync.reported(module));
         for module in sync.unreported() {
-            if self.report(module).await.is_err() {
-                break;
+            // One that is refused keeps no other away.
+            if let Err(error) = self.report(module).await {
+                tracing::warn!(%module, %error, "upstream does not take reported properties; the next start hands them over");
             }
         }
     }
@@ -209,6 +210,7 @@ mod tests {
     #[derive(Clone, Copy, PartialEq)]
     enum Does {
         Answer,
+        Refuse,
         Hang,
     }
 
@@ -224,6 +226,7 @@ mod tests {
             self.asked.send(what).unwrap();
             match does {
                 Does::Answer => Ok(()),
+                Does::Refuse => Err(UpstreamError("not this one".into())),
                 Does::Hang => std::future::pending().await,
             }
         }
@@ -303,5 +306,21 @@ mod tests {
         world.closing.send(true).unwrap();
         tokio::time::timeout(LONG, task).await.expect("it ends").unwrap();
         assert!(world.all_asked().contains(&"b".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn at_a_stop_one_report_that_is_refused_keeps_no_other_away() {
+        let mut world = world(|what| if what == "a" { Does::Refuse } else { Does::Answer });
+        for module in ["a", "b", "c"] {
+            world.report(module).await;
+        }
+        world.closing.send(true).unwrap();
+        world.start().await.unwrap();
+        assert_eq!(world.all_asked(), ["a", "b", "c"]);
+        let unreported = |module: &str| {
+            let cell = world.twins.cells.lock().unwrap()[&ModuleName::new(module).unwrap()].clone();
+            cell.twin().unreported().is_some()
+        };
+        assert_eq!([unreported("a"), unreported("b"), unreported("c")], [true, false, false]);
     }
 }
