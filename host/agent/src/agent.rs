@@ -308,7 +308,7 @@ impl Agent {
         }
         let documents = async {
             self.twins.flush().await;
-            self.traps.flush().await;
+            self.traps.close().await;
         };
         if tokio::time::timeout(LAST_WRITE, documents).await.is_err() {
             tracing::error!("not all twins and traps could be stored before the stop; their disk hangs");

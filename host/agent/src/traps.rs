@@ -11,7 +11,7 @@ use marram_core::{
     traps::{CoreDump, Trap, Traps},
 };
 use serde::{Deserialize, Serialize};
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{sync::Mutex, task::JoinSet, time::Instant};
 
 use crate::twins::blocking;
 
@@ -54,6 +54,8 @@ pub(crate) struct TrapKeeper {
     bodies: bool,
     kept: Mutex<Kept>,
     writes: std::sync::Mutex<Writes>,
+    /// What waits for the disk.
+    tasks: std::sync::Mutex<JoinSet<()>>,
 }
 
 /// What is known of the traps.
@@ -105,11 +107,30 @@ impl Writes {
 
 impl TrapKeeper {
     pub(crate) fn new(documents: Arc<dyn Documents>, core_dumps: Option<Arc<dyn CoreDumps>>, bodies: bool) -> Self {
-        Self { documents, core_dumps, bodies, kept: Mutex::default(), writes: std::sync::Mutex::default() }
+        let (kept, writes, tasks) = (Mutex::default(), std::sync::Mutex::default(), std::sync::Mutex::default());
+        Self { documents, core_dumps, bodies, kept, writes, tasks }
+    }
+
+    /// Keeps one more, in a task of its own: it waits for the disk.
+    pub(crate) fn keep_soon(self: &Arc<Self>, trap: Trap) {
+        let keeper = self.clone();
+        self.spawn(async move { keeper.keep(trap).await });
+    }
+
+    /// Removes a core dump whose trap is not kept, in a task of its own.
+    pub(crate) fn forget_soon(self: &Arc<Self>, dump: CoreDump) {
+        let keeper = self.clone();
+        self.spawn(async move { keeper.remove(vec![dump.file]).await });
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(work);
     }
 
     /// Keeps one more. What cannot be stored is kept in memory, and stored with the next. So is what comes too often, within a minute.
-    pub(crate) async fn keep(self: &Arc<Self>, mut trap: Trap) {
+    async fn keep(self: &Arc<Self>, mut trap: Trap) {
         if let Some(during) = trap.during.as_mut().filter(|_| !self.bodies) {
             during.forget_bodies();
         }
@@ -130,13 +151,15 @@ impl TrapKeeper {
         self.remove(std::mem::take(&mut kept.gone)).await;
     }
 
-    /// Removes a core dump whose trap is not kept.
-    pub(crate) async fn forget(&self, dump: CoreDump) {
-        self.remove(vec![dump.file]).await;
+    /// Waits for what is on its way, and stores what waits for its turn: before the host ends.
+    pub(crate) async fn close(&self) {
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        while tasks.join_next().await.is_some() {}
+        self.flush().await;
     }
 
-    /// Stores what waits for its turn, before the host ends.
-    pub(crate) async fn flush(&self) {
+    /// Stores what waits for its turn.
+    async fn flush(&self) {
         let mut kept = self.kept.lock().await;
         if kept.is_unstored {
             self.store_now(&mut kept).await;
@@ -394,5 +417,14 @@ mod tests {
             *disk.fault.lock().unwrap() = None;
             assert_eq!(newest_on(&disk).await, 5);
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_on_its_way_to_the_disk_at_a_stop_comes_there() {
+        let disk = Arc::new(Disk::default());
+        let keeper = keeper(&disk);
+        keeper.keep_soon(trap(1));
+        keeper.close().await;
+        assert_eq!(newest_on(&disk).await, 1);
     }
 }

@@ -138,14 +138,7 @@ impl Supervisor {
         if !record.is_run(run) {
             return;
         }
-        match exit.code {
-            Exit::DONE | Exit::STOPPED => {
-                tracing::info!(module = %name, code = exit.code, reason = exit.reason, "ended")
-            }
-            _ => {
-                tracing::error!(module = %name, code = exit.code, reason = exit.reason, backtrace = ?exit.backtrace, "ended")
-            }
-        }
+        tell_end(name, &exit);
         let code = exit.code;
         let restart = record.ended(exit, now, utc);
         self.observed.happened(name, planner::Event::Exited(code), now);
@@ -155,13 +148,12 @@ impl Supervisor {
     }
 
     /// Keeps in mind what ended an instance, if it was not its own will.
-    fn keep_trap(&self, name: &ModuleName, run: u64, exit: &Exit, at: UtcMillis) {
+    pub(super) fn keep_trap(&self, name: &ModuleName, run: u64, exit: &Exit, at: UtcMillis) {
         let known = self.records.get(name).zip(self.observed.modules.get(name));
         let of_now = known.filter(|(record, _)| is_trap(exit) && (record.is_update(run) || record.is_run(run)));
-        let keeper = self.worlds.traps.clone();
         let Some((record, module)) = of_now else {
             if let Some(dump) = exit.core_dump.as_deref().cloned() {
-                tokio::spawn(async move { keeper.forget(dump).await });
+                self.worlds.traps.forget_soon(dump);
             }
             return;
         };
@@ -180,8 +172,7 @@ impl Supervisor {
             digest: prepared.as_ref().map(|prepared| prepared.artifact.manifest_digest.clone()),
             core_dump: exit.core_dump.as_deref().cloned(),
         };
-        // It waits for the disk.
-        tokio::spawn(async move { keeper.keep(trap).await });
+        self.worlds.traps.keep_soon(trap);
     }
 
     /// An operator's restart is at once: the back-off is for what fails by itself.
@@ -217,6 +208,18 @@ impl Supervisor {
             && ready
         {
             module.state = ModuleState::Stopped;
+        }
+    }
+}
+
+/// In the host's log.
+pub(super) fn tell_end(name: &ModuleName, exit: &Exit) {
+    match exit.code {
+        Exit::DONE | Exit::STOPPED => {
+            tracing::info!(module = %name, code = exit.code, reason = exit.reason, "ended")
+        }
+        _ => {
+            tracing::error!(module = %name, code = exit.code, reason = exit.reason, backtrace = ?exit.backtrace, "ended")
         }
     }
 }

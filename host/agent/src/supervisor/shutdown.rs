@@ -13,7 +13,7 @@ use marram_core::{
 };
 use tokio::time::Instant;
 
-use super::{Event, Supervisor, record::Record};
+use super::{Event, Supervisor, outcomes::tell_end, record::Record};
 
 /// How soon the queues are looked at again while they drain: most are empty at once, and a chain of a thousand modules has
 /// a thousand such waits. Doubled up to [`LAST_LOOK`].
@@ -189,13 +189,14 @@ impl Supervisor {
 
     fn hear_end(&mut self, name: &ModuleName, run: u64, exit: Exit) {
         let (now, utc) = (self.worlds.clock.uptime(), self.worlds.clock.utc());
+        self.keep_trap(name, run, &exit, utc);
         let Some(record) = self.records.get_mut(name) else { return };
         if record.is_update(run) {
-            tracing::error!(module = %name, code = exit.code, reason = exit.reason, "its update ended before it took over");
+            tracing::error!(module = %name, code = exit.code, reason = exit.reason, backtrace = ?exit.backtrace, "its update ended before it took over");
             record.update_ended(&exit);
             self.observed.happened(name, planner::Event::UpdateExited, now);
         } else if record.is_run(run) {
-            tracing::info!(module = %name, code = exit.code, reason = exit.reason, "ended");
+            tell_end(name, &exit);
             let code = exit.code;
             record.ended(exit, now, utc);
             self.observed.happened(name, planner::Event::Exited(code), now);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use marram_core::{
-    ports::{BoxFuture, Exports, ModuleHost, Sent, Settlement},
+    ports::{BoxFuture, Exit, Exports, ModuleHost, Sent, Settlement},
     time::UtcMillis,
 };
 
@@ -226,4 +226,38 @@ async fn who_waits_for_a_log_line_does_not_hold_the_stop_up() {
     tokio::task::yield_now().await;
     agent.shut_down(Duration::from_secs(20)).await;
     assert!(matches!(waiting.await.unwrap(), Err(ModuleError::Stopping)));
+}
+
+#[tokio::test]
+async fn what_traps_while_the_host_ends_is_kept() {
+    let (world, release) = (World::default(), Arc::new(Semaphore::new(0)));
+    let exports = Exports { start: true, input: true, ..Exports::default() };
+    let start = Arc::new(|host: &dyn ModuleHost| {
+        host.try_send("out", &message("x"));
+        Ok(Ok(()))
+    });
+    let (log, released) = (world.log.clone(), release.clone());
+    let handler: Arc<Handler> = Arc::new(move |_, _| {
+        log.push("begun");
+        let released = released.clone();
+        Box::pin(async move {
+            released.acquire_owned().await.unwrap().forget();
+            Err(Exit::new(Exit::TRAP, "unreachable"))
+        })
+    });
+    world.guest("a", Guest { exports, start, handler, ..Guest::default() });
+    world.guest("b", Guest::default());
+    let agent = world.agent().await;
+    let to_itself = r#""FROM /messages/modules/a/* INTO BrokeredEndpoint(\"/modules/a/inputs/in\")""#;
+    agent.apply(&manifest(&[("a", "{}"), ("b", "{}")], &[to_itself])).await.unwrap();
+    world.log.until("the call", |lines| lines.contains(&"begun".into())).await;
+    let ending = begin_to_end(&agent, Duration::from_secs(20)).await;
+    release.add_permits(1);
+    tokio::time::timeout(DEADLINE, ending).await.expect("in time").unwrap();
+
+    world.guest("a", Guest::default());
+    let again = world.agent().await;
+    let kept = again.traps("a").await.unwrap().traps;
+    assert_eq!(kept.iter().map(|trap| trap.reason.as_str()).collect::<Vec<_>>(), ["unreachable"]);
+    again.shut_down(Duration::from_secs(5)).await;
 }
