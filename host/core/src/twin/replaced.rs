@@ -39,6 +39,8 @@ impl Twin {
     pub fn restore_replaced(&mut self, to: u64, deployment_version: u64, now: UtcMillis) {
         let is_between = |replaced: &mut Replaced| replaced.by > to && replaced.by < deployment_version;
         let Some(replaced) = self.replaced.take_if(is_between) else { return };
+        // The section of the deployment that is gone back to is not news, also where the cloud's word stays.
+        self.manifest_section = replaced.section;
         if self.cloud_version.is_some() {
             return;
         }
@@ -46,7 +48,6 @@ impl Twin {
             Origin::Manifest { .. } => Origin::Manifest { deployment_version },
             other => other,
         };
-        self.manifest_section = replaced.section;
         self.replace_desired(replaced.desired, origin, now);
         (self.desired_base, self.cloud_version) = (replaced.base, replaced.cloud_version);
     }

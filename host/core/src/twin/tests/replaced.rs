@@ -67,3 +67,21 @@ fn a_rollback_that_begins_anew_after_a_kill_gives_nothing_back_twice() {
     twin.restore_replaced(1, 3, UtcMillis(3));
     assert_eq!(twin.desired(), &section("good"));
 }
+
+#[test]
+fn what_the_cloud_has_written_since_stays_also_where_the_deployment_before_had_a_section() {
+    let mut twin = Twin::new();
+    apply(&mut twin, "good", 1, 0);
+    apply(&mut twin, "bad", 2, 1);
+    let cloud = CloudTwin { desired: section("cloud"), desired_version: 7, reported: Map::new() };
+    assert_eq!(twin.take_cloud_twin(&cloud, UtcMillis(2)), Ok(true));
+    let before = twin.desired_version();
+    twin.restore_replaced(1, 3, UtcMillis(3));
+    apply(&mut twin, "good", 3, 1);
+    assert_eq!((twin.desired(), twin.desired_version()), (&section("cloud"), before));
+    assert_eq!(twin.desired_origin(), Origin::Cloud { version: 7 });
+    let next = CloudPatch { patch: section("next"), version: 8 };
+    assert_eq!(twin.merge_cloud_patch(&next, UtcMillis(3)), Ok(Merged::InForce), "its versions go on");
+    apply(&mut twin, "bad", 4, 3);
+    assert_eq!(twin.desired(), &section("bad"), "another section than that of the deployment before is news");
+}
