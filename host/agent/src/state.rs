@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use marram_core::{
+    allowance::Allowance,
     name::ModuleName,
     ports::{State, States},
     state::{QUOTA_BYTES, StateError, Write},
@@ -88,7 +89,7 @@ impl StateCells {
             states: self.states.clone(),
             disk: self.disk.clone(),
             open: Arc::default(),
-            paid_until: tokio::sync::Mutex::new(None),
+            allowance: tokio::sync::Mutex::new(Allowance::new(BETWEEN_PAGES, BURST)),
             durable: Mutex::default(),
             timer_writer: tokio::sync::Mutex::default(),
         })
@@ -110,8 +111,8 @@ pub(crate) struct StateCell {
     states: Arc<dyn States>,
     disk: Arc<Semaphore>,
     open: Arc<tokio::sync::Mutex<Option<Box<dyn State>>>>,
-    /// Until when the writes so far use up what is allowed; who writes waits here for its turn.
-    paid_until: tokio::sync::Mutex<Option<Instant>>,
+    /// Of pages to write; who writes waits here for its turn.
+    allowance: tokio::sync::Mutex<Allowance>,
     durable: Mutex<timers::Durable>,
     /// One change of the timers at a time, from the change to the disk.
     timer_writer: tokio::sync::Mutex<()>,
@@ -133,14 +134,9 @@ impl StateCell {
     }
 
     pub(crate) async fn write(self: Arc<Self>, writes: Vec<Write>) -> Result<(), StateError> {
-        let mut paid_until = self.paid_until.lock().await;
-        let now = Instant::now();
-        let from = paid_until.map_or(now, |until| until.max(now));
-        let allowed = now + BETWEEN_PAGES * BURST;
-        if from > allowed {
-            tokio::time::sleep(from - allowed).await;
-        }
-        *paid_until = Some(from + BETWEEN_PAGES * pages(&writes));
+        let mut allowance = self.allowance.lock().await;
+        tokio::time::sleep_until(allowance.next(Instant::now().into_std()).into()).await;
+        allowance.take(pages(&writes), Instant::now().into_std());
         self.clone().on_disk(move |state| state.write(&writes)).await
     }
 
@@ -222,9 +218,11 @@ mod tests {
         for _ in 0..BURST + 4 {
             cell.clone().write(Vec::new()).await.unwrap();
         }
-        assert!(begun.elapsed() >= BETWEEN_PAGES * 3, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() >= BETWEEN_PAGES * 4, "{:?}", begun.elapsed());
         assert_eq!(states.written.load(SeqCst), BURST as usize + 4);
-        assert!(cells.cell(&ModuleName::new("other").unwrap()).paid_until.lock().await.is_none());
+        let begun = Instant::now();
+        cells.cell(&ModuleName::new("other").unwrap()).write(Vec::new()).await.unwrap();
+        assert!(begun.elapsed() < BETWEEN_PAGES, "each module has its own");
     }
 
     fn value(bytes: usize) -> Write {
@@ -247,7 +245,7 @@ mod tests {
         assert_eq!(begun.elapsed(), Duration::ZERO, "a start does not wait");
         cell.write(vec![value(1)]).await.unwrap();
         let waited = begun.elapsed(); // the timer counts milliseconds
-        assert!((BETWEEN_PAGES * 4..BETWEEN_PAGES * 5).contains(&waited), "{waited:?}");
+        assert!((BETWEEN_PAGES * 5..BETWEEN_PAGES * 6).contains(&waited), "{waited:?}");
     }
 
     /// Each call says that it is there, and goes on with a permit.

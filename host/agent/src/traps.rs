@@ -7,6 +7,7 @@ use std::{
 };
 
 use marram_core::{
+    allowance::Allowance,
     ports::{CoreDumps, DocumentError, Documents},
     traps::{CoreDump, Trap, Traps},
 };
@@ -84,10 +85,9 @@ pub enum TrapsError {
 }
 
 /// When what is kept may be written.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Writes {
-    /// Until when the writes so far use up what is allowed.
-    paid_until: Option<Instant>,
+    allowance: Allowance,
     /// A write is to come, with all that is kept by then.
     is_due: bool,
 }
@@ -98,17 +98,17 @@ impl Writes {
         if std::mem::replace(&mut self.is_due, true) {
             return None;
         }
-        let from = self.paid_until.map_or(now, |until| until.max(now));
-        self.paid_until = Some(from + BETWEEN_WRITES);
-        // One that comes when all are used up waits until there is one again.
-        Some((from + BETWEEN_WRITES).checked_sub(BETWEEN_WRITES * BURST).map_or(now, |at| at.max(now)))
+        let at = self.allowance.next(now.into_std());
+        self.allowance.take(1, now.into_std());
+        Some(at.into())
     }
 }
 
 impl TrapKeeper {
     pub(crate) fn new(documents: Arc<dyn Documents>, core_dumps: Option<Arc<dyn CoreDumps>>, bodies: bool) -> Self {
-        let (kept, writes, tasks) = (Mutex::default(), std::sync::Mutex::default(), std::sync::Mutex::default());
-        Self { documents, core_dumps, bodies, kept, writes, tasks }
+        let writes = Writes { allowance: Allowance::new(BETWEEN_WRITES, BURST), is_due: false };
+        let (kept, tasks) = (Mutex::default(), std::sync::Mutex::default());
+        Self { documents, core_dumps, bodies, kept, writes: writes.into(), tasks }
     }
 
     /// Keeps one more, in a task of its own: it waits for the disk.

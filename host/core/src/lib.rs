@@ -3,6 +3,7 @@
 //! Pure: no IO, no clock, no task runtime. Time is an argument ([`time::Uptime`], [`time::UtcMillis`]); what must be
 //! done comes back as data, and the other crates do it. `clippy.toml` bans the rest.
 
+pub mod allowance;
 pub mod backlog;
 pub mod cache;
 pub mod deployment;
