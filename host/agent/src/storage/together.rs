@@ -63,8 +63,7 @@ impl Answer {
                         return answered.unwrap_or(Err(NotStored::Stopped));
                     }
                 }
-                if joined.0.as_ref().is_none_or(|storage| storage.store_together() != Tried::IsTaken) {
-                    joined.0 = None;
+                if joined.store() == Tried::IsDone {
                     break;
                 }
             }
@@ -74,10 +73,21 @@ impl Answer {
     }
 }
 
+impl Joined {
+    /// Stores what has come together, if that is left to it; once it is done, nothing is.
+    fn store(&mut self) -> Tried {
+        let tried = self.0.as_ref().map_or(Tried::IsDone, |storage| storage.store_together());
+        if tried == Tried::IsDone {
+            self.0 = None;
+        }
+        tried
+    }
+}
+
 impl Drop for Joined {
     fn drop(&mut self) {
-        if let Some(storage) = &self.0
-            && storage.store_together() == Tried::IsTaken
+        if self.store() == Tried::IsTaken
+            && let Some(storage) = &self.0
         {
             let mut jobs = storage.lock();
             storage.leave_to_thread(&mut jobs);
