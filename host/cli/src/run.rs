@@ -13,6 +13,7 @@ mod view;
 
 use std::{
     convert::Infallible,
+    io,
     net::SocketAddr,
     num::NonZero,
     path::{Path, PathBuf},
@@ -21,6 +22,7 @@ use std::{
 };
 
 use marram_agent::{Agent, Caches};
+use marram_core::ports::CoreDumps;
 use marram_engine::{CompileLimits, DumpFolder, Dumps, HelperCommand, WasmEngine};
 use marram_registry::Registry;
 use marram_store::{Folder, LockError, StateFolder, lock_data_dir, log};
@@ -85,9 +87,9 @@ fn open(config: &Config, data: &Path) -> Result<marram_agent::Config, Failure> {
     let twin_journal = TwinJournal::open(data.join("upstream/twins")).map_err(|error| failed(&error))?;
     let registry = Registry::new(config.registry(&data.join("cache"))?)
         .map_err(|error| Failure::new(Code::BadConfig, chain(&error)))?;
-    // Also where no more are wanted: those that are there go with their traps.
-    let core_dumps = Arc::new(DumpFolder::open(&data.join("dumps")).map_err(|error| failed(&error))?);
-    let dumps = config.modules.core_dump_max_bytes.map(|max_bytes| Dumps { folder: core_dumps.clone(), max_bytes });
+    let core_dumps = core_dumps(config, &data.join("dumps")).map_err(|error| failed(&error))?;
+    let dumps = core_dumps.clone().zip(config.modules.core_dump_max_bytes);
+    let dumps = dumps.map(|(folder, max_bytes)| Dumps { folder, max_bytes });
     let engine = marram_engine::Settings { dumps, ..engine_settings(config, data)? };
     let engine = WasmEngine::new(engine).map_err(|error| failed(&error))?;
     let (engine, registry) = (Arc::new(engine), Arc::new(registry));
@@ -107,10 +109,19 @@ fn open(config: &Config, data: &Path) -> Result<marram_agent::Config, Failure> {
         states: Arc::new(states),
         check_image,
         max_memory: config.modules.max_memory_bytes,
-        core_dumps: Some(core_dumps),
+        core_dumps: core_dumps.map(|folder| folder as Arc<dyn CoreDumps>),
         trap_bodies: config.modules.trap_bodies,
         initial: None,
     })
+}
+
+/// The folder of core dumps. Also where no more are wanted, if it is there: its files go with their traps. Else none is made: a full disk
+/// must not keep the host from its start for that.
+fn core_dumps(config: &Config, folder: &Path) -> io::Result<Option<Arc<DumpFolder>>> {
+    match config.modules.core_dump_max_bytes.is_some() || folder.try_exists()? {
+        true => DumpFolder::open(folder).map(Arc::new).map(Some),
+        false => Ok(None),
+    }
 }
 
 /// Damage has been told by the log itself.
