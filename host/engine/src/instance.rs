@@ -92,7 +92,7 @@ impl Live {
         let Some(dumper) = self.dumper.take().filter(|_| is_trap(&exit)) else { return exit };
         let Ok(dump) = error.downcast::<WasmCoreDump>() else { return exit };
         let known = exit.clone();
-        // It waits for the disk, and the next instance for it: never is more in memory than without dumps.
+        // It waits for the disk, and the next instance for it: two of them are never in memory.
         let written = tokio::task::spawn_blocking(move || dumper.write(&dump, &mut self.store, &known)).await;
         let core_dump = written.unwrap_or_else(|panic| {
             tracing::error!(%panic, "no core dump");
