@@ -1,6 +1,11 @@
 //! The core dump of an instance that trapped: what is in it, its bounds, and that there is none unless it is asked for.
 
-use std::{os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use marram_core::{
     deployment::Sandbox,
@@ -23,7 +28,10 @@ struct Dumping {
 
 impl Dumping {
     fn new(max_bytes: u64) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::within(tempfile::tempdir().unwrap(), max_bytes)
+    }
+
+    fn within(folder: tempfile::TempDir, max_bytes: u64) -> Self {
         let dumps = Arc::new(DumpFolder::open(&folder.path().join("dumps")).unwrap());
         let wanted = Some(Dumps { folder: dumps.clone(), max_bytes });
         let engine = WasmEngine::new(Settings { dumps: wanted, ..settings(&folder, Profile::Wide) }).unwrap();
@@ -265,6 +273,44 @@ async fn a_dump_has_a_bound_beyond_which_memory_is_left_out_and_counted() {
     let exit = dumping.exit_of(&writer("unreachable"), |_| ()).await;
     assert_eq!((exit.code, &exit.core_dump), (Exit::TRAP, &None), "less than the frames: none");
     assert_eq!(dumping.files(), [] as [PathBuf; 0]);
+}
+
+/// On a file system that is really small. Root mounts it; others leave it out and say so.
+#[tokio::test]
+#[allow(clippy::print_stdout)] // says what it does not show
+async fn none_is_written_that_takes_more_than_half_of_what_the_disk_has_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let dumps = folder.path().join("dumps");
+    std::fs::create_dir(&dumps).unwrap();
+    if !mount(&dumps, "size=500k,mode=700") {
+        println!("not shown: needs root");
+        return;
+    }
+    let unmount = Unmount(dumps.clone());
+    let dumping = Dumping::within(folder, LIMIT);
+    let wat = writer("(memory.fill (i32.const 0) (i32.const 0xaa) (i32.const 262144)) unreachable");
+    let exit = dumping.exit_of(&wat, |_| ()).await;
+    assert_eq!((exit.code, exit.core_dump), (Exit::TRAP, None), "262,144 bytes of 512,000");
+    assert_eq!(dumping.files(), [] as [PathBuf; 0]);
+    assert!(mount(&dumps, "remount,size=600k"));
+    let mut newer = spec(|_| ());
+    newer.image = "oci:newer".into(); // at once
+    let mut instance = dumping.bench.start(&wat, &newer, &Recorder::new()).await.unwrap();
+    assert!(instance.run().await.core_dump.is_some());
+    drop((dumping, unmount));
+}
+
+fn mount(at: &Path, options: &str) -> bool {
+    let mut mount = std::process::Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at).output().is_ok_and(|output| output.status.success())
+}
+
+struct Unmount(PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
 }
 
 #[tokio::test]
