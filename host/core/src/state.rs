@@ -127,8 +127,9 @@ impl<P> Index<P> {
             .flat_map(|(bucket, entries)| entries.iter().map(move |(key, entry)| (&**bucket, &**key, &entry.place)))
     }
 
-    /// Whether these writes may be made, one after another: names, sizes, and the quota once all are made. Conditions are the
-    /// store's to compare.
+    /// Whether these writes may be made, one after another: names, sizes, and the quota once all are made. The host's own entries count, but
+    /// are never refused for the quota: there is one of them, of bounded size, and what it says of the past must not get lost where a
+    /// module is full. Conditions are the store's to compare.
     ///
     /// # Errors
     /// The first rule that is broken.
@@ -152,8 +153,9 @@ impl<P> Index<P> {
             less += self.cost_of(bucket, key);
         }
         let total = self.bytes + more - less;
+        let is_of_host = writes.iter().all(|write| *write.bucket == *HOST_BUCKET);
         // What makes the state smaller is always allowed, whatever the quota was when it grew.
-        if more > less && total > QUOTA_BYTES { Err(StateError::Quota(total)) } else { Ok(()) }
+        if more > less && total > QUOTA_BYTES && !is_of_host { Err(StateError::Quota(total)) } else { Ok(()) }
     }
 
     /// Notes an entry and the place of its value.
@@ -251,6 +253,29 @@ mod tests {
         apply(&mut index, &own);
         assert_eq!(index.bytes(), cost(HOST_BUCKET, "timers", 100));
         assert_eq!(check_bucket(HOST_BUCKET), Err(StateError::BadBucket));
+    }
+
+    #[test]
+    fn a_module_that_is_full_keeps_the_host_from_none_of_its_entries() {
+        let mut index = Index::default();
+        let room = QUOTA_BYTES - 4 * cost("b", "0", 0);
+        for n in 0..4 {
+            let writes = [write("b", &n.to_string(), Some(room / 4))];
+            index.check(&writes).unwrap();
+            apply(&mut index, &writes);
+        }
+        assert_eq!(index.bytes(), QUOTA_BYTES);
+        for len in [100, 120] {
+            let own = [write(HOST_BUCKET, "timers", Some(len))];
+            assert_eq!(index.check(&own), Ok(()));
+            apply(&mut index, &own);
+        }
+        assert!(
+            matches!(index.check(&[write("b", "more", Some(1))]), Err(StateError::Quota(_))),
+            "they count nevertheless"
+        );
+        let both = [write(HOST_BUCKET, "timers", Some(120)), write("b", "more", Some(1))];
+        assert!(matches!(index.check(&both), Err(StateError::Quota(_))));
     }
 
     proptest! {
