@@ -197,11 +197,15 @@ impl Twins {
         &self.unsent
     }
 
-    /// Their deployment is in force. Tells of what the last run of the host did not come to tell of.
-    pub(crate) async fn deploy(&self, modules: Vec<ModuleName>) {
+    /// Their deployment is in force.
+    pub(crate) fn deploy(&self, modules: Vec<ModuleName>) {
         self.deployed.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&modules);
-        self.unsent.deploy(modules.clone());
-        for module in &modules {
+        self.unsent.deploy(modules);
+    }
+
+    /// Tells of what the last run of the host did not come to tell of. It may wait for room.
+    pub(crate) async fn tell_of(&self, modules: &[ModuleName]) {
+        for module in modules {
             match self.cell(module).await {
                 Ok(cell) => {
                     if cell.twin().unreported().is_some() {

@@ -306,9 +306,11 @@ impl Agent {
         let trial = in_force.trial(way_back.as_deref());
         // Before anything of it is asked for.
         self.keep_images(in_force, way_back).await;
-        let (twins, modules) = (self.twins.clone(), deployment.clone());
-        // Now that their routes are there. It may wait for room.
-        tokio::spawn(async move { twins.deploy(modules.modules.keys().cloned().collect()).await });
+        let modules: Vec<ModuleName> = deployment.modules.keys().cloned().collect();
+        self.twins.deploy(modules.clone());
+        let twins = self.twins.clone();
+        // Now that their routes are there.
+        tokio::spawn(async move { twins.tell_of(&modules).await });
         let unstored = unstored(&sections);
         let deployed = Deployed { deployment, version, prefer_cached, trial, unstored };
         self.events.send(Event::Deployed(deployed)).await.map_err(|_| ApplyError::Stopping)?;

@@ -298,7 +298,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_question_that_the_cloud_never_answers_keeps_no_last_report_away() {
         let mut world = world(|what| if what.starts_with("get") { Does::Hang } else { Does::Answer });
-        world.twins.deploy(vec![ModuleName::new("a").unwrap()]).await;
+        world.twins.deploy(vec![ModuleName::new("a").unwrap()]);
         world.events.send(UpstreamEvent::Connected).await.unwrap();
         let task = world.start();
         assert_eq!(world.asked.recv().await.unwrap(), "get a");
