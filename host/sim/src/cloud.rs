@@ -208,7 +208,7 @@ impl UpstreamTwins for World {
             inner.seen.note("a whole twin from upstream");
             let kept = inner.cloud.twins.entry(module.to_string()).or_default();
             let (desired, reported) = (kept.desired.clone(), kept.reported.clone());
-            Ok(Some(CloudTwin { desired, desired_version: kept.version, reported }))
+            Ok(Some(CloudTwin { desired, desired_version: kept.version, faults: vec![], reported }))
         })
     }
 }

@@ -104,7 +104,7 @@ fn map(value: Value) -> serde_json::Map<String, Value> {
 fn wants(world: &World, desired: Value, version: u64) {
     let mut twins = world.cloud.twins.lock().unwrap();
     let reported = twins.remove(&name("m")).map(|twin| twin.reported).unwrap_or_default();
-    twins.insert(name("m"), CloudTwin { desired: map(desired), desired_version: version, reported });
+    twins.insert(name("m"), CloudTwin { desired: map(desired), desired_version: version, faults: vec![], reported });
 }
 
 async fn patched(agent: &Agent, patch: Value) {

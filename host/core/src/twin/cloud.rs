@@ -5,7 +5,10 @@
 
 use serde_json::{Map, Value};
 
-use super::{Origin, ReadError, Twin, TwinFaults, diff, merge_patch, read_patch, validate_desired, validate_patch};
+use super::{
+    Origin, ReadError, Twin, TwinFault, TwinFaults, diff, limits::wide_faults, merge_patch, read_patch,
+    validate_desired, validate_patch,
+};
 use crate::time::UtcMillis;
 
 /// A module's twin as the cloud has it.
@@ -15,6 +18,8 @@ pub struct CloudTwin {
     pub desired: Map<String, Value>,
     /// Their version.
     pub desired_version: u64,
+    /// What was wrong with them as they were written, and cannot be seen in them: the integers that 64 bits do not hold.
+    pub faults: Vec<TwinFault>,
     /// The reported properties.
     pub reported: Map<String, Value>,
 }
@@ -54,16 +59,19 @@ pub struct Unreported {
 pub struct CloudFault(String);
 
 impl CloudTwin {
-    /// Reads `{"desired": {…, "$version": n}, "reported": {…, "$version": m}}`.
+    /// Reads `{"desired": {…, "$version": n}, "reported": {…, "$version": m}}`. Desired properties that break a limit are for
+    /// [`Twin::take_cloud_twin`] to refuse: asked again, the cloud would say the same.
     ///
     /// # Errors
     /// It is none.
     pub fn read(json: &str) -> Result<Self, CloudFault> {
-        let mut document = object(json)?;
+        let mut document: Map<String, Value> =
+            serde_json::from_str(json).map_err(|error| CloudFault(format!("not a JSON object: {error}")))?;
         let (desired, desired_version) = versioned(section(&mut document, "desired")?)?;
         let mut reported = section(&mut document, "reported").unwrap_or_default();
         strip(&mut reported);
-        Ok(Self { desired, desired_version, reported })
+        let faults = wide_faults(json, &desired);
+        Ok(Self { desired, desired_version, faults, reported })
     }
 }
 
@@ -136,6 +144,9 @@ impl Twin {
     /// # Errors
     /// The desired properties break a limit; nothing has changed.
     pub fn take_cloud_twin(&mut self, cloud: &CloudTwin, now: UtcMillis) -> Result<bool, TwinFaults> {
+        if !cloud.faults.is_empty() {
+            return Err(TwinFaults(cloud.faults.clone()));
+        }
         validate_desired(&cloud.desired)?;
         let mut wanted = Map::new();
         merge_patch(&mut wanted, &cloud.desired);

@@ -129,16 +129,20 @@ pub enum ReadError {
 /// [`ReadError`].
 pub fn read_patch(text: &str) -> Result<Map<String, Value>, ReadError> {
     let patch = serde_json::from_str(text).map_err(|error| ReadError::NotAnObject(error.to_string()))?;
+    // None where the integer stood under a key that comes again: the last one counts.
+    let faults = wide_faults(text, &patch);
+    if faults.is_empty() { Ok(patch) } else { Err(TwinFaults(faults).into()) }
+}
+
+/// Where in an object, which was read from this text, such an integer stands.
+pub(super) fn wide_faults(text: &str, object: &Map<String, Value>) -> Vec<TwinFault> {
     let wide = WideIntegers::of(text);
-    if !wide.is_empty() {
-        let mut check = Check { path: String::new(), faults: Vec::new(), wide };
-        check.object(&patch, 0, false);
-        // None where the integer stood under a key that comes again: the last one counts.
-        if !check.faults.is_empty() {
-            return Err(TwinFaults(check.faults).into());
-        }
+    if wide.is_empty() {
+        return Vec::new();
     }
-    Ok(patch)
+    let mut check = Check { path: String::new(), faults: Vec::new(), wide };
+    check.object(object, 0, false);
+    check.faults
 }
 
 struct Check<'t> {

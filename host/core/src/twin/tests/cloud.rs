@@ -3,7 +3,7 @@
 use super::*;
 
 fn cloud(desired: Value, version: u64) -> CloudTwin {
-    CloudTwin { desired: map(desired), desired_version: version, reported: Map::new() }
+    CloudTwin { desired: map(desired), desired_version: version, faults: vec![], reported: Map::new() }
 }
 
 fn change(patch: Value, version: u64) -> CloudPatch {
@@ -17,7 +17,8 @@ fn desired(twin: &Twin) -> Value {
 #[test]
 fn what_the_cloud_says_is_read_without_what_begins_with_a_dollar() {
     let twin = CloudTwin::read(r#"{"desired":{"a":1,"$version":4,"$metadata":{}},"reported":{"b":2,"$version":9}}"#);
-    let expected = CloudTwin { desired: map(json!({"a":1})), desired_version: 4, reported: map(json!({"b":2})) };
+    let reported = map(json!({"b":2}));
+    let expected = CloudTwin { desired: map(json!({"a":1})), desired_version: 4, faults: vec![], reported };
     assert_eq!(twin, Ok(expected));
     assert_eq!(CloudPatch::read(r#"{"a":null,"$version":5}"#), Ok(change(json!({"a":null}), 5)));
     for (bad, why) in
@@ -27,6 +28,21 @@ fn what_the_cloud_says_is_read_without_what_begins_with_a_dollar() {
         assert!(told.contains(why), "{told}");
     }
     assert!(CloudTwin::read(r#"{"reported":{}}"#).is_err());
+}
+
+#[test]
+fn an_integer_that_64_bits_do_not_hold_is_a_fault_of_the_desired_properties_alone() {
+    let read = |desired: &str, reported: &str| {
+        let wide = "18446744073709551616";
+        let json = format!(r#"{{"desired":{{{desired},"$version":4}},"reported":{{{reported}}}}}"#).replace('W', wide);
+        CloudTwin::read(&json).unwrap()
+    };
+    let mut twin = Twin::new();
+    let refused = twin.take_cloud_twin(&read(r#""a":{"b":W}"#, ""), NOW).unwrap_err();
+    assert!(refused.to_string().starts_with("a.b: 18446744073709551616 is outside"), "{refused}");
+    assert!(twin.desired().is_empty());
+    assert_eq!(twin.take_cloud_twin(&read(r#""a":1,"$metadata":{"x":W}"#, r#""r":W"#), NOW), Ok(true));
+    assert_eq!(desired(&twin), json!({"a":1}));
 }
 
 #[test]

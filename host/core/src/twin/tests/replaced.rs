@@ -73,7 +73,7 @@ fn what_the_cloud_has_written_since_stays_also_where_the_deployment_before_had_a
     let mut twin = Twin::new();
     apply(&mut twin, "good", 1, 0);
     apply(&mut twin, "bad", 2, 1);
-    let cloud = CloudTwin { desired: section("cloud"), desired_version: 7, reported: Map::new() };
+    let cloud = CloudTwin { desired: section("cloud"), desired_version: 7, faults: vec![], reported: Map::new() };
     assert_eq!(twin.take_cloud_twin(&cloud, UtcMillis(2)), Ok(true));
     let before = twin.desired_version();
     twin.restore_replaced(1, 3, UtcMillis(3));
