@@ -20,7 +20,7 @@ use marram_core::{
     name::ModuleName,
     ports::{DocumentError, Documents, ReportError, TwinAck, TwinDocument},
     time::UtcMillis,
-    twin::{CloudPatch, CloudTwin, Merged, ReadError, Twin, TwinFaults, desired_ack, read_patch},
+    twin::{CloudPatch, CloudTwin, Merged, ReadError, Twin, TwinFaults, read_patch},
 };
 use serde_json::{Map, Value};
 use tokio::{
@@ -297,7 +297,7 @@ impl TwinCell {
 
     async fn report_json(self: &Arc<Self>, merge_patch_json: &str) -> Result<u64, ReportError> {
         let patch = parse_object(merge_patch_json).map_err(|error| ReportError::Invalid(error.to_string()))?;
-        Ok(self.report_patch(patch).await?)
+        Ok(self.change_reported(move |twin, now| twin.report(&patch, now).map(|_| patch)).await?)
     }
 
     /// A handler's answer to a change of its desired properties: one a change, at once, since its messages wait for it.
@@ -311,12 +311,11 @@ impl TwinCell {
     }
 
     async fn keep_ack(self: &Arc<Self>, ack: &TwinAck, version: u64, in_turn: bool) -> Result<u64, TwinError> {
-        let patch = desired_ack(ack, version);
-        let cell = self.clone();
+        let (cell, ack) = (self.clone(), ack.clone());
         // A task: as above.
         let reporting = tokio::spawn(async move {
             let mut turn = if in_turn { cell.report_turn().await } else { cell.reports.lock().await };
-            let result = cell.report_patch(patch).await;
+            let result = cell.change_reported(move |twin, now| twin.answer(&ack, version, now)).await;
             if in_turn {
                 *turn = Some(Instant::now());
             }
@@ -325,15 +324,19 @@ impl TwinCell {
         reporting.await.unwrap_or_else(|error| Err(DocumentError::Failed(format!("the report failed: {error}")).into()))
     }
 
-    /// One at a time.
-    async fn report_patch(self: &Arc<Self>, patch: Map<String, Value>) -> Result<u64, TwinError> {
+    /// One at a time. `merge` returns the patch.
+    async fn change_reported(
+        self: &Arc<Self>,
+        merge: impl FnOnce(&mut Twin, UtcMillis) -> Result<Map<String, Value>, TwinFaults>,
+    ) -> Result<u64, TwinError> {
         self.tell().await; // what is not told yet is not to be overtaken
         let is_told = self.notices.as_ref().is_some_and(|notices| notices.are_wanted());
         let begun = self.clock.uptime();
         let version = self
             .change(move |twin, now| {
                 let before = twin.reported_version();
-                let version = twin.report(&patch, now)?;
+                let patch = merge(twin, now)?;
+                let version = twin.reported_version();
                 if is_told && version != before {
                     twin.keep_notice(patch, now);
                 }

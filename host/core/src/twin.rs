@@ -18,8 +18,8 @@ use serde_json::{Map, Value, json};
 pub use self::{
     cloud::{CloudFault, CloudPatch, CloudTwin, Merged, Unreported},
     limits::{
-        MAX_DEPTH, MAX_INTEGER, MAX_KEY_BYTES, MAX_SECTION_BYTES, MAX_STRING_BYTES, MIN_INTEGER, ReadError, TwinFault,
-        TwinFaults, TwinRule, read_patch, twin_faults, validate_desired, validate_patch,
+        ACK_BYTES, MAX_DEPTH, MAX_INTEGER, MAX_KEY_BYTES, MAX_SECTION_BYTES, MAX_STRING_BYTES, MIN_INTEGER, ReadError,
+        TwinFault, TwinFaults, TwinRule, read_patch, twin_faults, validate_desired, validate_patch,
     },
     notice::Notice,
     patch::{diff, merge_patch},
@@ -212,15 +212,49 @@ impl Twin {
         Ok(patch)
     }
 
-    /// Merges a patch into the reported properties and returns their version.
+    /// Merges a patch into the reported properties and returns their version. What makes them smaller is always allowed.
     ///
     /// # Errors
-    /// The patch or its result breaks a limit; nothing has changed.
+    /// The patch or its result breaks a limit, or leaves no room for [`Twin::answer`]; nothing has changed.
     pub fn report(&mut self, patch: &Map<String, Value>, now: UtcMillis) -> Result<u64, TwinFaults> {
+        let reported = self.merged(patch)?;
+        let bytes = bytes_without_ack(&reported);
+        if bytes > MAX_SECTION_BYTES - ACK_BYTES && bytes > bytes_without_ack(&self.reported) {
+            let fault = TwinFault { path: String::new(), rule: TwinRule::NoRoomForAck(bytes) };
+            return Err(TwinFaults(vec![fault]));
+        }
+        Ok(self.put_reported(reported, now))
+    }
+
+    /// Reports a module's answer to version `version` of its desired properties. Of its description as much as there is room for. Returns the
+    /// patch of the reported properties that it was.
+    ///
+    /// # Errors
+    /// There is no room at all: an earlier Marram kept none free. Nothing has changed.
+    pub fn answer(&mut self, ack: &TwinAck, version: u64, now: UtcMillis) -> Result<Map<String, Value>, TwinFaults> {
+        let mut most = MAX_STRING_BYTES.min(ack.description.len());
+        loop {
+            let patch = desired_ack(ack, version, most);
+            match self.merged(&patch) {
+                Ok(reported) => {
+                    self.put_reported(reported, now);
+                    return Ok(patch);
+                }
+                Err(faults) if most == 0 => return Err(faults),
+                Err(_) => most /= 2,
+            }
+        }
+    }
+
+    fn merged(&self, patch: &Map<String, Value>) -> Result<Map<String, Value>, TwinFaults> {
         validate_patch(patch)?;
         let mut reported = self.reported.clone();
         merge_patch(&mut reported, patch);
         validate_desired(&reported)?;
+        Ok(reported)
+    }
+
+    fn put_reported(&mut self, reported: Map<String, Value>, now: UtcMillis) -> u64 {
         let changes = diff(&self.reported, &reported);
         if !changes.is_empty() {
             let old = std::mem::replace(&mut self.reported, reported);
@@ -229,7 +263,7 @@ impl Twin {
             self.reported_version = self.reported_version.saturating_add(1);
             self.reported_metadata.note(&changes, now, self.reported_version);
         }
-        Ok(self.reported_version)
+        self.reported_version
     }
 
     /// Keeps what the module has just reported until it is told of ([`Twin::told`]): stored with the change, so that no kill of the
@@ -284,16 +318,20 @@ impl Twin {
     }
 }
 
-/// The patch of the reported properties that carries a module's answer to version `version` of its desired ones. A
-/// description that is too long for a twin is cut.
-#[must_use]
-pub fn desired_ack(ack: &TwinAck, version: u64) -> Map<String, Value> {
-    let mut end = ack.description.len().min(MAX_STRING_BYTES);
+/// An answer as a patch, with so many bytes of its description at the most.
+fn desired_ack(ack: &TwinAck, version: u64, most: usize) -> Map<String, Value> {
+    let mut end = most.min(ack.description.len());
     while !ack.description.is_char_boundary(end) {
         end -= 1;
     }
     let answer = serde_json::json!({ "version": version, "code": ack.code, "description": &ack.description[..end] });
     Map::from_iter([(DESIRED_ACK.to_owned(), answer)])
+}
+
+/// Of their JSON text.
+fn bytes_without_ack(reported: &Map<String, Value>) -> usize {
+    let without = reported.iter().filter(|(key, _)| *key != DESIRED_ACK).collect::<std::collections::BTreeMap<_, _>>();
+    serde_json::to_vec(&without).map_or(usize::MAX, |text| text.len())
 }
 
 /// The number of the stored layout, checked before all else.

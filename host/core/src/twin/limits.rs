@@ -19,6 +19,10 @@ pub const MAX_INTEGER: i64 = (1 << 52) - 1;
 /// Largest section, and largest patch, in bytes of JSON text without white space.
 pub const MAX_SECTION_BYTES: usize = 32_768;
 
+/// What of [`MAX_SECTION_BYTES`] a module may not fill with its reports, so that there is room for its answer to desired properties: as long as
+/// one without a description is at the most.
+pub const ACK_BYTES: usize = 72;
+
 /// Most faults of a document that are told. Nobody reads more, and a hostile document could have 100,000 with a long path
 /// each.
 const MAX_FAULTS: usize = 100;
@@ -60,6 +64,9 @@ pub enum TwinRule {
     /// Bytes of the whole.
     #[error("{0} bytes of JSON, at most {MAX_SECTION_BYTES} are allowed")]
     Size(usize),
+    /// Bytes of reported properties without the module's answer to its desired ones, for which room is kept.
+    #[error("{0} bytes of JSON besides `desiredAck`, for which {ACK_BYTES} of the {MAX_SECTION_BYTES} are kept free")]
+    NoRoomForAck(usize),
 }
 
 impl fmt::Display for TwinFault {

@@ -218,11 +218,50 @@ fn reported_versions_rise_by_one_with_each_change() {
 #[test]
 fn an_answer_to_desired_properties_always_fits_into_a_report() {
     let ack = TwinAck { code: 200, description: format!("{}é", "x".repeat(4095)) };
-    let patch = desired_ack(&ack, 7);
+    let mut twin = Twin::new();
+    let patch = twin.answer(&ack, 7, NOW).unwrap();
+    assert_eq!(twin.reported(), &patch);
     assert_eq!(patch["desiredAck"]["version"], json!(7));
     assert_eq!(patch["desiredAck"]["code"], json!(200));
     assert_eq!(patch["desiredAck"]["description"].as_str().unwrap().len(), 4095);
-    assert!(Twin::new().report(&patch, NOW).is_ok());
+}
+
+#[test]
+fn there_is_room_for_an_answer_however_much_is_reported() {
+    let longest = TwinAck { code: u16::MAX, description: "é\u{1}".repeat(700) };
+    let mut full = Twin::new();
+    for key in 0..7 {
+        full.report(&map(json!({ key.to_string(): "x".repeat(MAX_STRING_BYTES) })), NOW).unwrap();
+    }
+    let most = (0..MAX_STRING_BYTES)
+        .rev()
+        .find(|most| full.clone().report(&map(json!({"8": "x".repeat(*most)})), NOW).is_ok());
+    let most = most.unwrap();
+    let rule =
+        |twin: &mut Twin| twin.report(&map(json!({"8": "x".repeat(most + 1)})), NOW).unwrap_err().0.remove(0).rule;
+    assert_eq!(rule(&mut full), TwinRule::NoRoomForAck(MAX_SECTION_BYTES - ACK_BYTES + 1));
+    full.report(&map(json!({"8": "x".repeat(most)})), NOW).unwrap();
+    let patch = full.answer(&longest, MAX_INTEGER as u64, NOW).unwrap();
+    assert_eq!(patch["desiredAck"], json!({"version": MAX_INTEGER, "code": u16::MAX, "description": ""}));
+    assert!(serde_json::to_vec(full.reported()).unwrap().len() <= MAX_SECTION_BYTES);
+    assert_eq!(rule(&mut full), TwinRule::Size(MAX_SECTION_BYTES + 1), "also once it is there");
+
+    full.report(&map(json!({"8": "x".repeat(most - 1000)})), NOW).unwrap();
+    let patch = full.answer(&longest, 3, NOW).unwrap();
+    let description = patch["desiredAck"]["description"].as_str().unwrap();
+    assert!(!description.is_empty() && longest.description.starts_with(description), "as much as there is room for");
+}
+
+#[test]
+fn what_was_reported_before_room_was_kept_may_only_get_smaller() {
+    let mut twin = Twin::new();
+    let reported: Vec<Value> = (0..8).map(|_| "x".repeat(MAX_STRING_BYTES - 6).into()).collect();
+    twin.reported = map(json!({ "all": reported }));
+    assert!(bytes_without_ack(&twin.reported) > MAX_SECTION_BYTES - ACK_BYTES);
+    assert!(validate_desired(&twin.reported).is_ok());
+    assert!(twin.report(&map(json!({"n": 1})), NOW).is_err());
+    twin.report(&map(json!({"all": ["x"]})), NOW).unwrap();
+    twin.report(&map(json!({"n": 1})), NOW).unwrap();
 }
 
 #[test]
