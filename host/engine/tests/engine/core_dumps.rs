@@ -215,7 +215,7 @@ async fn what_traps_while_it_is_made_leaves_a_dump() {
 fn composed() -> String {
     r#"(component
   (component $Inner
-    (core module $M (memory (export "memory") 1) (data (i32.const 16) "inner")
+    (core module $M (memory (export "memory") 1) (global (export "tag") i32 (i32.const 1)) (data (i32.const 16) "inner")
       (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
       (func (export "f") (param i32 i32) unreachable))
     (core instance $m (instantiate $M))
@@ -224,11 +224,12 @@ fn composed() -> String {
     (func (export "f") (param "text" string) (canon lift (core func $m "f") (memory $memory) (realloc $realloc))))
   (component $Outer
     (import "f" (func $f (param "text" string)))
-    (core module $Mem (memory (export "memory") 2) (data (i32.const 32) "outer"))
+    (core module $Mem (memory (export "shared") 2) (global (export "tag") i32 (i32.const 2)) (data (i32.const 32) "outer"))
     (core instance $mem (instantiate $Mem))
-    (alias core export $mem "memory" (core memory $memory))
+    (alias core export $mem "shared" (core memory $memory))
     (core func $f' (canon lower (func $f) (memory $memory)))
-    (core module $M (import "host" "f" (func $f (param i32 i32))) (import "mem" "memory" (memory 2))
+    (core module $M (import "host" "f" (func $f (param i32 i32))) (import "mem" "shared" (memory 2))
+      (import "mem" "tag" (global i32))
       (func (export "run") (result i32) (call $f (i32.const 32) (i32.const 5)) (i32.const 0)))
     (core instance $m (instantiate $M
       (with "host" (instance (export "f" (func $f'))))
@@ -251,8 +252,52 @@ async fn a_component_of_several_is_dumped_whole() {
     assert_eq!(dump.at(memory(1), 16, 5), b"inner");
     assert_eq!(dump.at(memory(1), 1024, 5), b"outer", "the argument that it was called with");
     assert_eq!(dump.at(memory(2), 32, 5), b"outer");
-    let (inner, _) = dump.frames[0];
+    let (inner, outer) = (dump.frames[0].0, dump.frames.last().unwrap().0);
     assert_eq!(dump.instances[inner as usize].1, [memory(1)]);
+    let (_, memories, globals) = &dump.instances[outer as usize];
+    assert_eq!(memories, &[memory(2)], "imported, and found by its name");
+    assert_eq!(globals, &[u32::MAX], "two have that name");
+}
+
+#[tokio::test]
+async fn what_a_memory_has_grown_to_is_dumped_and_of_the_globals_the_first() {
+    let globals = "(global i32 (i32.const 5))".repeat(5_000);
+    let wat = program(&format!(
+        r#"(memory 1) {globals}
+           (func $run (result i32)
+             (drop (memory.grow (i32.const 2)))
+             (i32.store8 (i32.const 196607) (i32.const 7))
+             unreachable)"#
+    ));
+    let dumping = Dumping::new(LIMIT);
+    let exit = dumping.exit_of(&wat, |_| ()).await;
+    let dump = dumping.read(&exit);
+    let memory = dump.memories.iter().position(|pages| *pages == 3).unwrap() as u32;
+    assert_eq!(dump.at(memory, 196_607, 1), [7]);
+    assert_eq!(dump.globals.len(), 4_096);
+}
+
+/// wasmtime does not tell which one a frame is of.
+#[tokio::test]
+async fn of_two_instances_of_a_module_a_frame_names_the_last() {
+    let wat = r#"(component
+      (core module $M (memory 1) (func (export "run") (result i32) unreachable))
+      (core module $Other)
+      (core instance (instantiate $Other))
+      (core instance (instantiate $M))
+      (core instance $m (instantiate $M))
+      (func $run (result (result)) (canon lift (core func $m "run")))
+      (instance $i (export "run" (func $run)))
+      (export "wasi:cli/run@0.2.0" (instance $i)))"#;
+    let dumping = Dumping::new(LIMIT);
+    let exit = dumping.exit_of(wat, |_| ()).await;
+    let dump = dumping.read(&exit);
+    let of_module: Vec<u32> = (0..)
+        .zip(&dump.instances)
+        .filter(|(_, (_, memories, _))| !memories.is_empty())
+        .map(|(number, _)| number)
+        .collect();
+    assert_eq!((of_module.len(), Some(&dump.frames[0].0)), (2, of_module.last()));
 }
 
 #[tokio::test]
@@ -356,6 +401,8 @@ fn a_folder_loses_what_was_half_written_and_what_nothing_leads_to() {
     assert_eq!((dumps.path("1-0.core"), dumps.path("2-0.core")), (None, Some(path.join("2-0.core"))));
     assert!(dumps.path("4-0.core").is_some() && path.join("notes.txt").exists());
     assert_eq!(dumps.path("../dumps/2-0.core"), None);
+    dumps.remove("notes.txt");
+    assert!(path.join("notes.txt").exists());
     dumps.remove("2-0.core");
     assert_eq!(dumps.path("2-0.core"), None);
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
