@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests
 
+use std::time::Duration;
+
 use marram_tests::{
     device::Device,
     journal::{Journal, text},
@@ -175,4 +177,32 @@ fn what_modules_report_goes_upstream_as_patches_of_which_none_is_lost_by_a_kill_
     });
     assert_eq!(merged["desiredAck"], last, "a stop hands over what waits");
     assert_ne!(merged, reported);
+}
+
+#[test]
+fn under_steady_reports_upstream_gets_all_of_them_as_one_patch_each_five_seconds() {
+    let (layout, device) = (Layout::with(&["threshold_filter"]), Device::new());
+    let manifest = Manifest::new()
+        .module("filter", Module::new(&layout.image("threshold_filter")))
+        .twin("filter", json!({ "field": "t", "threshold": 1 }));
+    let host = device.start(&manifest);
+    let mut journal = Journal::of_twins(&device.data());
+    journal.wait_for("the first", |all| all.first().map(drop));
+    let mut threshold = 2;
+    let patches = journal.wait_for("three patches amid reports", |all| {
+        let before = host.twin("filter")["desiredVersion"].as_u64().unwrap();
+        let _ = device.marram(&["twin", "set", "filter", &json!({ "threshold": threshold }).to_string()]).ok();
+        threshold += 1;
+        host.wait_for_reported("filter", "desiredAck", |ack| ack["version"] == before + 1);
+        (all.len() >= 3).then(|| all[..3].to_vec())
+    });
+    let at = |patch: &Value| humantime::parse_rfc3339(&text(patch, "/time")).unwrap();
+    for pair in patches.windows(2) {
+        let between = at(&pair[1]).duration_since(at(&pair[0])).unwrap();
+        assert!(between >= Duration::from_millis(4_999), "{between:?}");
+        let reports = pair[1]["sequence"].as_u64().unwrap() - pair[0]["sequence"].as_u64().unwrap();
+        assert!(reports > 1, "{patches:?}");
+        assert_eq!(pair[1]["sequence"], pair[1]["body"]["desiredAck"]["version"], "the newest of them");
+    }
+    host.stop();
 }
