@@ -196,7 +196,7 @@ fn under_steady_reports_upstream_gets_all_of_them_as_one_patch_each_five_seconds
         host.wait_for_reported("filter", "desiredAck", |ack| ack["version"] == before + 1);
         (all.len() >= 3).then(|| all[..3].to_vec())
     });
-    let at = |patch: &Value| humantime::parse_rfc3339(&text(patch, "/time")).unwrap();
+    let at = |patch: &Value| humantime::parse_rfc3339(text(patch, "/time")).unwrap();
     for pair in patches.windows(2) {
         let between = at(&pair[1]).duration_since(at(&pair[0])).unwrap();
         assert!(between >= Duration::from_millis(4_999), "{between:?}");

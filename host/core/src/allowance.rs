@@ -46,6 +46,11 @@ mod tests {
     const EACH: Duration = Duration::from_secs(60);
     const BURST: u32 = 10;
 
+    #[allow(clippy::disallowed_methods)] // the only way to have one
+    fn some_moment() -> Instant {
+        Instant::now()
+    }
+
     fn take(allowance: &mut Allowance, count: u32, now: Instant) -> Instant {
         let at = allowance.next(now);
         allowance.take(count, now);
@@ -54,7 +59,7 @@ mod tests {
 
     #[test]
     fn ten_are_done_at_once_and_one_a_minute_after_that() {
-        let (mut allowance, now) = (Allowance::new(EACH, BURST), Instant::now());
+        let (mut allowance, now) = (Allowance::new(EACH, BURST), some_moment());
         let waits: Vec<Duration> = (0..13).map(|_| take(&mut allowance, 1, now) - now).collect();
         assert_eq!(waits[..10], [Duration::ZERO; 10]);
         assert_eq!(waits[10..], [EACH, EACH * 2, EACH * 3]);
@@ -64,7 +69,7 @@ mod tests {
 
     #[test]
     fn what_is_more_than_is_allowed_at_once_is_paid_for_by_the_next() {
-        let (mut allowance, now) = (Allowance::new(EACH, BURST), Instant::now());
+        let (mut allowance, now) = (Allowance::new(EACH, BURST), some_moment());
         assert_eq!(take(&mut allowance, 25, now), now);
         assert_eq!(take(&mut allowance, 1, now) - now, EACH * 16);
     }
@@ -74,7 +79,7 @@ mod tests {
         fn no_more_than_the_burst_and_what_the_time_brings_are_ever_done(
             gaps in proptest::collection::vec(0u64..200, 1..200),
         ) {
-            let (mut allowance, begun) = (Allowance::new(EACH, BURST), Instant::now());
+            let (mut allowance, begun) = (Allowance::new(EACH, BURST), some_moment());
             let mut now = begun;
             let mut done = Vec::new();
             for gap in gaps {
