@@ -12,7 +12,7 @@ use super::{
     rotate::{Active, tail, write_footer},
     scan::{Found, Scanner},
     segment::{IndexAt, Segment, Sources},
-    spares::{SPARES, Spare},
+    spares::Spare,
     wire::Put,
 };
 
@@ -100,7 +100,7 @@ impl Log {
     fn discard(&mut self, spare: Spare) {
         self.remove_file(&spare.name);
         drop(spare);
-        if self.spares.len() < SPARES
+        if self.wants_spare()
             && let Err(error) = self.make_spare()
         {
             tracing::warn!(%error, "cannot set room aside for the message log");
@@ -137,7 +137,7 @@ impl Log {
         let (header, end) = (self.segments[place].header, self.segments[place].data_end);
         let file = self.files.file(&*self.folder, header.generation)?;
         let patched = self.files.bad.patch(header.generation, file);
-        let mut scanner = Scanner::new(&patched, header.generation, header.frame(), end);
+        let mut scanner = Scanner::up_to(&patched, header.generation, header.frame(), end);
         let (mut buffer, mut staged) = (Vec::new(), Vec::new());
         let (mut damaged, mut missing) = (Damaged::default(), self.segments[place].live);
         let base = copy.base();
@@ -242,10 +242,11 @@ impl Log {
         self.pending.freed(&old);
         self.pending.copied(segment.generation(), segment.live);
         self.unsaid_copies.insert(segment.generation());
-        self.remove_segments(&old);
         if segment.live > 0 {
             self.keep(segment);
+            self.remove_segments(&old);
         } else {
+            self.remove_segments(&old);
             self.pending.freed(&[segment.generation()]);
             self.files.forget(segment.generation());
             self.remove_file(&file_name(segment.generation()));

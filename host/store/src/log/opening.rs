@@ -31,6 +31,8 @@ pub(super) struct Candidate {
     pub(super) header: Header,
     pub(super) len: u64,
     pub(super) file: Arc<Patient>,
+    /// Both of its headers are good.
+    both: bool,
 }
 
 /// What is found, as it is found.
@@ -88,20 +90,26 @@ impl<'p> Opening<'p> {
         let path = self.path.join(name);
         let io = |source| OpenError::io(&path, source);
         let file = Arc::new(Patient::new(self.folder.open(name).map_err(io)?, self.folder));
-        for at in [Some(0), len.checked_sub(TAIL_BYTES as u64)].into_iter().flatten() {
+        let mut headers = [None; 2];
+        for (found, at) in headers.iter_mut().zip([Some(0), len.checked_sub(TAIL_BYTES as u64)]) {
+            let Some(at) = at else { continue };
             let mut bytes = [0; HEADER_BYTES];
             file.read_at(&mut bytes, at).map_err(io)?;
             match Header::decode(&bytes) {
                 Ok(header) if header.generation == generation && header.base.sequence < MAX_NUMBER => {
-                    if at > 0 {
-                        self.report(generation, 0, HEADER_BYTES as u64, Loss::Nothing);
-                    }
-                    self.candidates.insert(generation, Candidate { header, len, file });
-                    return Ok(());
+                    *found = Some(header);
                 }
                 Err(BadHeader::Newer(version)) => return Err(OpenError::Newer { path, version }),
                 _ => {}
             }
+        }
+        if let Some(header) = headers[0].or(headers[1]) {
+            if headers[0].is_none() {
+                self.report(generation, 0, HEADER_BYTES as u64, Loss::Nothing);
+            }
+            let both = headers == [Some(header); 2];
+            self.candidates.insert(generation, Candidate { header, len, file, both });
+            return Ok(());
         }
         self.headless.insert(generation);
         let aside = path.with_extension("damaged");
@@ -177,15 +185,21 @@ impl<'p> Opening<'p> {
         let (mut segments, mut active) = (Vec::new(), None);
         for generation in self.candidates.keys().copied().collect::<Vec<_>>() {
             let Some(candidate) = self.candidates.get(&generation) else { continue };
-            let (header, len, file) = (candidate.header, candidate.len, candidate.file.clone());
-            if let Some(segment) = sealed(&*file, header, len)? {
+            let Candidate { header, len, both, .. } = *candidate;
+            let file = candidate.file.clone();
+            if let Some(mut segment) = sealed(&*file, header, len)? {
+                if !both {
+                    self.check_end(&*file, header, len, Loss::Nothing)?;
+                }
+                // With one header left it is copied soon, before that one is damaged as well.
+                segment.suspect = !both;
                 self.keep(segment, &mut segments);
                 continue;
             }
             let before = self.damage.len();
             let (mut segment, torn) = self.scan(&*file, header, len, self.bound(header))?;
-            self.check_end(&*file, header, len)?;
-            let is_whole = self.damage.len() == before;
+            self.check_end(&*file, header, len, Loss::End)?;
+            let is_whole = both && self.damage.len() == before;
             if Some(generation) == last && is_whole {
                 let end = header.frame().end(segment.data_end);
                 let spoiled = torn && file.file().write_at(&end, segment.data_end).is_err();
@@ -203,12 +217,12 @@ impl<'p> Opening<'p> {
         Ok((segments, active))
     }
 
-    /// A segment without summary ends with its header. Otherwise it has been cut.
-    fn check_end(&mut self, file: &dyn Readable, header: Header, len: u64) -> io::Result<()> {
+    /// A segment ends with its header. One without summary has been cut otherwise.
+    fn check_end(&mut self, file: &dyn Readable, header: Header, len: u64, loss: Loss) -> io::Result<()> {
         let (mut bytes, at) = ([0; HEADER_BYTES], len.saturating_sub(TAIL_BYTES as u64));
         file.read_at(&mut bytes, at)?;
         if at < HEADER_BYTES as u64 || Header::decode(&bytes) != Ok(header) {
-            self.report(header.generation, at, len - at, Loss::End);
+            self.report(header.generation, at, len - at, loss);
         }
         Ok(())
     }
@@ -320,7 +334,7 @@ fn loss_of(kind: Kind) -> Loss {
 
 /// The checkpoint at the head of a segment, if nothing of it is damaged.
 fn read_checkpoint(candidate: &Candidate) -> io::Result<Option<Checkpoint>> {
-    let Candidate { header, len, file } = candidate;
+    let Candidate { header, len, file, .. } = candidate;
     let mut scanner = Scanner::new(&**file, header.generation, header.frame(), len.saturating_sub(TAIL_BYTES as u64));
     let mut checkpoint = None;
     loop {

@@ -203,7 +203,7 @@ impl Log {
             _ => {
                 // They stand before the messages as well.
                 let patched = self.files.bad.patch(header.generation, file);
-                let mut scanner = Scanner::new(&patched, header.generation, header.frame(), data_end);
+                let mut scanner = Scanner::up_to(&patched, header.generation, header.frame(), data_end);
                 loop {
                     match scanner.next() {
                         Ok(Found::Record { kind: Kind::Sources, payload, .. }) => add_names(&mut names, payload),

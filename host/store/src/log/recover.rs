@@ -90,8 +90,9 @@ impl Log {
         let elapsed = candidates.values().map(|candidate| candidate.header.base.elapsed).max().unwrap_or(0);
         if let Some(active) = &mut log.active {
             // After a loss of power, sectors behind the end may hold whole records of writes that are lost. They must not come to light
-            // when a later write there breaks off.
-            active.closed = log.stamp.clocks.boot != clocks.boot;
+            // when a later write there breaks off. And where a sync has failed and the host was killed then, pages before the end are not on
+            // the disk, though everybody reads them: what would be written and synced behind them, a loss of power would take along.
+            active.closed = true;
         }
         log.stamp = Stamp { elapsed: log.stamp.at(clocks).max(Elapsed(elapsed)), clocks: *clocks };
         log.pending.stamp = true;
@@ -131,10 +132,12 @@ impl Log {
     fn read_stream(&mut self, candidates: &BTreeMap<u64, Candidate>, streams: &[u64]) -> io::Result<Notes> {
         let mut notes = Notes::default();
         for generation in streams {
-            let Some(Candidate { header, len, file }) = candidates.get(generation) else { continue };
-            let end = self.all_segments().find(|segment| segment.generation() == *generation);
-            let end = end.map_or(*len, |segment| segment.data_end);
-            let mut scanner = Scanner::new(&**file, *generation, header.frame(), end);
+            let Some(Candidate { header, len, file, .. }) = candidates.get(generation) else { continue };
+            let segment = self.all_segments().find(|segment| segment.generation() == *generation);
+            let mut scanner = match segment {
+                Some(segment) => Scanner::up_to(&**file, *generation, header.frame(), segment.data_end),
+                None => Scanner::new(&**file, *generation, header.frame(), *len),
+            };
             loop {
                 match scanner.next()? {
                     Found::Record { kind: Kind::Copied, payload, .. } => {
@@ -181,6 +184,8 @@ impl Log {
             }
             Kind::Attempts => {
                 while let Some(tried) = take_tried(&mut take, header.base) {
+                    // A loss of power may have taken the message alone: the one that gets its number must not have been tried.
+                    self.next_sequence = self.next_sequence.max(tried.sequence.saturating_add(1));
                     self.attempts.insert((tried.key, tried.sequence), tried.attempts);
                 }
             }

@@ -39,6 +39,8 @@ pub(super) struct Scanner<'f> {
     frame: Frame,
     at: u64,
     limit: u64,
+    /// The records go up to the limit: a mark of the end before it is that of an earlier write.
+    is_known: bool,
     window: Window,
 }
 
@@ -53,7 +55,12 @@ enum At {
 impl<'f> Scanner<'f> {
     /// From the first record; nothing from `limit` on is read.
     pub(super) fn new(file: &'f dyn Readable, generation: u64, frame: Frame, limit: u64) -> Self {
-        Self { file, frame, at: HEADER_BYTES as u64, limit, window: Window::of(generation) }
+        Self { file, frame, at: HEADER_BYTES as u64, limit, is_known: false, window: Window::of(generation) }
+    }
+
+    /// From the first record to the last, which ends there. In between may be blocks that a write did not reach.
+    pub(super) fn up_to(file: &'f dyn Readable, generation: u64, frame: Frame, end: u64) -> Self {
+        Self { is_known: true, ..Self::new(file, generation, frame, end) }
     }
 
     pub(super) fn next(&mut self) -> io::Result<Found<'_>> {
@@ -64,7 +71,7 @@ impl<'f> Scanner<'f> {
                 let record = self.window.get(self.file, at, total, self.limit)?;
                 Ok(Found::Record { kind, at, total, payload: &record[HEAD_BYTES..] })
             }
-            At::End => Ok(Found::End { at }),
+            At::End if !self.is_known => Ok(Found::End { at }),
             At::BadPayload(kind, total) => {
                 let next = at + total as u64;
                 if next == self.limit || !matches!(self.look(next)?, At::Bad) {
@@ -73,7 +80,7 @@ impl<'f> Scanner<'f> {
                 }
                 self.search(at)
             }
-            At::Bad => self.search(at),
+            At::Bad | At::End => self.search(at),
         }
     }
 

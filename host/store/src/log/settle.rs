@@ -184,7 +184,7 @@ impl Log {
         );
         let file = self.files.file(&*self.folder, header.generation)?;
         let patched = self.files.bad.patch(header.generation, file);
-        let mut scanner = Scanner::new(&patched, header.generation, header.frame(), data_end);
+        let mut scanner = Scanner::up_to(&patched, header.generation, header.frame(), data_end);
         let (mut index, mut found) = (Index::default(), 0);
         loop {
             let next = match scanner.next() {

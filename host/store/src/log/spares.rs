@@ -27,13 +27,19 @@ impl Log {
         let generation = segment.generation();
         self.files.forget(generation);
         let name = spare_name(generation);
-        let wanted = self.spares.len() < SPARES && segment.len == self.options.segment_bytes && !segment.suspect;
+        let wanted = self.wants_spare() && segment.len == self.options.segment_bytes && !segment.suspect;
         if wanted && self.folder.rename(&file_name(generation), &name).is_ok() {
             self.spares.push(Spare { name, file, len: segment.len });
             self.names_dirty = true;
         } else {
             self.remove_file(&file_name(generation));
         }
+    }
+
+    /// One at any price, a second within the cap.
+    pub(super) fn wants_spare(&self) -> bool {
+        let fits = self.disk_bytes() + self.options.segment_bytes <= self.options.max_bytes;
+        self.spares.is_empty() || (self.spares.len() < SPARES && fits)
     }
 
     /// Has at least so many spares ready, within the cap.

@@ -292,3 +292,30 @@ fn a_removal_that_breaks_off_has_counted_what_it_did() {
     assert_eq!(removed.buried + removed.dropped, 300, "{removed:?}");
     assert_eq!(log.usage().settled(How::DeadLettered), removed.buried);
 }
+
+/// Each life begins a segment of its own, in the same boot and in another.
+#[test]
+fn a_full_log_takes_settlements_after_any_number_of_restarts_and_stays_within_its_cap() {
+    for appends in [false, true] {
+        let mut sim = Sim::new();
+        let (mut log, _) = sim.open(SMALL, &clocks(0));
+        let a = log.endpoint("a");
+        let (mut count, _) = fill(&mut log, a, 0);
+        let mut waiting: Vec<u64> = (0..count).collect();
+        for life in 1..60 {
+            sim = sim.killed();
+            (log, _) = sim.open(SMALL, &Clocks { boot: [life as u8 / 2; 16], ..clocks(life) });
+            let settled = if appends { 5 } else { 1 };
+            settle_first(&mut log, a, settled);
+            waiting.drain(..settled);
+            if appends && append(&mut log, &message("s", count, 300), &[to(a, 0)]).is_ok() {
+                waiting.push(count);
+                count += 1;
+            }
+            log.flush().unwrap_or_else(|error| panic!("life {life}: {error}"));
+            assert_eq!(numbers(&mut log, a, 0), waiting, "life {life}");
+            assert!(sim.bytes() <= SMALL.max_bytes, "life {life}");
+        }
+        assert!(!appends || count > 300, "{count}");
+    }
+}
