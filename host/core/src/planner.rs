@@ -101,7 +101,7 @@ impl fmt::Display for Step {
 /// because an engine ends a start that takes too long.
 ///
 /// And nothing is started that does not fit beside what there is into [`Observed::max_memory`]. An update that will not fit beside its old
-/// version takes its place: the old one is stopped first.
+/// version takes its place: the old one is stopped first, one at a time. What has run and is down for now keeps its place.
 ///
 /// A module that is desired stopped is not fetched: `stopped` costs neither network nor disk until it is wanted.
 #[must_use]
@@ -345,7 +345,9 @@ fn keep_running(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, now
         ModuleState::PrepareFailed { at } => {
             Decision::act_at(at.after(backoff(module.failures)), now, || Step::Prepare(spec.clone()))
         }
-        ModuleState::Prepared | ModuleState::Stopped => Decision::act_if(may_start, || Step::Start(spec.name.clone())),
+        ModuleState::Prepared | ModuleState::Stopped => {
+            Decision::act_if(may_start || module.has_place, || Step::Start(spec.name.clone()))
+        }
         ModuleState::Exited { code, .. } if !restarts(spec, code, module.failures) => Decision::WAIT,
         ModuleState::Exited { at, .. } => {
             Decision::act_at(at.after(backoff(module.failures)), now, || Step::Start(spec.name.clone()))

@@ -34,6 +34,9 @@ pub struct ObservedModule {
     pub next: Option<NextVersion>,
     /// What the checks of the instance that runs tell.
     pub health: Health,
+    /// It has run since it was desired running, it or the old version that has made way for it. While it is down, what it takes is kept
+    /// for it, and it waits for no other one to start.
+    pub has_place: bool,
 }
 
 /// States of a module; each carries only the data that it needs.
@@ -233,6 +236,7 @@ impl Observed {
             Event::Started => {
                 module.state = ModuleState::Running { since: now };
                 module.health = Health::Unknown;
+                module.has_place |= module.spec.desired_status == DesiredStatus::Running;
             }
             Event::Checked(health) => module.health = health,
             Event::Exited(_) if module.state == ModuleState::Stopping => module.state = ModuleState::Stopped,
@@ -269,7 +273,7 @@ impl ObservedModule {
     /// A module of which nothing has failed yet.
     #[must_use]
     pub fn new(spec: ModuleSpec, state: ModuleState) -> Self {
-        Self { spec, state, failures: 0, next: None, health: Health::Unknown }
+        Self { spec, state, failures: 0, next: None, health: Health::Unknown, has_place: false }
     }
 
     /// Whether it runs, and its health check has failed too often.
@@ -280,11 +284,12 @@ impl ObservedModule {
             && self.health == Health::Unhealthy
     }
 
-    /// Whether nothing runs, but the version in place has run and would be started again, by the policy that is wanted now:
+    /// Whether nothing runs, but the version in place has run, or made another one go, and would be started again, by the policy that is wanted now:
     /// then it stays until another one is ready. Its spec says whether it was desired stopped since it ran; then it is over with it.
     pub(super) fn stands_in(&self, wanted: &ModuleSpec) -> bool {
         let comes_back = match self.state {
             ModuleState::Stopped => true,
+            ModuleState::Prepared => self.has_place,
             ModuleState::Exited { code, .. } => restarts(wanted, code, self.failures),
             _ => false,
         };
@@ -306,6 +311,7 @@ impl ObservedModule {
             self.spec = spec.clone();
             self.state = ModuleState::Preparing;
             self.failures = failures;
+            self.has_place = false;
         }
     }
 
@@ -357,11 +363,11 @@ impl ObservedModule {
 
     fn promote(&mut self) {
         if let Some(next) = self.next.take() {
-            let state = match next.state {
-                NextState::Up { since } => ModuleState::Running { since },
-                _ => ModuleState::Prepared,
+            let (state, has_place) = match next.state {
+                NextState::Up { since } => (ModuleState::Running { since }, true),
+                _ => (ModuleState::Prepared, self.has_place),
             };
-            *self = Self::new(next.spec, state);
+            *self = Self { has_place, ..Self::new(next.spec, state) };
         }
     }
 
@@ -372,6 +378,8 @@ impl ObservedModule {
             self.health = Health::Unknown; // another check has told what was known
         }
         self.spec = spec.clone();
+        let runs = matches!(self.state, ModuleState::Running { .. });
+        self.has_place = (self.has_place || runs) && spec.desired_status == DesiredStatus::Running;
         if spec.desired_status == DesiredStatus::Stopped && matches!(self.state, ModuleState::Exited { .. }) {
             self.state = ModuleState::Stopped;
             self.failures = 0;

@@ -59,7 +59,11 @@ fn update_in_place(spec: &ModuleSpec, module: &ObservedModule, may_start: bool, 
         // A start does not take long, and ends one way or the other.
         NextState::Preparing | NextState::Starting | NextState::Stopping => Decision::WAIT,
         NextState::Failed { .. } | NextState::Ready if needs_new_instance(&next.spec, spec) => Decision::act(prepare()),
-        NextState::Ready | NextState::Up { .. } => Decision::act(Step::Promote(spec.name.clone())),
+        NextState::Up { .. } => Decision::act(Step::Promote(spec.name.clone())),
+        // One without a place waits for its turn to start after that.
+        NextState::Ready if may_start || !module.has_place => Decision::act(Step::Promote(spec.name.clone())),
+        NextState::Ready if old_stands_in => keep_running(spec, module, may_start, now),
+        NextState::Ready => Decision::WAIT,
         NextState::Failed { .. } if old_stands_in => keep_running(spec, module, may_start, now),
         NextState::Failed { at } => Decision::act_at(at.after(backoff(next.failures)), now, prepare),
     }

@@ -21,6 +21,10 @@ struct Model {
     starts: Vec<Uptime>,
     /// Versions that were in place when a deployment wanted the module stopped or removed, and that none has wanted since.
     over: BTreeMap<ModuleName, String>,
+    /// Modules that have run since they were wanted running, and with how much memory.
+    had: BTreeMap<ModuleName, u64>,
+    /// What any deployment has needed, or the ceiling has allowed, in this life of the host.
+    allowed: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -91,7 +95,16 @@ impl Model {
             checks: Vec::new(),
             starts: Vec::new(),
             over: BTreeMap::new(),
+            had: BTreeMap::new(),
+            allowed: 0,
         }
+    }
+
+    /// The host begins anew: nothing runs.
+    fn restart(&mut self) {
+        let max_memory = self.observed.max_memory;
+        let anew = Self::new(std::mem::take(&mut self.desired));
+        *self = Self { now: self.now, observed: Observed { max_memory, ..Observed::default() }, ..anew };
     }
 
     fn want(&mut self, desired: Deployment) {
@@ -100,7 +113,13 @@ impl Model {
         let unwanted = self.observed.modules.iter().filter(|(name, _)| runs(name).is_none());
         self.over.extend(unwanted.map(|(name, module)| (name.clone(), module.spec.version.clone())));
         self.over.retain(|name, version| runs(name).is_none_or(|wanted| wanted.version != *version));
+        self.had.retain(|name, _| runs(name).is_some());
         self.desired = desired;
+    }
+
+    /// What may be taken, if there is a ceiling: that, or what the deployment needs.
+    fn most(&self) -> Option<u64> {
+        self.observed.max_memory.map(|most| most.max(memory_of(&self.desired)))
     }
 
     /// Lets time pass until `end`, from one happening to the next.
@@ -139,6 +158,7 @@ impl Model {
                 self.check_preparations();
                 self.check_unhealthy();
                 self.check_memory();
+                self.check_nothing_that_ran_is_kept_down();
                 check_report(&self.desired, &self.observed, self.now);
                 return;
             }
@@ -146,16 +166,32 @@ impl Model {
         panic!("plans never come to rest: {:?}", self.observed);
     }
 
-    /// The instances never have more than the ceiling.
-    fn check_memory(&self) {
-        let instances = self.observed.modules.values().flat_map(|module| {
-            let next =
-                module.next.as_ref().filter(|next| next.state.has_instance() || next.state == NextState::Stopping);
-            let own = module.state.has_instance().then_some(&module.spec);
-            own.into_iter().chain(next.map(|next| &next.spec))
-        });
-        let sum: u64 = instances.map(|spec| spec.sandbox.memory_bytes).sum();
-        assert!(self.observed.max_memory.is_none_or(|most| sum <= most), "{sum} bytes: {:?}", self.observed);
+    /// The instances never have more than the ceiling, or what was accepted under a higher one.
+    fn check_memory(&mut self) {
+        let Some(most) = self.most() else {
+            self.allowed = u64::MAX;
+            return;
+        };
+        self.allowed = self.allowed.max(most);
+        let sum: u64 = self.observed.modules.values().map(instances_of).sum();
+        assert!(sum <= self.allowed, "{sum} bytes: {:?}", self.observed);
+        assert_eq!(sum, self.observed.memory_in_use());
+    }
+
+    /// What has run is down only for its back-off, or to make way for an update that is on its way.
+    fn check_nothing_that_ran_is_kept_down(&self) {
+        for name in self.had.keys() {
+            let (module, wanted) = (&self.observed.modules[name], &self.desired.modules[name]);
+            let is_beside = module.next.as_ref().is_some_and(|next| instance_of_update(next) > 0);
+            let is_due = match module.state {
+                ModuleState::Stopped | ModuleState::Prepared => true,
+                ModuleState::Exited { code, at, .. } => {
+                    restarts(wanted, code, module.failures) && at.after(backoff(module.failures)) <= self.now
+                }
+                _ => false,
+            };
+            assert!(is_beside || !is_due, "{name} is kept down: {:?}", self.observed);
+        }
     }
 
     /// Nothing is fetched that nobody wants.
@@ -201,6 +237,24 @@ impl Model {
             self.starts.push(self.now);
         }
         self.observed.issued(step);
+        let name = subject(step);
+        match (step, self.observed.modules.get(name)) {
+            // It is another one now.
+            (Step::Prepare(_), Some(module)) if module.state == ModuleState::Preparing => drop(self.had.remove(name)),
+            (Step::Promote(_), Some(module)) if module.state.has_instance() || self.had.contains_key(name) => {
+                self.had.insert(name.clone(), module.spec.sandbox.memory_bytes);
+            }
+            _ => {}
+        }
+    }
+
+    /// The limits of all instances, and of those that have run and come back.
+    fn taken(&self) -> u64 {
+        let of = |(name, module): (&ModuleName, &ObservedModule)| {
+            let is_kept = self.had.contains_key(name) && !module.state.has_instance();
+            instances_of(module) + if is_kept { module.spec.sandbox.memory_bytes } else { 0 }
+        };
+        self.observed.modules.iter().map(of).sum()
     }
 
     fn next_of(&self, name: &ModuleName) -> Option<&NextState> {
@@ -235,6 +289,11 @@ impl Model {
                 self.checks.extend(
                     fate.checks().map(|(ms, health)| (self.now.after(Duration::from_millis(ms)), name.clone(), health)),
                 );
+                // Otherwise it was let go meanwhile.
+                let spec = &self.observed.modules[name].spec;
+                if spec.desired_status == DesiredStatus::Running {
+                    self.had.insert(name.clone(), spec.sandbox.memory_bytes);
+                }
                 Event::Started
             }
             Work::Stop => {
@@ -279,7 +338,11 @@ fn check_laws(plan: &Plan, model: &Model) {
         let name = subject(step);
         assert!(seen.insert(name), "two steps for {name}: {plan:?}");
         match step {
-            Step::Start(name) => check_start(name, model),
+            Step::Start(name) => {
+                check_start(name, model);
+                let bytes = model.observed.modules[name].spec.sandbox.memory_bytes;
+                check_room(model.had.get(name).is_some_and(|had| bytes <= *had), plan, model);
+            }
             Step::Stop(name) => check_stop(name, plan, model),
             Step::End(name) => check_end(name, model),
             Step::Remove(name) => {
@@ -291,6 +354,7 @@ fn check_laws(plan: &Plan, model: &Model) {
                 );
             }
             Step::StartUpdate(name) => {
+                check_room(false, plan, model);
                 assert_eq!(model.next_of(name), Some(&NextState::Ready));
                 assert!(matches!(model.observed.modules[name].state, ModuleState::Running { .. }));
                 assert_eq!(
@@ -320,21 +384,41 @@ fn check_laws(plan: &Plan, model: &Model) {
     assert!(plan.wake_at.is_none_or(|at| at >= model.now), "a wake-up in the past: {plan:?}");
 }
 
-/// What is wanted runs on until its update is up, unless that has no room beside it.
+/// What is wanted runs on until its update is up, unless that has no room beside it, and then one at a time.
 fn check_stop(name: &ModuleName, plan: &Plan, model: &Model) {
     let module = &model.observed.modules[name];
     assert!(matches!(module.state, ModuleState::Running { .. }));
-    if let (Some(most), Some(NextVersion { state: NextState::Ready, spec, .. })) =
-        (model.observed.max_memory, &module.next)
-        && model.observed.memory_in_use() + started_by(plan, model) + spec.sandbox.memory_bytes > most
-    {
+    let wanted = model.desired.modules.get(name).is_some_and(|spec| spec.desired_status == DesiredStatus::Running);
+    if !wanted || matches!(model.next_of(name), Some(NextState::Up { .. })) {
         return;
     }
-    let wanted = model.desired.modules.get(name).is_some_and(|spec| spec.desired_status == DesiredStatus::Running);
-    assert!(
-        !wanted || matches!(model.next_of(name), Some(NextState::Up { .. })),
-        "stops {name} before its update is up"
-    );
+    let (Some(most), Some(NextVersion { state: NextState::Ready, spec, .. })) = (model.most(), &module.next) else {
+        panic!("stops {name} before its update is up");
+    };
+    let taken = model.taken() + started_by(plan, model) + kept_by(plan, model) + spec.sandbox.memory_bytes;
+    assert!(taken > most, "stops {name}, which has room beside it: {plan:?} {:?}", model.observed);
+    let makes_way = |step: &&Step| {
+        let ready = model.next_of(subject(step)) == Some(&NextState::Ready);
+        matches!(step, Step::Stop(name) if ready && model.desired.modules.contains_key(name))
+    };
+    let others = plan.steps.iter().filter(makes_way).count();
+    assert_eq!(others, 1, "not one at a time: {plan:?}");
+    for (other, module) in model.observed.modules.iter().filter(|(other, _)| model.had.contains_key(*other)) {
+        let beside = module.next.as_ref().is_some_and(|next| next.state.has_instance());
+        let down = matches!(module.state, ModuleState::Stopping | ModuleState::Stopped | ModuleState::Prepared);
+        assert!(beside || !down, "stops {name} while {other} is down for its update");
+    }
+}
+
+/// The limits of a module's instances.
+fn instances_of(module: &ObservedModule) -> u64 {
+    let own = if module.state.has_instance() { module.spec.sandbox.memory_bytes } else { 0 };
+    own + module.next.as_ref().map_or(0, instance_of_update)
+}
+
+fn instance_of_update(next: &NextVersion) -> u64 {
+    let is_there = next.state.has_instance() || next.state == NextState::Stopping;
+    if is_there { next.spec.sandbox.memory_bytes } else { 0 }
 }
 
 /// Only what is unhealthy, and is started again after that, is ended for it.
@@ -347,6 +431,23 @@ fn check_end(name: &ModuleName, model: &Model) {
     let failures = after_exit(module.failures, model.now.since(since));
     assert!(!is_given_up(wanted, Exit::UNHEALTHY, failures), "ends {name} for good");
     assert!(!model.next_of(name).is_some_and(NextState::has_instance), "its update would have ended it");
+}
+
+/// What is new has room; what ran before with as much needs none.
+fn check_room(ran_before: bool, plan: &Plan, model: &Model) {
+    let sum = model.observed.memory_in_use() + started_by(plan, model);
+    assert!(ran_before || model.most().is_none_or(|most| sum <= most), "{sum} bytes: {plan:?} {:?}", model.observed);
+}
+
+/// What a plan keeps for updates beyond what their old versions had.
+fn kept_by(plan: &Plan, model: &Model) -> u64 {
+    let more = |step: &Step| {
+        let Step::Promote(name) = step else { return None };
+        let had = model.had.get(name)?;
+        let next = model.observed.modules[name].next.as_ref().filter(|next| next.state == NextState::Ready)?;
+        next.spec.sandbox.memory_bytes.checked_sub(*had)
+    };
+    plan.steps.iter().filter_map(more).sum()
 }
 
 /// The limits of what a plan starts.
@@ -367,6 +468,8 @@ fn check_start(name: &ModuleName, model: &Model) {
     let module = &model.observed.modules[name];
     assert_ne!(model.over.get(name), Some(&module.spec.version), "starts a version that was let go");
     match module.state {
+        // Its old version has made way for it.
+        ModuleState::Prepared if model.had.contains_key(name) => {}
         ModuleState::Prepared => {
             assert!(!needs_new_instance(&module.spec, wanted), "starts an outdated version");
             let is_on_its_way = |lower: &&ModuleSpec| {
@@ -443,11 +546,30 @@ pub(super) fn any_deployment() -> impl Strategy<Value = Deployment> {
     (maybe("a"), maybe("b"), maybe("c")).prop_map(|(a, b, c)| deployment([a, b, c].into_iter().flatten()))
 }
 
-/// Deployments and for how many ms each is in force.
-fn any_history() -> impl Strategy<Value = Vec<(Deployment, u64)>> {
+/// A deployment, and what else changes with it.
+#[derive(Debug, Clone)]
+struct Chapter {
+    desired: Deployment,
+    /// For how many ms it is in force.
+    pause: u64,
+    /// The owner's ceiling from then on.
+    max_memory: Option<u64>,
+    /// The host begins anew.
+    restart: bool,
+}
+
+fn any_ceiling() -> impl Strategy<Value = Option<u64>> {
+    // As large as any deployment, as small as none.
+    prop::option::weighted(0.8, (0..10u64).prop_map(|mib| mib << 20))
+}
+
+fn any_history() -> impl Strategy<Value = Vec<Chapter>> {
     // Often so short that work is under way when the deployment changes.
     let pause = prop_oneof![0..3_000u64, 0..900_000u64];
-    prop::collection::vec((any_deployment(), pause), 1..8)
+    let chapter = (any_deployment(), pause, any_ceiling(), prop::bool::weighted(0.1));
+    let chapter =
+        chapter.prop_map(|(desired, pause, max_memory, restart)| Chapter { desired, pause, max_memory, restart });
+    prop::collection::vec(chapter, 1..8)
 }
 
 /// The limits of what is to run.
@@ -456,9 +578,13 @@ fn memory_of(deployment: &Deployment) -> u64 {
     runs.map(|spec| spec.sandbox.memory_bytes).sum()
 }
 
-fn run_history(model: &mut Model, history: Vec<(Deployment, u64)>, dice: Vec<u8>) {
+fn run_history(model: &mut Model, history: Vec<Chapter>, dice: Vec<u8>) {
     let mut fate = Fate::Dice(dice, 0);
-    for (desired, pause) in history {
+    for Chapter { desired, pause, max_memory, restart } in history {
+        if restart {
+            model.restart();
+        }
+        model.observed.max_memory = max_memory;
         model.want(desired);
         model.run(model.now.after(Duration::from_millis(pause)), &mut fate);
     }
@@ -470,13 +596,11 @@ proptest! {
         history in any_history(),
         dice in prop::collection::vec(any::<u8>(), 1..40),
         last in any_deployment(),
-        bounded in any::<bool>(),
+        lowered in any_ceiling(),
     ) {
         let mut model = Model::new(Deployment::default());
-        // As small as it may be: one of the deployments fills it.
-        let needed = history.iter().map(|(deployment, _)| deployment).chain([&last]).map(memory_of).max();
-        model.observed.max_memory = needed.filter(|_| bounded);
         run_history(&mut model, history, dice);
+        model.observed.max_memory = lowered;
         model.want(last);
         model.exits.clear();
         model.checks.clear();

@@ -88,3 +88,70 @@ fn a_deployment_that_was_accepted_under_a_higher_ceiling_has_what_it_needs() {
     scene.event("b", Event::Prepared);
     assert_eq!(scene.step(), ["start a", "start b"]);
 }
+
+#[test]
+fn updates_to_smaller_versions_take_their_place_one_at_a_time_under_a_ceiling_that_was_lowered() {
+    let specs = |version: &str, memory| [of("a", version, memory, 1), of("b", version, memory, 1)];
+    let mut scene = running(10, specs("1", 8));
+    scene.want(specs("2", 5));
+    scene.step();
+    scene.event("a", Event::Prepared);
+    scene.event("b", Event::Prepared);
+    assert_eq!(scene.step(), ["stop a"]);
+    scene.event("a", Event::Stopped);
+    assert_eq!(scene.step(), ["promote a"]);
+    assert_eq!(scene.step(), ["start a"]);
+    assert!(scene.step().is_empty(), "one at a time");
+    scene.event("a", Event::Started);
+    assert_eq!(scene.step(), ["stop b"]);
+}
+
+#[test]
+fn the_place_of_an_old_version_is_kept_for_its_update() {
+    let mut scene = running(32, [of("a", "1", 16, 1), of("b", "1", 16, 1)]);
+    scene.want([of("a", "2", 16, 1), of("b", "2", 8, 1), of("c", "1", 8, 1)]);
+    assert_eq!(scene.step(), ["prepare a 2", "prepare b 2", "prepare c 1"]);
+    scene.event("a", Event::Prepared);
+    scene.event("c", Event::Prepared);
+    assert_eq!(scene.step(), ["stop a"], "b is still fetched");
+    scene.event("a", Event::Stopped);
+    assert_eq!(scene.step(), ["promote a"]);
+    assert_eq!(scene.step(), ["start a"]);
+}
+
+#[test]
+fn the_place_of_a_module_that_crashed_is_kept_for_it() {
+    let mut scene = running(32, [of("a", "1", 16, 1), of("b", "1", 16, 1)]);
+    scene.want([of("a", "1", 16, 1), of("b", "2", 8, 1), of("c", "1", 8, 1)]);
+    scene.step();
+    scene.event("c", Event::Prepared);
+    scene.event("a", Event::Exited(1));
+    scene.check_due(10, "start a");
+}
+
+#[test]
+fn an_old_version_that_crashed_comes_back_while_its_larger_update_has_no_room() {
+    let mut scene = running(24, [of("a", "1", 8, 1), of("b", "1", 16, 1)]);
+    scene.want([of("a", "2", 16, 1), of("b", "2", 8, 1)]);
+    scene.step();
+    scene.event("a", Event::Prepared);
+    scene.event("a", Event::Exited(1));
+    scene.check_due(10, "start a");
+    assert_eq!(scene.observed.modules["a"].spec.version, "1", "b is still fetched");
+    scene.event("a", Event::Started);
+    scene.event("b", Event::Prepared);
+    assert_eq!(scene.step(), ["stop b"]);
+}
+
+#[test]
+fn an_update_waits_for_room_beside_its_old_version_if_another_one_is_about_to_make_it() {
+    let mut scene = running(24, [of("a", "1", 16, 1), of("b", "1", 8, 1)]);
+    scene.want([of("a", "2", 8, 1), of("b", "2", 8, 1)]);
+    scene.step();
+    scene.event("a", Event::Prepared);
+    scene.event("b", Event::Prepared);
+    assert_eq!(scene.step(), ["stop a"]);
+    scene.event("a", Event::Stopped);
+    assert_eq!(scene.step(), ["promote a"]);
+    assert_eq!(scene.step(), ["start a", "start-update b"]);
+}
