@@ -101,7 +101,8 @@ impl fmt::Display for Step {
 /// because an engine ends a start that takes too long.
 ///
 /// And nothing is started that does not fit beside what there is into [`Observed::max_memory`]. An update that will not fit beside its old
-/// version takes its place: the old one is stopped first, one at a time. What has run and is down for now keeps its place.
+/// version takes its place: the old one is stopped first, one at a time. What has run and is down for now keeps its place. One that waits
+/// for room holds up first starts as any other, and no updates: they may be what makes the room.
 ///
 /// A module that is desired stopped is not fetched: `stopped` costs neither network nor disk until it is wanted.
 #[must_use]
@@ -136,17 +137,26 @@ fn each_choice<'a>(desired: &'a Deployment, observed: &'a Observed, now: Uptime,
             each(Choice { name, spec: None, module: Some(module), awaits: None, lacks_room: false, decision });
         }
     }
-    let mut awaited: Option<&ModuleSpec> = None;
+    // What has to start before higher ones do, and before they change over to their updates.
+    let (mut awaited, mut awaited_by_updates): (Option<&ModuleSpec>, Option<&ModuleSpec>) = (None, None);
     let mut room = Room::of(desired, observed);
     for spec in by_startup_order(desired) {
         let module = observed.modules.get(&spec.name);
-        let awaits = awaited.filter(|first| first.startup_order < spec.startup_order);
-        let decision = decide(spec, module, awaits.is_none(), now);
+        let is_lower = |first: &&ModuleSpec| first.startup_order < spec.startup_order;
+        let (starts_after, updates_after) = (awaited.filter(is_lower), awaited_by_updates.filter(is_lower));
+        let turn = Turn { to_start: starts_after.is_none(), to_update: updates_after.is_none() };
+        let decision = decide(spec, module, turn, now);
+        let starts = matches!(decision.step, Some(Step::Start(_))) && is_awaited(spec, module, &decision);
         let (decision, lacks_room) = room.allow(spec, module, decision, now);
-        // What waits for room is not awaited: a higher one may be what has to make it.
-        if awaited.is_none() && !lacks_room && is_awaited(spec, module, &decision) {
-            awaited = Some(spec);
+        if starts || is_awaited(spec, module, &decision) {
+            awaited.get_or_insert(spec);
+            // The update of a higher one may be what has to make the room for it, and for what waits behind it.
+            if !lacks_room && turn.to_start {
+                awaited_by_updates.get_or_insert(spec);
+            }
         }
+        let is_update = module.is_some_and(|module| needs_new_instance(&module.spec, spec));
+        let awaits = if is_update { updates_after } else { starts_after };
         each(Choice { name: &spec.name, spec: Some(spec), module, awaits, lacks_room, decision });
     }
 }
@@ -210,6 +220,13 @@ impl Plan {
         };
         self.steps.extend(decision.step);
     }
+}
+
+/// Whether all that has to start before a module has done so.
+#[derive(Clone, Copy)]
+struct Turn {
+    to_start: bool,
+    to_update: bool,
 }
 
 /// What to do for one module now, and when it becomes due otherwise.
@@ -292,7 +309,7 @@ fn let_go(module: &ObservedModule) -> Option<Step> {
     due.then(|| Step::Adopt(ModuleSpec { desired_status: DesiredStatus::Stopped, ..module.spec.clone() }))
 }
 
-fn decide(spec: &ModuleSpec, module: Option<&ObservedModule>, may_start: bool, now: Uptime) -> Decision {
+fn decide(spec: &ModuleSpec, module: Option<&ObservedModule>, turn: Turn, now: Uptime) -> Decision {
     let Some(module) = module else {
         return Decision::act_if(spec.desired_status == DesiredStatus::Running, || Step::Prepare(spec.clone()));
     };
@@ -309,8 +326,8 @@ fn decide(spec: &ModuleSpec, module: Option<&ObservedModule>, may_start: bool, n
     }
     let mut decision = match spec.desired_status {
         DesiredStatus::Stopped => keep_stopped(spec, module),
-        DesiredStatus::Running if differs => update(spec, module, may_start, now),
-        DesiredStatus::Running => keep_running(spec, module, may_start, now),
+        DesiredStatus::Running if differs => update(spec, module, turn, now),
+        DesiredStatus::Running => keep_running(spec, module, turn.to_start, now),
     };
     // Last, because it can wait: decisions are taken by the desired spec anyway. Not while it is prepared: the event that
     // ends the preparation is about the spec that was asked for.

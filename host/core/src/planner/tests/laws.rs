@@ -474,9 +474,8 @@ fn check_start(name: &ModuleName, model: &Model) {
             assert!(!needs_new_instance(&module.spec, wanted), "starts an outdated version");
             let is_on_its_way = |lower: &&ModuleSpec| {
                 let on_its_way = |m: &ObservedModule| {
-                    // What has no room is not awaited.
-                    let is_ready = m.state == ModuleState::Prepared && model.observed.max_memory.is_none();
-                    m.failures == 0 && (is_ready || matches!(m.state, ModuleState::Preparing | ModuleState::Starting))
+                    m.failures == 0
+                        && matches!(m.state, ModuleState::Preparing | ModuleState::Prepared | ModuleState::Starting)
                 };
                 lower.startup_order < wanted.startup_order
                     && lower.desired_status == DesiredStatus::Running
@@ -517,7 +516,7 @@ fn check_final(model: &Model) {
             ModuleState::Exited { code, .. } => !restarts(wanted, code, module.failures),
             _ => false,
         };
-        assert!(runs || done, "{module:?}");
+        assert!(runs || done, "{module:?} of {:?}", model.observed);
     }
 }
 

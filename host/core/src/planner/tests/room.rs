@@ -155,3 +155,34 @@ fn an_update_waits_for_room_beside_its_old_version_if_another_one_is_about_to_ma
     assert_eq!(scene.step(), ["promote a"]);
     assert_eq!(scene.step(), ["start a", "start-update b"]);
 }
+
+#[test]
+fn what_waits_for_room_holds_up_the_first_starts_of_higher_ones() {
+    let mut scene = running(24, [of("b", "1", 16, 2)]);
+    scene.want([of("a", "1", 12, 1), of("b", "2", 8, 2), of("z", "1", 4, 3)]);
+    scene.step();
+    scene.event("a", Event::Prepared);
+    scene.event("z", Event::Prepared);
+    assert!(scene.step().is_empty(), "b is still fetched, and the room of its update is not taken by z");
+    assert_eq!(said(&scene, "z"), "`a` has to start first (startup order 1)");
+    scene.event("b", Event::Prepared);
+    assert_eq!(scene.step(), ["start-update b"]);
+    scene.event("b", Event::UpdateStarted);
+    assert_eq!(scene.step(), ["stop b"]);
+    scene.event("b", Event::Stopped);
+    assert_eq!(scene.step(), ["start a", "promote b"]);
+    assert!(scene.step().is_empty());
+    scene.event("a", Event::Started);
+    assert_eq!(scene.step(), ["start z"]);
+}
+
+#[test]
+fn what_waits_behind_one_that_waits_for_room_holds_up_no_update_either() {
+    let mut scene = running(3, [of("c", "1", 3, 2)]);
+    scene.want([of("a", "1", 1, 0), of("b", "1", 1, 1), of("c", "2", 1, 2)]);
+    scene.step();
+    scene.event("a", Event::Prepared);
+    scene.event("b", Event::Prepared);
+    scene.event("c", Event::Prepared);
+    assert_eq!(scene.step(), ["stop c"]);
+}
