@@ -13,7 +13,12 @@ mod runtime;
 mod tests;
 mod update;
 
-use std::{cmp::Reverse, collections::BTreeMap, fmt, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 pub use self::{
     explain::{Action, Explained, ExplainedStep, explain},
@@ -113,6 +118,29 @@ pub fn plan(desired: &Deployment, observed: &Observed, now: Uptime) -> Plan {
         plan.wake_at = Some(now);
     }
     plan
+}
+
+/// What is ready to be started, itself or its update, and is not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HeldUp<'a> {
+    /// For want of room under [`Observed::max_memory`].
+    pub by_room: BTreeSet<&'a ModuleName>,
+    /// By what has to start before.
+    pub by_order: BTreeSet<&'a ModuleName>,
+}
+
+/// Says what waits for others, by the same decisions as [`plan`].
+#[must_use]
+pub fn held_up<'a>(desired: &'a Deployment, observed: &'a Observed, now: Uptime) -> HeldUp<'a> {
+    let mut held_up = HeldUp::default();
+    each_choice(desired, observed, now, |choice| {
+        if choice.lacks_room {
+            held_up.by_room.insert(choice.name);
+        } else if choice.awaits.is_some() && choice.module.is_some_and(ObservedModule::is_ready) {
+            held_up.by_order.insert(choice.name);
+        }
+    });
+    held_up
 }
 
 /// What was decided for one module, and from what.

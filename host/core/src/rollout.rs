@@ -2,8 +2,8 @@
 //! nothing in force: [`Trial`] tells a [`Verdict`], [`History`] says what an earlier verdict means for now, and the agent does it.
 //!
 //! A deployment is good once all that it desires is stored, and all its modules are healthy at the same time: up, and without a
-//! failure for the probation. It is bad once one of them has not become healthy in time, or never can. Time in which a module waits for the network, or for
-//! modules that start before it, is not its own and does not count, unless the deployment says so.
+//! failure for the probation. It is bad once one of them has not become healthy in time, or never can. Time in which a module waits for the network, for
+//! modules that start before it, or for those that make room for it, is not its own and does not count, unless the deployment says so.
 
 mod history;
 #[cfg(test)]
@@ -18,10 +18,10 @@ pub use self::history::{
     Accepted, Entry, History, LONG_LIFE, MAX_ENTRIES, MAX_TEXT_BYTES, Outcome, Way, manifest_digest,
 };
 use crate::{
-    deployment::{DesiredStatus, ModuleSpec, RolloutOptions},
+    deployment::{Deployment, DesiredStatus, ModuleSpec, RolloutOptions},
     health::Health,
     name::ModuleName,
-    planner::{ModuleState, NextState, ObservedModule, is_given_up, needs_new_instance, restarts},
+    planner::{ModuleState, NextState, Observed, ObservedModule, held_up, is_given_up, needs_new_instance, restarts},
     time::Uptime,
 };
 
@@ -30,13 +30,14 @@ use crate::{
 pub enum Standing {
     /// Nothing more is asked of it: it is desired stopped, or has ended well and is done.
     Done,
-    /// It is being fetched or compiled, or waits for modules that start before it.
+    /// It is being fetched or compiled, or waits for modules that start before it, or that will make room for it.
     Waits,
     /// What it needs cannot be reached now; it is tried again. The earlier version goes on.
     Unreachable,
     /// The same, and there is no earlier version here that goes on: after a restart of the host.
     Absent,
-    /// It is being started, or stopped to be started again, or its last health check has not passed.
+    /// It is being started, or stopped to be started again, or its last health check has not passed; or it has no room, and nothing is on
+    /// its way that may make it.
     Starts,
     /// The wanted version runs since then, or has ended well then and is started again.
     Up {
@@ -84,6 +85,36 @@ pub fn standing(spec: &ModuleSpec, module: Option<&ObservedModule>, unreachable:
             (_, false) => Standing::Failed,
         },
     }
+}
+
+/// How all modules of a deployment stand. `unreachable`: what failed last with this one was the network.
+///
+/// One that waits for room under the owner's ceiling waits as long as others are on their way or out of reach: they may be what makes it.
+/// After that it counts as starting, or nobody's time would count, and the deployment would be on trial for ever.
+#[must_use]
+pub fn standings<'a>(
+    desired: &'a Deployment,
+    observed: &Observed,
+    unreachable: impl Fn(&ModuleName) -> bool,
+    now: Uptime,
+) -> BTreeMap<&'a ModuleName, Standing> {
+    let of = |(name, spec)| (name, standing(spec, observed.modules.get(name), unreachable(name)));
+    let mut standings: BTreeMap<&ModuleName, Standing> = desired.modules.iter().map(of).collect();
+    if observed.max_memory.is_none() {
+        return standings;
+    }
+    let held_up = held_up(desired, observed, now);
+    let moves = standings.iter().any(|(name, standing)| {
+        let waits_for_others = held_up.by_room.contains(name) || held_up.by_order.contains(name);
+        !waits_for_others && (standing.is_under_way() || matches!(standing, Standing::Unreachable | Standing::Absent))
+    });
+    let waits = |(name, standing): &(&&ModuleName, &mut Standing)| {
+        **standing == Standing::Waits && held_up.by_room.contains(*name)
+    };
+    if !moves {
+        standings.iter_mut().filter(waits).for_each(|(_, standing)| *standing = Standing::Starts);
+    }
+    standings
 }
 
 impl Standing {

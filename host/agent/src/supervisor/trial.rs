@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use marram_core::{
     name::ModuleName,
-    rollout::{Fault, Fitness, Look, MAX_TIMEOUTS, Standing, Trial, Verdict, failures, standing},
+    planner::held_up,
+    rollout::{Fault, Fitness, Look, MAX_TIMEOUTS, Standing, Trial, Verdict, failures, standings},
     time::Uptime,
 };
 
@@ -102,10 +103,8 @@ impl Supervisor {
     }
 
     pub(super) fn standings(&self) -> impl Iterator<Item = (&ModuleName, Standing)> {
-        self.desired.modules.iter().map(|(name, spec)| {
-            let unreachable = self.records.get(name).is_some_and(|record| record.unreachable);
-            (name, standing(spec, self.observed.modules.get(name), unreachable))
-        })
+        let unreachable = |name: &ModuleName| self.records.get(name).is_some_and(|record| record.unreachable);
+        standings(&self.desired, &self.observed, unreachable, self.worlds.clock.uptime()).into_iter()
     }
 
     fn tell(&self, judgement: Judgement) {
@@ -113,7 +112,11 @@ impl Supervisor {
     }
 
     fn why(&self, module: &ModuleName, fault: Fault) -> String {
-        let trouble = self.records.get(module).and_then(|record| record.trouble());
+        let held_up = held_up(&self.desired, &self.observed, self.worlds.clock.uptime());
+        let trouble = match held_up.by_room.contains(module) {
+            true => Some("there is no room for it under `modules.max-memory-bytes`".into()),
+            false => self.records.get(module).and_then(|record| record.trouble()),
+        };
         let trouble = trouble.map(|trouble| format!(": {trouble}")).unwrap_or_default();
         let timeout = self.desired.rollout.timeout();
         match fault {

@@ -230,18 +230,12 @@ fn waiting(choice: &Choice<'_>, spec: &ModuleSpec, module: Option<&ObservedModul
         }
         _ => match (&module.next, choice.awaits) {
             (Some(next), _) if next.state.is_under_way() => wait("its update is on its way".into()),
-            (_, Some(first)) if awaits_its_turn(module) => {
+            (_, Some(first)) if module.is_ready() => {
                 wait(format!("`{}` has to start first (startup order {})", first.name, first.startup_order))
             }
             _ => None,
         },
     }
-}
-
-/// Ready, itself or its update.
-fn awaits_its_turn(module: &ObservedModule) -> bool {
-    matches!(module.state, ModuleState::Prepared | ModuleState::Stopped)
-        || module.next.as_ref().is_some_and(|next| next.state == NextState::Ready)
 }
 
 fn backing_off(spec: &ModuleSpec, module: &ObservedModule) -> String {

@@ -284,6 +284,12 @@ impl ObservedModule {
             && self.health == Health::Unhealthy
     }
 
+    /// Whether it could be started, itself or its update.
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self.state, ModuleState::Prepared | ModuleState::Stopped)
+            || self.next.as_ref().is_some_and(|next| next.state == NextState::Ready)
+    }
+
     /// Whether nothing runs, but the version in place has run, or made another one go, and would be started again, by the policy that is wanted now:
     /// then it stays until another one is ready. Its spec says whether it was desired stopped since it ran; then it is over with it.
     pub(super) fn stands_in(&self, wanted: &ModuleSpec) -> bool {

@@ -285,6 +285,49 @@ fn how_an_exit_counts_is_a_matter_of_its_code_and_of_what_follows() {
     assert_eq!(standing(&stopped, None, false), Standing::Done);
 }
 
+/// A module that waits for the room which the old version of another one holds, whose update does not come up.
+fn waits_for_room(of_update: NextState) -> (Deployment, Observed) {
+    let of = |module: &str, version: &str, memory_bytes, startup_order| ModuleSpec {
+        name: name(module),
+        version: version.into(),
+        startup_order,
+        sandbox: Sandbox { memory_bytes, ..Sandbox::default() },
+        ..spec("a")
+    };
+    let (old, update) = (of("old", "1", 16, 0), of("old", "2", 8, 0));
+    let (new, last) = (of("new", "1", 16, 0), of("last", "1", 0, 1));
+    let ready = |spec: &ModuleSpec| ObservedModule::new(spec.clone(), ModuleState::Prepared);
+    let next = NextVersion { spec: update.clone(), state: of_update, failures: 1 };
+    let runs = ObservedModule::new(old, ModuleState::Running { since: seconds(0) });
+    let modules = [ObservedModule { next: Some(next), ..runs }, ready(&new), ready(&last)];
+    let modules = modules.into_iter().map(|module| (module.spec.name.clone(), module)).collect();
+    let desired = [update, new, last].into_iter().map(|spec| (spec.name.clone(), spec)).collect();
+    (Deployment { modules: desired, ..Deployment::default() }, Observed { modules, max_memory: Some(24) })
+}
+
+#[test]
+fn a_wait_for_room_counts_unless_what_may_make_it_is_on_its_way_or_out_of_reach() {
+    let stands = |of_update, unreachable| {
+        let (desired, observed) = waits_for_room(of_update);
+        let standings = standings(&desired, &observed, |module| unreachable && *module == name("old"), seconds(1));
+        ["new", "old", "last"].map(|module| standings[&name(module)])
+    };
+    let failed = NextState::Failed { at: seconds(0) };
+    assert_eq!(stands(failed.clone(), false), [Standing::Starts, Standing::Failing, Standing::Waits]);
+    assert_eq!(stands(failed, true), [Standing::Waits, Standing::Unreachable, Standing::Waits]);
+    assert_eq!(stands(NextState::Preparing, false), [Standing::Waits; 3]);
+    assert_eq!(stands(NextState::Starting, false), [Standing::Waits, Standing::Starts, Standing::Waits]);
+}
+
+#[test]
+fn a_deployment_is_not_on_trial_for_ever_because_a_module_that_failed_before_holds_the_room_of_a_new_one() {
+    let mut trial = Trial::new(OPTIONS, BTreeSet::from([name("old")]));
+    let (desired, observed) = waits_for_room(NextState::Failed { at: seconds(0) });
+    let mut look = |at| trial.look(standings(&desired, &observed, |_| false, seconds(at)), seconds(at));
+    assert_eq!(look(0), wakes(300));
+    assert_eq!(look(300), bad("new", Fault::Late));
+}
+
 #[test]
 fn a_module_is_unwell_from_its_failure_until_it_has_been_up_for_the_probation() {
     let fitness = |standing: Standing, failed, now| standing.fitness(failed, OPTIONS.probation, seconds(now));
