@@ -188,6 +188,12 @@ impl Twins {
         Ok(cell)
     }
 
+    /// Whether the twin of a module has this section of a deployment; without one, whether it can be read.
+    pub(crate) async fn has_section(&self, module: &ModuleName, section: Option<&Map<String, Value>>) -> bool {
+        let cell = self.cell(module).await;
+        cell.is_ok_and(|cell| section.is_none_or(|section| cell.twin().manifest_section() == Some(section)))
+    }
+
     /// Those of the deployment in force.
     pub(crate) fn deployed(&self) -> Vec<ModuleName> {
         self.deployed.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -92,6 +92,7 @@ mod tests {
             digest: format!("sha256:{digest:0>64}"),
             bytes: 1,
             failing_before: BTreeSet::new(),
+            unstored_before: BTreeSet::new(),
         };
         history.accept(accepted(1, Way::File, "a"));
         history.decide(1, Outcome::Good, None, UtcMillis(1));

@@ -208,6 +208,20 @@ impl Fault {
 /// waits for another by failing needs a second, and hardly a third: so four are more than enough, and the default comes to 20 minutes.
 pub const MAX_TIMEOUTS: u32 = 4;
 
+/// What was amiss before a deployment that leaves it as it is, and is not held against it. After one that is on trial itself, and in a
+/// rollback, that is only so of what was amiss before that one too: the rest may be its doing, and would make the next one good by the
+/// back door.
+#[must_use]
+pub fn excused(
+    old: &Entry,
+    way: &Way,
+    amiss: BTreeSet<ModuleName>,
+    before_old: &BTreeSet<ModuleName>,
+) -> BTreeSet<ModuleName> {
+    let is_suspect = old.outcome == Outcome::OnTrial || matches!(way, Way::Rollback { .. });
+    amiss.into_iter().filter(|name| !is_suspect || before_old.contains(name)).collect()
+}
+
 /// An answer of [`Trial::look`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look {

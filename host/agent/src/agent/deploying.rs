@@ -15,7 +15,7 @@ use marram_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Agent, sections::unstored, stored::Stored};
+use super::{Agent, sections::Missing, stored::Stored};
 use crate::{
     supervisor::{Deployed, Event},
     twins::TwinError,
@@ -168,11 +168,10 @@ impl Agent {
             return;
         }
         tracing::info!(version, modules = deployment.modules.len(), "resuming the stored deployment");
-        let complete = self.put_in_force(&in_force, true).await;
-        if let Err(error) = &complete {
+        let missing = self.put_in_force(&in_force, true).await;
+        if let Err(error) = missing.and_then(|missing| self.note_complete(&mut in_force, missing)) {
             tracing::error!(%error, "the stored deployment is not wholly in force");
         }
-        self.note_complete(&mut in_force, &complete);
     }
 
     /// What a manifest means that is to be accepted now.
@@ -275,8 +274,11 @@ impl Agent {
         // What an earlier deployment needs may be had only from the device.
         let prefer_cached = matches!(way, Way::Rollback { .. } | Way::ByHand { .. });
         let version = self.deployment_version.load(SeqCst) + 1;
-        let failing_before = self.failing_before(in_force, &deployment, &way).await;
-        let stored = Stored::new(version, self.clock.utc(), way, failing_before, text).map_err(ApplyError::Store)?;
+        let before = [
+            self.failing_before(in_force, &deployment, &way).await,
+            self.unstored_before(in_force, &deployment, &way).await,
+        ];
+        let stored = Stored::new(version, self.clock.utc(), way, before, text).map_err(ApplyError::Store)?;
         self.store(&stored).await.map_err(ApplyError::Store)?;
         tracing::info!(
             version,
@@ -290,14 +292,13 @@ impl Agent {
         self.save_history(in_force).await;
         in_force.refused = None;
         in_force.set(deployment, version, false);
-        let result = self.put_in_force(in_force, prefer_cached).await;
-        self.note_complete(in_force, &result);
-        result.map(|()| version)
+        let missing = self.put_in_force(in_force, prefer_cached).await?;
+        self.note_complete(in_force, missing).map(|()| version)
     }
 
     /// Twins first, so that a module that starts sees its section; then routes, so that its first message finds them.
-    async fn put_in_force(&self, in_force: &InForce, prefer_cached: bool) -> Result<(), ApplyError> {
-        let Some(deployment) = in_force.deployment.clone() else { return Ok(()) };
+    async fn put_in_force(&self, in_force: &InForce, prefer_cached: bool) -> Result<Missing, ApplyError> {
+        let Some(deployment) = in_force.deployment.clone() else { return Ok(Missing::default()) };
         let version = in_force.version;
         let sections = self.apply_sections(in_force, &deployment).await;
         let way_back = self.way_back(in_force).await;
@@ -311,14 +312,14 @@ impl Agent {
         let twins = self.twins.clone();
         // Now that their routes are there.
         tokio::spawn(async move { twins.tell_of(&modules).await });
-        let unstored = unstored(&sections);
+        let unstored = sections.judged(in_force);
         let deployed = Deployed { deployment, version, prefer_cached, trial, unstored };
         self.events.send(Event::Deployed(deployed)).await.map_err(|_| ApplyError::Stopping)?;
-        sections
+        Ok(sections)
     }
 
     /// Applies the sections of all modules; the others too when one fails. A rollback concerns also modules without any.
-    pub(super) async fn apply_sections(&self, in_force: &InForce, deployment: &Deployment) -> Result<(), ApplyError> {
+    pub(super) async fn apply_sections(&self, in_force: &InForce, deployment: &Deployment) -> Missing {
         let back_to = match in_force.entry().map(|entry| &entry.accepted.way) {
             Some(Way::Rollback { to, .. } | Way::ByHand { to, .. }) => Some(*to),
             _ => None,
@@ -326,13 +327,13 @@ impl Agent {
         let others =
             deployment.modules.keys().filter(|name| back_to.is_some() && !deployment.twins.contains_key(*name));
         let sections = deployment.twins.iter().map(|(name, section)| (name, Some(section.clone())));
-        let mut result = Ok(());
+        let mut missing = Missing::default();
         for (module, section) in sections.chain(others.map(|name| (name, None))) {
-            if let Err(source) = self.apply_section(in_force, module, section, back_to).await {
-                result = Err(ApplyError::Twin { module: module.clone(), source });
+            if let Err(error) = self.apply_section(in_force, module, section, back_to).await {
+                missing.add(module, error);
             }
         }
-        result
+        missing
     }
 
     async fn apply_section(

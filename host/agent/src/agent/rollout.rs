@@ -11,7 +11,7 @@ use marram_core::{
     name::ModuleName,
     planner::needs_new_instance,
     ports::DocumentError,
-    rollout::{Entry, Fitness, LONG_LIFE, Outcome, Trial, Way},
+    rollout::{Entry, Fitness, LONG_LIFE, Outcome, Trial, Way, excused},
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -150,19 +150,42 @@ impl Agent {
         self.instead(in_force).await.map(|(_, _, way_back)| way_back)
     }
 
-    /// Modules that failed before a deployment came and that it leaves as they are: nothing is held against it. After one that is on trial
-    /// itself, and in a rollback, that is only so of those that failed before that one too: the others may fail by its doing, and would
-    /// make the next one good by the back door.
+    /// Modules that failed before a deployment came and that it leaves as they are: nothing is held against it.
     pub(super) async fn failing_before(&self, in_force: &InForce, new: &Deployment, way: &Way) -> BTreeSet<ModuleName> {
         let (Some(old), Some(entry)) = (&in_force.deployment, in_force.entry()) else { return BTreeSet::new() };
-        let unwell = self.unwell(entry).await;
         let is_left = |name: &ModuleName| match (old.modules.get(name), new.modules.get(name)) {
             (Some(old), Some(new)) => !needs_new_instance(old, new),
             _ => false,
         };
-        let is_suspect = entry.outcome == Outcome::OnTrial || matches!(way, Way::Rollback { .. });
-        let failed_before = |name: &ModuleName| !is_suspect || entry.accepted.failing_before.contains(name);
-        unwell.into_iter().filter(|name| is_left(name) && failed_before(name)).collect()
+        let left = self.unwell(entry).await.into_iter().filter(is_left).collect();
+        excused(entry, way, left, &entry.accepted.failing_before)
+    }
+
+    /// The same of modules whose desired properties are not stored: their twin cannot be read, or takes nothing.
+    pub(super) async fn unstored_before(
+        &self,
+        in_force: &InForce,
+        new: &Deployment,
+        way: &Way,
+    ) -> BTreeSet<ModuleName> {
+        let (Some(old), Some(entry)) = (&in_force.deployment, in_force.entry()) else { return BTreeSet::new() };
+        // What is gone back to lacked it already.
+        let lacked = match way {
+            Way::Rollback { to, .. } | Way::ByHand { to, .. } => in_force.history.entry(*to),
+            Way::Apply | Way::File | Way::Unknown => None,
+        };
+        let lacked = lacked.map(|to| &to.accepted.unstored_before);
+        let (mut lack, mut left) = (BTreeSet::new(), BTreeSet::new());
+        for name in new.modules.keys() {
+            let section = new.twins.get(name);
+            let lacked = lacked.is_some_and(|lacked| lacked.contains(name));
+            let is_left = old.modules.contains_key(name) && section == old.twins.get(name);
+            if (lacked || is_left) && !self.twins.has_section(name, section).await {
+                if lacked { &mut lack } else { &mut left }.insert(name.clone());
+            }
+        }
+        lack.append(&mut excused(entry, way, left, &entry.accepted.unstored_before));
+        lack
     }
 
     /// Modules that have failed under the deployment in force and not been healthy since. Of what nothing is known yet in this life of the

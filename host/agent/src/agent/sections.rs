@@ -1,8 +1,8 @@
 //! Sections of twins that could not be stored with their deployment: told, and tried again until they are.
 
-use std::sync::Weak;
+use std::{collections::BTreeMap, sync::Weak};
 
-use marram_core::deployment::Deployment;
+use marram_core::{deployment::Deployment, name::ModuleName};
 use tokio::sync::watch;
 
 use super::{
@@ -10,36 +10,59 @@ use super::{
     deploying::InForce,
     rollout::{FIRST_RETRY, LAST_RETRY},
 };
-use crate::supervisor::{Event, Unstored};
+use crate::{
+    supervisor::{Event, Unstored},
+    twins::TwinError,
+};
 
-/// What an attempt at all sections has left to be stored.
-pub(super) fn unstored(result: &Result<(), ApplyError>) -> Option<Unstored> {
-    let Err(ApplyError::Twin { module, source }) = result else { return None };
-    let why = format!("the desired properties of `{module}` could not be stored: {source}");
-    Some(Unstored { module: module.clone(), why })
+/// What an attempt at all sections has left to be stored, and why.
+#[derive(Default)]
+pub(super) struct Missing(BTreeMap<ModuleName, TwinError>);
+
+impl Missing {
+    pub(super) fn add(&mut self, module: &ModuleName, error: TwinError) {
+        self.0.insert(module.clone(), error);
+    }
+
+    /// What is held against the deployment in force: not what was missing before it, and is wanted as it was.
+    pub(super) fn judged(&self, in_force: &InForce) -> Option<Unstored> {
+        let before = in_force.entry().map(|entry| &entry.accepted.unstored_before);
+        let mut judged = self.0.iter().filter(|(module, _)| before.is_none_or(|before| !before.contains(*module)));
+        judged.next().map(|(module, error)| Unstored { module: module.clone(), why: why(module, error) })
+    }
+}
+
+fn why(module: &ModuleName, error: &TwinError) -> String {
+    format!("the desired properties of `{module}` could not be stored: {error}")
 }
 
 impl Agent {
     /// Notes how far a deployment is in force.
-    pub(super) fn note_complete(&self, in_force: &mut InForce, result: &Result<(), ApplyError>) {
-        in_force.complete = result.is_ok();
-        in_force.incomplete = unstored(result).map(|unstored| unstored.why);
-        if in_force.incomplete.is_some() {
-            self.missing_sections.send_replace(());
-        }
+    ///
+    /// # Errors
+    /// [`ApplyError::Twin`], if it is not wholly.
+    pub(super) fn note_complete(&self, in_force: &mut InForce, missing: Missing) -> Result<(), ApplyError> {
+        in_force.incomplete = missing.0.first_key_value().map(|(module, error)| why(module, error));
+        in_force.complete = in_force.incomplete.is_none();
+        let Some((module, source)) = missing.0.into_iter().next() else { return Ok(()) };
+        self.missing_sections.send_replace(());
+        Err(ApplyError::Twin { module, source })
     }
 
-    /// Applies the sections of the deployment in force once more; its trial hears of it when all are stored.
+    /// Applies the sections of the deployment in force once more; its trial hears of it when all are stored that it is judged by.
     pub(super) async fn complete_sections(
         &self,
         in_force: &mut InForce,
         deployment: &Deployment,
     ) -> Result<(), ApplyError> {
-        let result = self.apply_sections(in_force, deployment).await;
-        self.note_complete(in_force, &result);
-        result?;
-        let version = in_force.version;
-        self.events.send(Event::Stored { version }).await.map_err(|_| ApplyError::Stopping)
+        let missing = self.apply_sections(in_force, deployment).await;
+        let is_stored = missing.judged(in_force).is_none();
+        let result = self.note_complete(in_force, missing);
+        if is_stored {
+            let version = in_force.version;
+            self.events.send(Event::Stored { version }).await.map_err(|_| ApplyError::Stopping)?;
+        }
+        result
     }
 
     /// Tries again until all sections of the deployment in force are stored. True: they are, or nobody wants them any more.

@@ -49,6 +49,8 @@ pub(super) struct Stored {
     came: Way,
     #[serde(default)]
     failing_before: BTreeSet<ModuleName>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    unstored_before: BTreeSet<ModuleName>,
     /// As it was written: the order of its keys matters, and numbers keep their text.
     pub(super) manifest: Box<RawValue>,
 }
@@ -62,11 +64,11 @@ impl Stored {
         version: u64,
         at: UtcMillis,
         came: Way,
-        failing_before: BTreeSet<ModuleName>,
+        [failing_before, unstored_before]: [BTreeSet<ModuleName>; 2],
         text: &str,
     ) -> Result<Self, DocumentError> {
         let manifest = raw(text)?;
-        Ok(Self { format: FORMAT, version, accepted_ms: at, came, failing_before, manifest })
+        Ok(Self { format: FORMAT, version, accepted_ms: at, came, failing_before, unstored_before, manifest })
     }
 
     fn read(bytes: &[u8]) -> Result<Self, String> {
@@ -86,6 +88,7 @@ impl Stored {
             digest: manifest_digest(self.manifest.get()),
             bytes: self.manifest.get().len(),
             failing_before: self.failing_before.clone(),
+            unstored_before: self.unstored_before.clone(),
         }
     }
 }
@@ -144,8 +147,8 @@ fn read_text(documents: &dyn Documents, digest: &str) -> Result<String, Document
 /// The newest deployment of the history, for want of its own document.
 fn told(documents: &dyn Documents, history: &History) -> Result<Option<Stored>, DocumentError> {
     let Some(entry) = history.entry(history.newest()) else { return Ok(None) };
-    let Accepted { version, at, way, digest, failing_before, .. } = entry.accepted.clone();
-    Stored::new(version, at, way, failing_before, &read_text(documents, &digest)?).map(Some)
+    let Accepted { version, at, way, digest, failing_before, unstored_before, .. } = entry.accepted.clone();
+    Stored::new(version, at, way, [failing_before, unstored_before], &read_text(documents, &digest)?).map(Some)
 }
 
 fn read_history(documents: &dyn Documents) -> Result<History, String> {

@@ -184,6 +184,35 @@ async fn a_section_that_is_not_stored_in_time_brings_the_last_good_deployment_ba
     until_good(&agent, 5).await;
 }
 
+/// `c` is stopped and has a section, and another module runs.
+fn beside_c(module: &str, limit: u64) -> String {
+    let text = manifest(&[("c", r#"{"status":"stopped"}"#), (module, "{}")], &[]);
+    let mut document: serde_json::Value = serde_json::from_str(&text).unwrap();
+    document["modulesContent"]["$edgeAgent"]["properties.desired"]["marram"] =
+        serde_json::json!({ "probation": "0s", "healthTimeout": "1s" });
+    document["modulesContent"]["c"] = serde_json::json!({ "properties.desired": { "limit": limit } });
+    document.to_string()
+}
+
+#[tokio::test]
+async fn a_twin_that_cannot_be_read_is_not_held_against_a_deployment_that_leaves_it_as_it_is() {
+    let (world, agent) = device().await;
+    agent.apply(&beside_c("a", 1)).await.unwrap();
+    until_good(&agent, 3).await;
+    agent.shut_down(GRACE).await;
+    world.disk.documents.lock().unwrap().insert("twin-c".into(), b"no twin".to_vec());
+    let agent = world.agent().await;
+    until(&agent, "a", "running").await;
+    assert!(matches!(agent.apply(&beside_c("b", 1)).await, Err(ApplyError::Twin { .. })), "it is told");
+    until_good(&agent, 4).await;
+    assert_eq!(entry(&agent, 4).await.accepted.unstored_before, BTreeSet::from([ModuleName::new("c").unwrap()]));
+    // Also over a restart, and not what it changes.
+    assert!(matches!(agent.apply(&beside_c("a", 2)).await, Err(ApplyError::Twin { .. })));
+    until_good(&agent, 6).await;
+    let newest = entry(&agent, 6).await.accepted.way;
+    assert!(matches!(&newest, Way::Rollback { of: 5, to: 4, again: true, .. }), "{newest:?}");
+}
+
 /// `a` is not to run, so what comes for it waits; the route is there, or not.
 fn waiting(routes: &[&str], marram: serde_json::Value) -> String {
     let text = manifest_with("crash", &[("a", r#"{"status":"stopped"}"#)], routes);

@@ -176,9 +176,10 @@ impl Deployer {
         }
     }
 
-    /// What was wrong with the document stays wrong; what was wrong with the disk may pass.
+    /// What was wrong with the document stays wrong; what was wrong with the disk may pass. What of an accepted one could not be stored the
+    /// agent tries again, as long as that one is in force.
     fn try_again_after(&mut self, error: &ApplyError) {
-        let may_pass = matches!(error, ApplyError::Store(_) | ApplyError::Twin { .. });
+        let may_pass = matches!(error, ApplyError::Store(_));
         let wait = self.retry.map_or(FIRST_RETRY, |last| (last.wait * 2).min(LAST_RETRY));
         self.retry = may_pass.then(|| Retry { at: Instant::now() + wait, wait });
         if may_pass {
@@ -270,5 +271,30 @@ async fn settle(notices: &mut mpsc::Receiver<()>) {
         if notices.try_recv().is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use marram_agent::TwinError;
+    use marram_core::{name::ModuleName, ports::DocumentError};
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_applied_again_only_if_it_was_not_accepted_for_the_disks_sake() {
+        let text = || Some(Seen::Text("{}".into()));
+        let (_notice, notices) = mpsc::channel(1);
+        let mut deployer =
+            Deployer { path: "f".into(), stamp: None, seen: text(), retry: None, notices, _watcher: None };
+        let full = || DocumentError::Failed("no space left".into());
+        // It is in force. Once it was rolled back for that, another try would only be rolled back as well.
+        deployer.try_again_after(&ApplyError::Twin {
+            module: ModuleName::new("m").expect("a name"),
+            source: TwinError::Store(full()),
+        });
+        assert_eq!((&deployer.seen, deployer.retry.is_some()), (&text(), false));
+        deployer.try_again_after(&ApplyError::Store(full()));
+        assert_eq!((&deployer.seen, deployer.retry.is_some()), (&None, true));
     }
 }

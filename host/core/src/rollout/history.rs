@@ -103,6 +103,9 @@ pub struct Accepted {
     /// Modules that failed before, and that it does not change.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub failing_before: BTreeSet<ModuleName>,
+    /// Modules whose desired properties were not stored before, and that it wants as they were.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unstored_before: BTreeSet<ModuleName>,
 }
 
 /// A deployment and what became of it.

@@ -459,8 +459,9 @@ impl Device {
     fn accept(&mut self, way: Way, digest: String) {
         self.version += 1;
         let at = UtcMillis(self.version);
-        let accepted = Accepted { version: self.version, at, way, digest, bytes: 100, failing_before: BTreeSet::new() };
-        self.history.accept(accepted);
+        let (failing_before, unstored_before) = (BTreeSet::new(), BTreeSet::new());
+        let version = self.version;
+        self.history.accept(Accepted { version, at, way, digest, bytes: 100, failing_before, unstored_before });
     }
 
     fn in_force(&self) -> &Entry {
@@ -548,6 +549,7 @@ fn the_last_good_one_is_remembered_however_many_bad_ones_follow_and_manifests_ar
         digest: "large".into(),
         bytes: MAX_TEXT_BYTES,
         failing_before: BTreeSet::new(),
+        unstored_before: BTreeSet::new(),
     });
     let versions: Vec<u64> = device.history.entries().iter().map(|entry| entry.accepted.version).collect();
     assert_eq!(versions, [1, device.version], "only what is needed is kept of too much");
