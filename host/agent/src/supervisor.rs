@@ -144,6 +144,8 @@ pub(crate) struct Supervisor {
     records: BTreeMap<ModuleName, Record>,
     /// Something has changed since the modules were at rest last.
     unsettled: bool,
+    /// How long the device had been suspended when that was heeded last.
+    suspended: Duration,
     /// Kept also of modules that were removed: one that comes back goes on counting.
     sequences: BTreeMap<ModuleName, Arc<AtomicU64>>,
     runs: u64,
@@ -152,6 +154,7 @@ pub(crate) struct Supervisor {
 impl Supervisor {
     pub(crate) fn new(worlds: Worlds, events: mpsc::Receiver<Event>, sender: mpsc::Sender<Event>) -> Self {
         let observed = Observed { max_memory: worlds.max_memory, ..Observed::default() };
+        let suspended = worlds.clock.suspended();
         Self {
             worlds,
             events,
@@ -164,6 +167,7 @@ impl Supervisor {
             observed,
             records: BTreeMap::new(),
             unsettled: false,
+            suspended,
             sequences: BTreeMap::new(),
             runs: 0,
         }
@@ -209,6 +213,7 @@ impl Supervisor {
     }
 
     fn carry_out_plan_and_checks(&mut self) -> Option<Uptime> {
+        self.heed_suspension();
         loop {
             let planned = self.carry_out_plan();
             let (news, checked) = self.check_health();
@@ -234,6 +239,7 @@ impl Supervisor {
     }
 
     fn on(&mut self, event: Event) {
+        self.heed_suspension();
         match event {
             Event::Deployed(deployed) => {
                 if deployed.deployment.registry_credentials != self.desired.registry_credentials {
@@ -244,7 +250,7 @@ impl Supervisor {
                 self.version = deployed.version;
                 self.prefer_cached = deployed.prefer_cached;
                 let lacking = deployed.unstored.as_ref().map(|unstored| unstored.module.clone());
-                self.trial = deployed.trial.map(|trial| Watched::new(trial.lacking(lacking), self.worlds.clock));
+                self.trial = deployed.trial.map(|trial| Watched::new(trial.lacking(lacking)));
                 self.unstored = deployed.unstored;
                 self.check_anew();
                 self.forget_updates_taken_back();
@@ -259,7 +265,7 @@ impl Supervisor {
             }
             Event::Stored { version } => {
                 if let Some(watched) = self.trial.as_mut().filter(|_| version == self.version) {
-                    watched.is_stored(self.worlds.clock);
+                    watched.is_stored(self.worlds.clock.uptime());
                 }
             }
             Event::Prepared { name, run, result } => self.on_prepared(&name, run, result),

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use crate::{
     deployment::HealthCheck,
     methods::{InvokeError, MethodResponse},
@@ -95,6 +97,16 @@ impl Checks {
         if matches!(self.turn, Turn::Called { call: current, .. } if current == call) {
             let outcome = judge(&self.check.method, answer);
             self.ended(outcome, now);
+        }
+    }
+
+    /// The device was suspended for so long before `now`. A call that is being made has its time-out nevertheless; one that is due is made.
+    pub fn suspended(&mut self, by: Duration, now: Uptime) {
+        if let Turn::Called { until, .. } = &mut self.turn {
+            *until = until.after(by);
+        }
+        if let Health::Healthy { since } = &mut self.health {
+            *since = since.after(by).min(now);
         }
     }
 

@@ -5,12 +5,11 @@ use std::{collections::BTreeMap, time::Duration};
 use marram_core::{
     name::ModuleName,
     planner::held_up,
-    rollout::{Fault, Fitness, Look, MAX_TIMEOUTS, Standing, Trial, Verdict, failures, standings},
+    rollout::{Fault, Fitness, MAX_TIMEOUTS, Standing, Trial, Verdict, failures, standings},
     time::Uptime,
 };
 
 use super::Supervisor;
-use crate::clock::Clock;
 
 /// What became of a deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,49 +29,50 @@ pub(crate) enum Judgement {
     },
 }
 
-/// A suspension that is shorter is lost in how the clocks are rounded, and costs a trial nothing.
+/// A suspension that is shorter is lost in how the clocks are rounded, and costs nobody anything.
 const SUSPENDED: Duration = Duration::from_secs(1);
 
 /// A trial, and whether it was told that the deployment is bad.
 pub(super) struct Watched {
     trial: Trial,
     told: bool,
-    /// How long the device had been suspended by the last look.
-    suspended: Duration,
 }
 
 impl Watched {
-    pub(super) fn new(trial: Trial, clock: Clock) -> Self {
-        Self { trial, told: false, suspended: clock.suspended() }
+    pub(super) fn new(trial: Trial) -> Self {
+        Self { trial, told: false }
     }
 
     /// What could not be stored with the deployment is.
-    pub(super) fn is_stored(&mut self, clock: Clock) {
-        self.heed_suspension(clock);
-        self.trial.is_stored(clock.uptime());
-    }
-
-    fn look<'a>(&mut self, standings: impl IntoIterator<Item = (&'a ModuleName, Standing)>, clock: Clock) -> Look {
-        self.heed_suspension(clock);
-        self.trial.look(standings, clock.uptime())
-    }
-
-    fn heed_suspension(&mut self, clock: Clock) {
-        let suspended = clock.suspended();
-        let by = suspended.saturating_sub(self.suspended);
-        if by >= SUSPENDED {
-            self.trial.suspended(by);
-            self.suspended = suspended;
-        }
+    pub(super) fn is_stored(&mut self, now: Uptime) {
+        self.trial.is_stored(now);
     }
 }
 
 impl Supervisor {
+    /// Lets no time count in which the device was suspended. To be done before anything is made of an event.
+    pub(super) fn heed_suspension(&mut self) {
+        let suspended = self.worlds.clock.suspended();
+        let by = suspended.saturating_sub(self.suspended);
+        if by < SUSPENDED {
+            return;
+        }
+        self.suspended = suspended;
+        let now = self.worlds.clock.uptime();
+        self.observed.suspended(by, now);
+        for watch in self.records.values_mut().filter_map(|record| record.watch.as_mut()) {
+            watch.checks.suspended(by, now);
+        }
+        if let Some(watched) = &mut self.trial {
+            watched.trial.suspended(by);
+        }
+    }
+
     /// Looks at the modules; says when to look again if nothing happens before.
     pub(super) fn watch_trial(&mut self) -> Option<Uptime> {
         let mut watched = self.trial.take()?;
         let standings: Vec<(&ModuleName, Standing)> = self.standings().collect();
-        let look = watched.look(standings, self.worlds.clock);
+        let look = watched.trial.look(standings, self.worlds.clock.uptime());
         match look.verdict {
             Verdict::Open => {}
             Verdict::Good => {

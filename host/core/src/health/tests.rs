@@ -73,6 +73,18 @@ fn a_slow_answer_is_one_failure_however_late_it_comes() {
 }
 
 #[test]
+fn a_call_has_its_time_out_also_where_the_device_is_suspended_amid_it() {
+    let mut checks = Checks::new(check(1), at(0));
+    assert_eq!(checks.poll(at(0)), Some(Action::Call(1)));
+    checks.suspended(Duration::from_secs(3_600), at(3_601));
+    assert_eq!((checks.poll(at(3_601)), checks.wake_at()), (None, at(3_605)));
+    checks.answered(1, &status(200), at(3_602));
+    assert_eq!(checks.health(), Health::Healthy { since: at(3_602) });
+    checks.suspended(Duration::from_secs(60), at(3_700));
+    assert_eq!((checks.health(), checks.wake_at()), (Health::Healthy { since: at(3_662) }, at(3_632)), "it is due");
+}
+
+#[test]
 fn another_deployment_is_checked_at_once_and_what_passed_before_says_nothing_of_it() {
     let mut checks = Checks::new(check(2), at(0));
     answers(&mut checks, 1, 200);

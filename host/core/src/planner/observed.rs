@@ -227,6 +227,22 @@ impl Observed {
         }
     }
 
+    /// The device was suspended for so long before `now`. Nothing ran meanwhile: no module has proved itself by it. Back-offs go on.
+    pub fn suspended(&mut self, by: Duration, now: Uptime) {
+        let later = |since: &mut Uptime| *since = since.after(by).min(now);
+        for module in self.modules.values_mut() {
+            if let ModuleState::Running { since } | ModuleState::Ending { since } = &mut module.state {
+                later(since);
+            }
+            if let Some(NextVersion { state: NextState::Up { since }, .. }) = &mut module.next {
+                later(since);
+            }
+            if let Health::Healthy { since } = &mut module.health {
+                later(since);
+            }
+        }
+    }
+
     /// Notes what happened to a module at `now`. Events of unknown modules change nothing.
     pub fn happened(&mut self, name: &ModuleName, event: Event, now: Uptime) {
         let Some(module) = self.modules.get_mut(name) else { return };

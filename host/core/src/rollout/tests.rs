@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     deployment::{HealthCheck, PullPolicy, RestartPolicy, Sandbox},
-    planner::NextVersion,
+    planner::{Event, NextVersion, Observed},
     time::UtcMillis,
 };
 
@@ -239,6 +239,20 @@ fn while_the_device_is_suspended_nothing_proves_itself_and_nothing_is_late() {
     unseen.suspended(Duration::from_secs(3_600));
     let came_up_before = Standing::Up { since: seconds(101) };
     assert_eq!(unseen.look([(&module, came_up_before)], seconds(3_702)), wakes(3_760));
+}
+
+#[test]
+fn no_module_proves_itself_while_the_device_is_suspended_whether_on_trial_or_not() {
+    let mut observed = Observed::default();
+    let running = ObservedModule::new(spec("a"), ModuleState::Running { since: seconds(10) });
+    observed.modules.insert(name("m"), ObservedModule { failures: 3, ..running });
+    observed.suspended(Duration::from_secs(3_600), seconds(3_615));
+    let up = standing(&spec("a"), observed.modules.get(&name("m")), false);
+    assert_eq!(up, Standing::Up { since: seconds(3_610) });
+    assert_eq!(up.fitness(true, OPTIONS.probation, seconds(3_620)), Fitness::Unwell);
+    observed.happened(&name("m"), Event::Exited(1), seconds(3_630));
+    let ModuleState::Exited { ran, .. } = observed.modules[&name("m")].state else { panic!("{observed:?}") };
+    assert_eq!((observed.modules[&name("m")].failures, ran), (4, Duration::from_secs(20)));
 }
 
 // ---- how a module stands ----
