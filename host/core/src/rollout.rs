@@ -34,7 +34,8 @@ pub enum Standing {
     Waits,
     /// What it needs cannot be reached now; it is tried again. The earlier version goes on.
     Unreachable,
-    /// The same, and there is no earlier version here that goes on: after a restart of the host.
+    /// The same, and there is no earlier version here that goes on: after a restart of the host. While the next try is under way it
+    /// [waits](Self::Waits).
     Absent,
     /// It is being started, or stopped to be started again, or its last health check has not passed; or it has no room, and nothing is on
     /// its way that may make it.
@@ -66,7 +67,8 @@ pub fn standing(spec: &ModuleSpec, module: Option<&ObservedModule>, unreachable:
         };
     }
     match module.state {
-        ModuleState::Preparing | ModuleState::PrepareFailed { .. } if unreachable => Standing::Absent,
+        // While a try is under way, nobody knows yet: it may be a long download.
+        ModuleState::PrepareFailed { .. } if unreachable => Standing::Absent,
         // One that is stopped and wanted is started at once, unless others start before it.
         ModuleState::Preparing | ModuleState::Prepared | ModuleState::Stopped => Standing::Waits,
         ModuleState::PrepareFailed { .. } => Standing::Failing,
@@ -261,8 +263,10 @@ struct Course {
     spent: Duration,
     /// It does.
     spends: bool,
-    /// It was absent when it was looked at last.
+    /// It was absent, and is not here yet.
     absent: bool,
+    /// It was absent or out of reach, and is not here yet.
+    away: bool,
 }
 
 impl Trial {
@@ -340,9 +344,12 @@ impl Trial {
             if course.spends {
                 course.spent = course.spent.saturating_add(passed);
             }
-            let absent = standing == Standing::Absent;
-            if std::mem::replace(&mut course.absent, absent) && !absent && self.options.wait_for_network {
-                course.spent = Duration::ZERO; // it is here: its own time begins
+            if standing != Standing::Waits {
+                let absent = standing == Standing::Absent;
+                if std::mem::replace(&mut course.absent, absent) && !absent && self.options.wait_for_network {
+                    course.spent = Duration::ZERO; // it is here: its own time begins
+                }
+                course.away = absent || standing == Standing::Unreachable;
             }
             if course.is_healthy(standing, &self.options, now) {
                 (course.spent, course.spends) = (Duration::ZERO, false);
@@ -359,7 +366,7 @@ impl Trial {
             // It failed with an older twin.
             let lasting = standing == Standing::Failed && self.unstored.is_none();
             if lasting || left.is_zero() {
-                let fault = match absent {
+                let fault = match course.away {
                     _ if lasting => Fault::Lasting,
                     true => Fault::Absent,
                     false => Fault::Late,

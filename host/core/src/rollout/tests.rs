@@ -87,7 +87,7 @@ fn a_device_without_network_waits_and_is_not_late_unless_the_deployment_says_so(
     assert_eq!(course(OPTIONS, &waits)[1..3], [OPEN, OPEN]);
     assert_eq!(course(OPTIONS, &waits)[4], GOOD);
     let counts = course(RolloutOptions { wait_for_network: false, ..OPTIONS }, &waits);
-    assert_eq!(counts[1..3], [wakes(300), bad("m", Fault::Late)]);
+    assert_eq!(counts[1..3], [wakes(300), bad("m", Fault::Absent)], "and even then it is not the deployment's fault");
 }
 
 #[test]
@@ -110,6 +110,19 @@ fn what_would_run_after_a_rollback_is_not_waited_for_without_end_while_it_is_abs
         wakes(599),
         "its own time begins when it is here"
     );
+}
+
+#[test]
+fn a_download_after_tries_that_failed_is_waited_for_and_those_tries_are_not_forgotten_by_it() {
+    let module = name("m");
+    let mut trial = Trial::new(OPTIONS, BTreeSet::new()).or_else_run(BTreeSet::from([module.clone()]));
+    let mut look = |it: Standing, at: u64| trial.look([(&module, it)], seconds(at));
+    assert_eq!(look(Standing::Waits, 0), OPEN);
+    assert_eq!(look(Standing::Absent, 10), wakes(310));
+    assert_eq!(look(Standing::Waits, 20), OPEN, "it comes");
+    assert_eq!(look(Standing::Waits, 1_000), OPEN);
+    assert_eq!(look(Standing::Absent, 1_000), wakes(1_290), "it broke off");
+    assert_eq!(look(Standing::Absent, 1_290), bad("m", Fault::Absent));
 }
 
 #[test]
@@ -378,7 +391,12 @@ fn the_old_version_of_an_update_says_nothing_of_the_new_one() {
     assert_eq!(updating(failed.clone(), false), Standing::Failing);
     assert_eq!(updating(failed, true), Standing::Unreachable);
     let alone = ObservedModule { failures: 1, ..ObservedModule::new(spec("b"), ModuleState::Preparing) };
-    assert_eq!([true, false].map(|away| standing(&spec("b"), Some(&alone), away)), [Standing::Absent, Standing::Waits]);
+    assert_eq!([true, false].map(|away| standing(&spec("b"), Some(&alone), away)), [Standing::Waits; 2]);
+    let alone = ObservedModule { state: ModuleState::PrepareFailed { at: Uptime(2) }, ..alone };
+    assert_eq!(
+        [true, false].map(|away| standing(&spec("b"), Some(&alone), away)),
+        [Standing::Absent, Standing::Failing]
+    );
 }
 
 #[test]
