@@ -137,6 +137,11 @@ impl Disk {
         document.is_some_and(|document| !std::mem::replace(&mut document.is_damaged, true))
     }
 
+    /// What a document that is damaged held before.
+    pub(crate) fn damaged(&self, name: &str) -> Option<&[u8]> {
+        self.documents.get(name).filter(|document| document.is_damaged)?.newest.as_deref()
+    }
+
     /// Whether a document lacks what the host knew when it ended.
     pub(crate) fn take_behind(&mut self, name: &str) -> bool {
         self.behind.remove(name)

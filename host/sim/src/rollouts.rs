@@ -45,6 +45,15 @@ pub(crate) struct Told {
     pub(crate) broken: Vec<&'static str>,
 }
 
+/// Whether a history has this deployment as its newest.
+pub(crate) fn knows(history: Option<&[u8]>, document: &[u8]) -> bool {
+    let read = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap_or_default();
+    let history = read(history.unwrap_or_default());
+    let entries = history["entries"].as_array().into_iter().flatten();
+    let newest = entries.filter_map(|entry| entry["version"].as_u64()).max();
+    newest.is_some() && newest == read(document)["version"].as_u64()
+}
+
 impl Rollouts {
     /// It is being applied.
     pub(crate) fn applies(&mut self, deployment: &Deployment) {
@@ -102,6 +111,13 @@ impl Rollouts {
         let (version, came) = (document["version"].as_u64().unwrap_or(0), &document["came"]);
         let (way, of, to) = (came["way"].as_str().unwrap_or(""), came["of"].as_u64(), came["to"].as_u64());
         let mut broken = Vec::new();
+        if version == self.version {
+            let deployment = self.of(&document);
+            if self.contents.get(&version) != Some(&deployment) {
+                broken.push("a deployment that is had back is the one that was accepted");
+            }
+            return Told { line: None, deployment, broken };
+        }
         if version != self.highest + 1 {
             broken.push("versions rise by one");
         }

@@ -17,7 +17,7 @@ use crate::{
     fate::{Fate, Fates},
     invariants::Watch,
     reports::Reports,
-    rollouts::Rollouts,
+    rollouts::{self, Rollouts},
     seen::Seen,
     time::now,
 };
@@ -139,7 +139,11 @@ impl Inner {
     pub(crate) fn begins_with_what_is_stored(&mut self, at: u64, damages: Option<&str>) {
         let forgot = self.disk.take_behind("history") || damages == Some("history");
         let lost = damages == Some("deployment");
-        let (document, history) = (self.disk.in_force("deployment"), self.disk.in_force("history"));
+        let history = self.disk.in_force("history");
+        // One that is damaged is had back from the history, if that knows of it.
+        let accepted = self.disk.damaged("deployment").filter(|document| rollouts::knows(history, document));
+        let document = accepted.or_else(|| self.disk.in_force("deployment"));
+        let lost = lost && accepted.is_none();
         let deployment = self.rollouts.begins(document, history, at, (forgot, lost));
         self.watch.deployments.push(deployment);
         self.watch.is_in_force();

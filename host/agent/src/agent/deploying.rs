@@ -15,7 +15,11 @@ use marram_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Agent, sections::Missing, stored::Stored};
+use super::{
+    Agent,
+    sections::Missing,
+    stored::{Lost, Stored},
+};
 use crate::{
     supervisor::{Deployed, Event},
     twins::TwinError,
@@ -67,6 +71,8 @@ pub(super) struct InForce {
     pub(super) complete: bool,
     /// Why it is not; it is tried again.
     pub(super) incomplete: Option<String>,
+    /// The one that should be in its place, of what was stored at the start.
+    pub(super) lost: Option<Lost>,
     /// The host is ending: nothing new is taken.
     pub(super) stopping: bool,
     /// This deployment and those before it.
@@ -92,6 +98,7 @@ impl InForce {
         self.version = version;
         self.complete = complete;
         self.incomplete = None;
+        self.lost = None;
     }
 }
 
@@ -99,7 +106,7 @@ impl Agent {
     /// Applies the manifest to begin with; a bad one leaves the stored deployment in force. One that says what is stored
     /// already is no new deployment, and is resumed like it: without any network.
     pub(super) async fn begin_with(self: &Arc<Self>, text: &str) {
-        let stored = self.stored(&self.in_force.lock().await.history).await;
+        let (stored, _) = self.stored(&self.in_force.lock().await.history).await;
         let old = stored.as_ref().and_then(|stored| self.read_accepted(stored.manifest.get()).ok());
         let new = self.read_accepted(text).ok();
         if let (Some(stored), Some((old, _)), Some((new, warnings))) = (&stored, &old, &new)
@@ -142,7 +149,8 @@ impl Agent {
     /// Puts the stored deployment in force; or, if it is known to be bad, the one that takes its place.
     pub(super) async fn resume(self: &Arc<Self>) {
         let mut in_force = self.in_force.lock().await;
-        let Some(stored) = self.stored(&in_force.history).await else {
+        let (stored, lost) = self.stored(&in_force.history).await;
+        let Some(stored) = stored else {
             in_force.version = in_force.history.newest();
             self.go_back(&mut in_force, "it is lost".into()).await;
             return;
@@ -164,6 +172,7 @@ impl Agent {
             tracing::warn!(%faults, "the stored deployment would not be accepted any more; it goes on");
         }
         in_force.set(deployment.clone(), version, false);
+        in_force.lost = lost;
         if self.replace_at_boot(&mut in_force).await {
             return;
         }

@@ -78,6 +78,10 @@ fn tried(in_force: &InForce, status: &Status, standings: &BTreeMap<ModuleName, S
     if let Some(refusal) = &in_force.refused {
         return told(version + 1, refusal.code, refusal.description.clone());
     }
+    if let Some(lost) = &in_force.lost {
+        let description = format!("deployment {} is not in force: {}", lost.version, lost.because);
+        return Tried { version: lost.version, code: Code::Failed, description };
+    }
     if version == 0 {
         return told(0, Code::Empty, "there is no deployment yet".into());
     }

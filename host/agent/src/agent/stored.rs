@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A deployment is accepted once `deployment` is written; its manifest is written before, and the history, which can be told from
-//! `deployment` at the next start, after. If `deployment` is lost, the history and its manifest tell it. Manifests that belong to no
+//! `deployment` at the next start, after. If `deployment` is lost, or is damaged and only the one before it can be read, the history and
+//! the manifest tell it. Manifests that belong to no
 //! deployment of the history, because the host ended between two of these writes, are removed at the next start.
 
 use std::collections::BTreeSet;
@@ -93,6 +94,14 @@ impl Stored {
     }
 }
 
+/// A deployment that should be in force and is not.
+#[derive(Debug, Clone)]
+pub(super) struct Lost {
+    pub(super) version: u64,
+    /// Why, and what is in its place.
+    pub(super) because: String,
+}
+
 /// The history as it is stored.
 #[derive(Serialize, Deserialize)]
 struct StoredHistory {
@@ -113,11 +122,13 @@ pub(crate) fn read_stored(
 ) -> Result<Vec<Deployment>, ReadError> {
     let document = documents.read(DEPLOYMENT).map_err(|error| ReadError(format!("cannot be read: {error}")))?;
     let mut history = read_history(documents).unwrap_or_default();
-    let stored = match document {
-        Some(document) => Some(Stored::read(&document.bytes).map_err(ReadError)?),
-        None => {
-            told(documents, &history).map_err(|error| ReadError(format!("is lost, and so is its manifest: {error}")))?
+    let stored = document.map(|document| Stored::read(&document.bytes).map_err(ReadError)).transpose()?;
+    let stored = match told(documents, &history, stored.as_ref()) {
+        Ok(told) => told.or(stored),
+        Err(error) if stored.is_none() => {
+            return Err(ReadError(format!("is lost, and so is its manifest: {error}")));
         }
+        Err(_) => stored,
     };
     let Some(stored) = stored else { return Ok(Vec::new()) };
     let context = manifest::Context::new(&check_image);
@@ -144,9 +155,13 @@ fn read_text(documents: &dyn Documents, digest: &str) -> Result<String, Document
     }
 }
 
-/// The newest deployment of the history, for want of its own document.
-fn told(documents: &dyn Documents, history: &History) -> Result<Option<Stored>, DocumentError> {
-    let Some(entry) = history.entry(history.newest()) else { return Ok(None) };
+/// The newest deployment of the history, for want of its own document: what is stored is none, or an earlier one.
+fn told(
+    documents: &dyn Documents,
+    history: &History,
+    stored: Option<&Stored>,
+) -> Result<Option<Stored>, DocumentError> {
+    let Some(entry) = history.newer_than(stored.map_or(0, |stored| stored.version)) else { return Ok(None) };
     let Accepted { version, at, way, digest, failing_before, unstored_before, .. } = entry.accepted.clone();
     Stored::new(version, at, way, [failing_before, unstored_before], &read_text(documents, &digest)?).map(Some)
 }
@@ -183,38 +198,51 @@ fn bytes(value: &impl Serialize) -> Result<Vec<u8>, DocumentError> {
 }
 
 impl Agent {
-    /// The deployment to begin with.
-    pub(super) async fn stored(&self, history: &History) -> Option<Stored> {
+    /// The deployment to begin with; and the one that should be in its place, if that is lost.
+    pub(super) async fn stored(&self, history: &History) -> (Option<Stored>, Option<Lost>) {
         let documents = self.documents.clone();
         let document = blocking(move || documents.read(DEPLOYMENT)).await.unwrap_or_else(|error| {
             tracing::error!(%error, "the stored deployment cannot be read");
             None
         });
-        if let Some(document) = document {
+        let stored = document.and_then(|document| {
             if let Some(reason) = document.recovered {
-                tracing::warn!(reason, "the stored deployment was damaged; going on with the one before");
+                tracing::warn!(reason, "the stored deployment was damaged; its previous generation can be read");
             }
-            match Stored::read(&document.bytes) {
-                Ok(stored) => return Some(stored),
-                Err(why) => tracing::error!("the stored deployment {why}"),
-            }
-        }
-        let (documents, history) = (self.documents.clone(), history.clone());
-        match blocking(move || told(&*documents, &history)).await {
-            Ok(Some(stored)) => {
+            let read = Stored::read(&document.bytes);
+            read.inspect_err(|why| tracing::error!("the stored deployment {why}")).ok()
+        });
+        let (documents, of) = (self.documents.clone(), history.clone());
+        let (stored, told) = match blocking(move || {
+            let told = told(&*documents, &of, stored.as_ref());
+            Ok((stored, told))
+        })
+        .await
+        {
+            Ok(found) => found,
+            Err(error) => (None, Err(error)),
+        };
+        match told {
+            Ok(Some(told)) => {
                 tracing::warn!(
-                    version = stored.version,
+                    version = told.version,
                     "the stored deployment is lost; its history and its manifest tell it"
                 );
-                if let Err(error) = self.store(&stored).await {
+                if let Err(error) = self.store(&told).await {
                     tracing::error!(%error, "the deployment cannot be stored again");
                 }
-                Some(stored)
+                (Some(told), None)
             }
-            Ok(None) => None,
+            Ok(None) => (stored, None),
             Err(error) => {
-                tracing::error!(%error, "the stored deployment is lost, and its manifest cannot be had either");
-                None
+                let version = history.newest();
+                tracing::error!(version, %error, "the stored deployment is lost, and its manifest cannot be had either");
+                let instead = stored.as_ref().map(|stored| format!("; deployment {} is in its place", stored.version));
+                let because = format!(
+                    "its document is lost, and its manifest cannot be had either: {error}{}",
+                    instead.unwrap_or_default()
+                );
+                (stored, Some(Lost { version, because }))
             }
         }
     }

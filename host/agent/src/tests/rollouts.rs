@@ -96,6 +96,50 @@ async fn a_deployment_whose_document_is_lost_is_told_by_the_history_or_makes_pla
     assert_eq!(agent.deployments().await.in_force, 3);
 }
 
+/// What is reported of the deployment that was tried last: its version, a code, and why.
+async fn reported(agent: &Agent) -> (u64, u64, String) {
+    let reported = agent.reported().await.unwrap();
+    let agent = &reported["$edgeAgent"];
+    let status = &agent["lastDesiredStatus"];
+    let number = |value: &serde_json::Value| value.as_u64().unwrap();
+    (
+        number(&agent["lastDesiredVersion"]),
+        number(&status["code"]),
+        status["description"].as_str().unwrap_or_default().to_owned(),
+    )
+}
+
+#[tokio::test]
+async fn one_damaged_generation_takes_back_no_deployment_that_an_operator_was_told_is_in_force() {
+    let (world, agent) = device().await;
+    let digest = entry(&agent, 2).await.accepted.digest;
+    let text = format!("deployment-{}", &digest["sha256:".len()..][..16]);
+    agent.shut_down(GRACE).await;
+    let newest = String::from_utf8(world.disk.documents.lock().unwrap()["deployment"].clone()).unwrap();
+    let first = newest.replace(r#""version":2"#, r#""version":1"#).replace(r#""b""#, r#""a""#);
+    let first = first.replace(r#""image":"b""#, r#""image":"a""#).into_bytes();
+    world.disk.damaged.lock().unwrap().insert("deployment".into(), first.clone());
+    let agent = world.agent().await;
+    until(&agent, "b", "running").await;
+    assert_eq!(agent.deployments().await.in_force, 2);
+    assert_eq!(entry(&agent, 2).await.outcome, Outcome::Good);
+    agent.shut_down(GRACE).await;
+    assert!(world.disk.damaged.lock().unwrap().is_empty(), "it is stored again");
+    // Without its manifest the one before goes on, and that is told.
+    world.disk.damaged.lock().unwrap().insert("deployment".into(), first);
+    world.disk.documents.lock().unwrap().remove(&text);
+    let agent = world.agent().await;
+    until(&agent, "a", "running").await;
+    let (version, code, why) = reported(&agent).await;
+    assert_eq!((version, code), (2, 500), "{why}");
+    assert!(why.starts_with("deployment 2 is not in force: its document is lost"), "{why}");
+    assert!(why.ends_with("deployment 1 is in its place"), "{why}");
+    assert_eq!(agent.apply(&quick("c")).await.unwrap().version, 3);
+    until_good(&agent, 3).await;
+    until(&agent, "c", "running").await;
+    assert_eq!(reported(&agent).await, (3, 200, String::new()));
+}
+
 #[tokio::test]
 async fn where_nothing_is_in_force_an_operator_finds_what_was_good() {
     let (world, agent) = device().await;

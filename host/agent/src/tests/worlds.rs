@@ -454,12 +454,17 @@ pub(super) struct MemoryDisk {
     pub(super) full: std::sync::atomic::AtomicBool,
     /// The name of a document that cannot be written.
     pub(super) refuse: Mutex<Option<String>>,
+    /// Documents of which only the previous generation can be read: this.
+    pub(super) damaged: Mutex<BTreeMap<String, Vec<u8>>>,
     /// The next write of a document of this name waits here.
     pub(super) gate: Mutex<Option<(&'static str, Arc<Gate>)>>,
 }
 
 impl Documents for MemoryDisk {
     fn read(&self, name: &str) -> Result<Option<StoredDocument>, DocumentError> {
+        if let Some(previous) = self.damaged.lock().unwrap().get(name) {
+            return Ok(Some(StoredDocument { bytes: previous.clone(), recovered: Some("damaged".into()) }));
+        }
         let bytes = self.documents.lock().unwrap().get(name).cloned();
         Ok(bytes.map(|bytes| StoredDocument { bytes, recovered: None }))
     }
@@ -475,6 +480,7 @@ impl Documents for MemoryDisk {
         if self.refuse.lock().unwrap().as_deref() == Some(name) {
             return Err(DocumentError::Failed(format!("cannot write {name}")));
         }
+        self.damaged.lock().unwrap().remove(name);
         self.documents.lock().unwrap().insert(name.into(), bytes.into());
         Ok(())
     }

@@ -161,6 +161,12 @@ impl History {
         self.entries.iter().map(|entry| entry.accepted.version).max().unwrap_or(0)
     }
 
+    /// The newest one, if it is newer than this version: whoever holds this one, or none (0), has lost it.
+    #[must_use]
+    pub fn newer_than(&self, version: u64) -> Option<&Entry> {
+        self.entry(self.newest()).filter(|newest| newest.accepted.version > version)
+    }
+
     /// Notes that a deployment is in force, and what that says of the one before. One that is there already changes nothing.
     /// What is too old is forgotten; the last good one is not.
     pub fn accept(&mut self, accepted: Accepted) {
