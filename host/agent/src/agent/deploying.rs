@@ -306,7 +306,7 @@ impl Agent {
     }
 
     /// Twins first, so that a module that starts sees its section; then routes, so that its first message finds them.
-    async fn put_in_force(&self, in_force: &InForce, prefer_cached: bool) -> Result<Missing, ApplyError> {
+    pub(super) async fn put_in_force(&self, in_force: &InForce, prefer_cached: bool) -> Result<Missing, ApplyError> {
         let Some(deployment) = in_force.deployment.clone() else { return Ok(Missing::default()) };
         let version = in_force.version;
         let sections = self.apply_sections(in_force, &deployment).await;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use marram_core::{
-    deployment::{Deployment, DesiredStatus, ModuleSpec},
+    deployment::{Deployment, DesiredStatus, ModuleSpec, RolloutOptions},
     name::ModuleName,
     planner::needs_new_instance,
     ports::DocumentError,
@@ -16,7 +16,11 @@ use marram_core::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::{Agent, Applied, ApplyError, deploying::InForce, stored::Stored};
+use super::{
+    Agent, Applied, ApplyError,
+    deploying::InForce,
+    stored::{Lost, Stored},
+};
 use crate::supervisor::{Event, Judged, Judgement};
 
 /// First wait before what could not be stored is tried again; doubled up to [`LAST_RETRY`].
@@ -55,6 +59,21 @@ impl InForce {
         });
         let trial = Trial::new(deployment.rollout, entry.accepted.failing_before.clone());
         open.then(|| trial.or_else_run(would_run.map(|(name, _)| name.clone()).collect()))
+    }
+}
+
+/// A deployment that another one is to take the place of.
+#[derive(Debug, Clone)]
+struct Unfit {
+    version: u64,
+    /// None: it cannot be read.
+    options: Option<RolloutOptions>,
+}
+
+impl Unfit {
+    /// The one in force.
+    fn of(in_force: &InForce) -> Self {
+        Self { version: in_force.version, options: in_force.deployment.as_ref().map(|it| it.rollout) }
     }
 }
 
@@ -147,7 +166,8 @@ impl Agent {
     /// What would take the place of the deployment in force, as long as it is not known to be good.
     pub(super) async fn way_back(&self, in_force: &InForce) -> Option<Arc<Deployment>> {
         in_force.on_trial()?;
-        self.instead(in_force).await.map(|(_, _, way_back)| way_back)
+        let instead = self.instead(in_force, &Unfit::of(in_force), false).await;
+        instead.ok().flatten().map(|(_, _, way_back)| way_back)
     }
 
     /// Modules that failed before a deployment came and that it leaves as they are: nothing is held against it.
@@ -222,26 +242,57 @@ impl Agent {
             }
             _ => return false,
         };
-        match self.replace(in_force, because.clone(), false).await {
-            Ok(replaced) => replaced,
-            Err(error) => {
-                tracing::error!(%error, "the deployment is not good, and cannot be rolled back; tried again");
-                tokio::spawn(self.clone().replace_later(version, because));
-                false
-            }
-        }
+        self.replace_or_stand_in(in_force, because, false).await
     }
 
-    /// What could not be stored at the start is tried again until it is, or another deployment is in force.
-    async fn replace_later(self: Arc<Self>, version: u64, because: String) {
+    /// At a start: of the deployment that is stored nothing can be run. Nothing is held against it.
+    pub(super) async fn go_back(self: &Arc<Self>, in_force: &mut InForce, because: String) {
+        let version = in_force.version;
+        if version == 0 || self.replace_or_stand_in(in_force, because.clone(), true).await {
+            return;
+        }
+        tracing::error!(version, because, "no deployment is in force; apply a manifest to go on");
+        in_force.version = 0;
+        in_force.lost = Some(Lost { version, because });
+    }
+
+    /// At a start: replaces the deployment that is stored. What cannot be stored is put in force nevertheless, as the deployment that it was:
+    /// a full disk must not let a device stand still. True: another one is in force.
+    async fn replace_or_stand_in(self: &Arc<Self>, in_force: &mut InForce, because: String, again: bool) -> bool {
+        let unfit = Unfit::of(in_force);
+        let error = match self.replace(in_force, &unfit, because.clone(), again, false).await {
+            Ok(replaced) => return replaced,
+            Err(error) => error,
+        };
+        tracing::error!(%error, "the deployment is not good, and cannot be rolled back; tried again");
+        let instead = self.instead(in_force, &unfit, true).await.ok().flatten();
+        if let Some((to, _, deployment)) = &instead {
+            let version = unfit.version;
+            tracing::warn!(version, to, "the last good deployment goes on in its place meanwhile");
+            in_force.set(deployment.clone(), *to, false);
+            let because = format!("{because}; deployment {to} is in its place, which cannot be stored yet: {error}");
+            in_force.lost = Some(Lost { version, because });
+            let missing = self.put_in_force(in_force, true).await;
+            if let Err(error) = missing.and_then(|missing| self.note_complete(in_force, missing)) {
+                tracing::error!(%error, "the last good deployment is not wholly in force");
+            }
+        }
+        // Nothing is, if the one that is stored cannot be read.
+        let until = if instead.is_none() && unfit.options.is_none() { 0 } else { in_force.version };
+        tokio::spawn(self.clone().replace_later(until, unfit, because, again));
+        instead.is_some()
+    }
+
+    /// What could not be stored at the start is tried again until it is, or another deployment than `while_in_force` is in force.
+    async fn replace_later(self: Arc<Self>, while_in_force: u64, unfit: Unfit, because: String, again: bool) {
         let mut wait = FIRST_RETRY;
         loop {
             tokio::time::sleep(wait).await;
             let mut in_force = self.in_force.clone().lock_owned().await;
-            if in_force.stopping || in_force.version != version {
+            if in_force.stopping || in_force.version != while_in_force {
                 return;
             }
-            match self.replace(&mut in_force, because.clone(), false).await {
+            match self.replace(&mut in_force, &unfit, because.clone(), again, wait >= LAST_RETRY).await {
                 Ok(_) => return,
                 Err(error) => {
                     tracing::error!(%error, "the deployment is not good, and cannot be rolled back; tried again")
@@ -249,19 +300,6 @@ impl Agent {
             }
             wait = (wait * 2).min(LAST_RETRY);
         }
-    }
-
-    /// At a start: of the deployment that is stored nothing can be run. Nothing is held against it.
-    pub(super) async fn go_back(self: &Arc<Self>, in_force: &mut InForce, because: String) {
-        if in_force.version == 0 {
-            return;
-        }
-        match self.replace(in_force, because, true).await {
-            Ok(true) => return,
-            Ok(false) => tracing::error!("nothing good is known before it; apply a manifest to go on"),
-            Err(error) => tracing::error!(%error, "the last good deployment cannot be put in its place"),
-        }
-        in_force.version = 0;
     }
 
     /// A deployment with which the host lives for a while is not what ends it.
@@ -293,7 +331,7 @@ impl Agent {
             let mut wait = FIRST_RETRY;
             loop {
                 let Some(judged) = judgements.borrow_and_update().clone() else { break };
-                let Err(error) = self.carry_out(&judged).await else { break };
+                let Err(error) = self.carry_out(&judged, wait >= LAST_RETRY).await else { break };
                 tracing::error!(%error, "what became of the deployment cannot be stored; tried again");
                 // Another judgement is carried out in its place.
                 let _ = tokio::time::timeout(wait, judgements.changed()).await;
@@ -302,7 +340,8 @@ impl Agent {
         }
     }
 
-    async fn carry_out(self: &Arc<Self>, judged: &Judged) -> Result<(), ApplyError> {
+    /// `at_last`: what cannot be read is not waited for any more.
+    async fn carry_out(self: &Arc<Self>, judged: &Judged, at_last: bool) -> Result<(), ApplyError> {
         let mut in_force = self.in_force.clone().lock_owned().await;
         let Some(deployment) = in_force.deployment.clone() else { return Ok(()) };
         if in_force.stopping || in_force.version != judged.version {
@@ -317,7 +356,8 @@ impl Agent {
                 self.router.let_go().await;
             }
             Judgement::Bad { because, again } => {
-                if self.replace(&mut in_force, because.clone(), *again).await? {
+                let unfit = Unfit::of(&in_force);
+                if self.replace(&mut in_force, &unfit, because.clone(), *again, at_last).await? {
                     return Ok(());
                 }
                 in_force.history.decide(judged.version, Outcome::Bad, Some(because.clone()), self.clock.utc());
@@ -338,10 +378,18 @@ impl Agent {
         Ok(())
     }
 
-    /// Puts the last good deployment in the place of the one in force. False: there is none that may.
-    async fn replace(&self, in_force: &mut InForce, because: String, again: bool) -> Result<bool, ApplyError> {
-        let Some((to, text, deployment)) = self.instead(in_force).await else { return Ok(false) };
-        let of = in_force.version;
+    /// Puts the last good deployment in the place of this one. False: there is none that may.
+    async fn replace(
+        &self,
+        in_force: &mut InForce,
+        unfit: &Unfit,
+        because: String,
+        again: bool,
+        at_last: bool,
+    ) -> Result<bool, ApplyError> {
+        let instead = self.instead(in_force, unfit, !at_last).await.map_err(ApplyError::Store)?;
+        let Some((to, text, deployment)) = instead else { return Ok(false) };
+        let of = unfit.version;
         tracing::error!(version = of, to, because, "the deployment is not good; it is rolled back");
         match self.accept(in_force, &text, deployment, Way::Rollback { of, to, because, again }).await {
             Ok(_) => Ok(true),
@@ -353,25 +401,34 @@ impl Agent {
         }
     }
 
-    /// What takes the place of the deployment in force, if it is not good. If nothing can be in force, whatever was good is better.
-    async fn instead(&self, in_force: &InForce) -> Option<(u64, String, Arc<Deployment>)> {
-        let (history, version) = (&in_force.history, in_force.version);
-        let instead: Vec<&Entry> = match &in_force.deployment {
-            Some(deployment) => history.instead_of(version, &deployment.rollout).collect(),
+    /// What takes the place of a deployment that is not good. If nothing can be in force, whatever was good is better.
+    ///
+    /// # Errors
+    /// The best of them cannot be read now, and `patient` is set: it may be soon.
+    async fn instead(
+        &self,
+        in_force: &InForce,
+        unfit: &Unfit,
+        patient: bool,
+    ) -> Result<Option<(u64, String, Arc<Deployment>)>, DocumentError> {
+        let (history, version) = (&in_force.history, unfit.version);
+        let instead: Vec<&Entry> = match &unfit.options {
+            Some(options) => history.instead_of(version, options).collect(),
             None => history.good_before(version).collect(),
         };
         for entry in instead {
             let version = entry.accepted.version;
             let read = match self.text_of(&entry.accepted.digest).await {
                 Ok(text) => self.read_accepted(&text).map(|read| (text, read.0)).map_err(|faults| faults.to_string()),
+                Err(error @ DocumentError::Failed(_)) if patient => return Err(error),
                 Err(error) => Err(error.to_string()),
             };
             match read {
-                Ok((text, deployment)) => return Some((version, text, deployment.into())),
+                Ok((text, deployment)) => return Ok(Some((version, text, deployment.into()))),
                 Err(error) => tracing::warn!(version, error, "an earlier good deployment cannot be used"),
             }
         }
-        None
+        Ok(None)
     }
 }
 

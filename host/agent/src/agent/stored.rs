@@ -146,12 +146,12 @@ pub(crate) fn read_stored(
 /// The manifest of a deployment of the history.
 fn read_text(documents: &dyn Documents, digest: &str) -> Result<String, DocumentError> {
     let document = documents.read(&text_name(digest))?;
-    let document = document.ok_or_else(|| DocumentError::Failed("its manifest is not kept any more".into()))?;
+    let document = document.ok_or_else(|| DocumentError::Damaged("its manifest is not kept any more".into()))?;
     let text =
-        String::from_utf8(document.bytes).map_err(|_| DocumentError::Failed("its manifest is not UTF-8".into()))?;
+        String::from_utf8(document.bytes).map_err(|_| DocumentError::Damaged("its manifest is not UTF-8".into()))?;
     match manifest_digest(&text) == digest {
         true => Ok(text),
-        false => Err(DocumentError::Failed("its manifest is damaged: it has another digest".into())),
+        false => Err(DocumentError::Damaged("its manifest is damaged: it has another digest".into())),
     }
 }
 

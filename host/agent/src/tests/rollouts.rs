@@ -1,6 +1,10 @@
 //! What a start makes of a disk that has lost something, and what an operator and the host want at the same moment.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::Duration,
+};
 
 use marram_core::{
     name::ModuleName,
@@ -138,6 +142,46 @@ async fn one_damaged_generation_takes_back_no_deployment_that_an_operator_was_to
     until_good(&agent, 3).await;
     until(&agent, "c", "running").await;
     assert_eq!(reported(&agent).await, (3, 200, String::new()));
+}
+
+#[tokio::test]
+async fn a_full_disk_lets_no_device_stand_still_whose_deployment_is_not_valid_any_more() {
+    let (world, agent) = device().await;
+    agent.shut_down(GRACE).await;
+    let stored = String::from_utf8(world.disk.documents.lock().unwrap()["deployment"].clone()).unwrap();
+    let other = stored.replace(r#""type":"wasm""#, r#""type":"wasn""#);
+    world.disk.documents.lock().unwrap().insert("deployment".into(), other.into());
+    world.disk.full.store(true, SeqCst);
+    let agent = world.agent().await;
+    until(&agent, "a", "running").await;
+    assert_eq!(agent.deployments().await.in_force, 1);
+    let (version, code, why) = reported(&agent).await;
+    assert_eq!((version, code), (2, 500), "{why}");
+    assert!(why.contains("not valid for this version of Marram"), "{why}");
+    assert!(why.contains("deployment 1 is in its place, which cannot be stored yet"), "{why}");
+    world.disk.full.store(false, SeqCst);
+    until_good(&agent, 3).await;
+    assert!(matches!(entry(&agent, 3).await.accepted.way, Way::Rollback { of: 2, to: 1, again: true, .. }));
+    until(&agent, "a", "running").await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_for_now_is_waited_for_before_an_older_deployment_is_gone_back_to() {
+    let (world, agent) = device().await;
+    let text = format!("deployment-{}", &entry(&agent, 2).await.accepted.digest["sha256:".len()..][..16]);
+    world.disk.unreadable.lock().unwrap().replace(text);
+    world.disk.refuse.lock().unwrap().replace("twin-c".into());
+    assert!(matches!(agent.apply(&with_section("1s")).await, Err(ApplyError::Twin { .. })));
+    let asked = async {
+        while world.disk.refusals.load(SeqCst) < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, asked).await.unwrap();
+    assert_eq!(agent.deployments().await.in_force, 3);
+    world.disk.unreadable.lock().unwrap().take();
+    until_good(&agent, 4).await;
+    assert!(matches!(entry(&agent, 4).await.accepted.way, Way::Rollback { of: 3, to: 2, .. }));
 }
 
 #[tokio::test]

@@ -454,6 +454,10 @@ pub(super) struct MemoryDisk {
     pub(super) full: std::sync::atomic::AtomicBool,
     /// The name of a document that cannot be written.
     pub(super) refuse: Mutex<Option<String>>,
+    /// The name of a document that cannot be read now.
+    pub(super) unreadable: Mutex<Option<String>>,
+    /// How often that was tried.
+    pub(super) refusals: std::sync::atomic::AtomicUsize,
     /// Documents of which only the previous generation can be read: this.
     pub(super) damaged: Mutex<BTreeMap<String, Vec<u8>>>,
     /// The next write of a document of this name waits here.
@@ -462,6 +466,10 @@ pub(super) struct MemoryDisk {
 
 impl Documents for MemoryDisk {
     fn read(&self, name: &str) -> Result<Option<StoredDocument>, DocumentError> {
+        if self.unreadable.lock().unwrap().as_deref() == Some(name) {
+            self.refusals.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            return Err(DocumentError::Failed("too many open files".into()));
+        }
         if let Some(previous) = self.damaged.lock().unwrap().get(name) {
             return Ok(Some(StoredDocument { bytes: previous.clone(), recovered: Some("damaged".into()) }));
         }
