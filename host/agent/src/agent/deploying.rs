@@ -77,6 +77,8 @@ pub(super) struct InForce {
     pub(super) stopping: bool,
     /// This deployment and those before it.
     pub(super) history: History,
+    /// There was an earlier one, and it cannot be read.
+    pub(super) history_lost: bool,
     /// Digests of the manifests that are stored for the history.
     pub(super) texts: BTreeSet<String>,
     /// Why the manifest that came after it was refused.

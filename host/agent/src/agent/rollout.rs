@@ -119,12 +119,12 @@ impl Agent {
 
     /// Reads the history, before anything is put in force.
     pub(super) async fn recall(&self) {
-        let history = self.stored_history().await;
+        let (history, lost) = self.stored_history().await;
         // Also of those whose document is lost: no version is given twice.
         self.deployment_version.fetch_max(history.newest(), SeqCst);
         let mut in_force = self.in_force.lock().await;
         in_force.texts = history.digests().into_iter().map(str::to_owned).collect();
-        in_force.history = history;
+        (in_force.history, in_force.history_lost) = (history, lost);
     }
 
     /// Removes manifests that no deployment has. After what is stored is in the history: its own is needed.
@@ -135,7 +135,8 @@ impl Agent {
 
     /// Notes in the history that this deployment is stored, at a start.
     pub(super) fn remember(&self, in_force: &mut InForce, stored: &Stored) {
-        in_force.history.resume(stored.accepted());
+        let lost = in_force.history_lost;
+        in_force.history.resume(stored.accepted(), lost);
         in_force.history.try_again(stored.version);
         let newest = in_force.history.newest().max(stored.version);
         self.deployment_version.fetch_max(newest, SeqCst);

@@ -247,14 +247,17 @@ impl Agent {
         }
     }
 
-    /// The history; one that cannot be read is begun anew, because a device must start.
-    pub(super) async fn stored_history(&self) -> History {
+    /// The history, and whether it is lost; one that cannot be read is begun anew, because a device must start.
+    pub(super) async fn stored_history(&self) -> (History, bool) {
         let documents = self.documents.clone();
         let read = blocking(move || Ok(read_history(&*documents))).await;
-        read.unwrap_or_else(|error| Err(error.to_string())).unwrap_or_else(|error| {
-            tracing::error!(error, "the history of deployments cannot be read; it begins anew");
-            History::default()
-        })
+        match read.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(history) => (history, false),
+            Err(error) => {
+                tracing::error!(error, "the history of deployments cannot be read; it begins anew");
+                (History::default(), true)
+            }
+        }
     }
 
     /// Writes a deployment: its manifest for the history first, then itself.

@@ -230,6 +230,27 @@ async fn a_rollback_of_what_is_not_in_force_any_more_is_refused() {
     assert_eq!(agent.roll_back(None, Some(2)).await.unwrap().version, 3);
 }
 
+#[tokio::test]
+async fn a_first_deployment_is_on_trial_also_where_the_host_ended_before_it_wrote_its_history() {
+    let world = World::default();
+    world.guest("c", forever());
+    let agent = world.agent().await;
+    world.disk.refuse.lock().unwrap().replace("history".into());
+    let mut slow: serde_json::Value = serde_json::from_str(&quick("c")).unwrap();
+    slow["modulesContent"]["$edgeAgent"]["properties.desired"]["marram"] = serde_json::json!({ "probation": "1h" });
+    agent.apply(&slow.to_string()).await.unwrap();
+    agent.shut_down(GRACE).await;
+    assert!(!world.disk.documents.lock().unwrap().contains_key("history"));
+    world.disk.refuse.lock().unwrap().take();
+    let agent = world.agent().await;
+    assert_eq!(entry(&agent, 1).await.outcome, Outcome::OnTrial);
+    agent.shut_down(GRACE).await;
+    // One that cannot be read is another matter.
+    world.disk.documents.lock().unwrap().insert("history".into(), b"no history".to_vec());
+    let agent = world.agent().await;
+    assert_eq!(entry(&agent, 1).await.outcome, Outcome::Good);
+}
+
 /// `quick` with a section, and so much time.
 fn with_section(timeout: &str) -> String {
     let mut document: serde_json::Value = serde_json::from_str(&quick("c")).unwrap();

@@ -197,12 +197,13 @@ impl History {
         self.forget();
     }
 
-    /// The same for the deployment that is stored, at a start. If nothing else is remembered, its history is lost, or ended before it began:
-    /// then it counts as good, because it is what the device has, and something to go back to.
-    pub fn resume(&mut self, accepted: Accepted) {
-        let (lost, version, at) = (self.entries.is_empty(), accepted.version, accepted.at);
+    /// The same for the deployment that is stored, at a start. `lost`: there was a history, and it cannot be read. Then it counts as good,
+    /// because it is what the device has, and something to go back to. Without that it came before any history was written, and is on trial.
+    pub fn resume(&mut self, accepted: Accepted, lost: bool) {
+        let (version, at) = (accepted.version, accepted.at);
+        let is_alone = self.entries.is_empty();
         self.accept(accepted);
-        if lost {
+        if lost && is_alone {
             self.decide(version, Outcome::Good, None, at);
         }
     }

@@ -627,14 +627,21 @@ fn what_a_device_has_counts_as_good_when_nothing_is_known_of_it_any_more() {
     device.accept(Way::Rollback { of: 2, to: 1, because: "why".into(), again: false }, "good".into());
     let (known, stored) = (device.history.clone(), device.in_force().accepted.clone());
     device.history = History::default();
-    device.history.resume(stored.clone());
+    device.history.resume(stored.clone(), true);
     assert_eq!(device.in_force().outcome, Outcome::Good);
     device.accept(Way::File, "bad".into());
     assert_eq!(device.decide(false), Some(1));
     device.history = known;
     device.version = 1;
-    device.history.resume(stored);
+    device.history.resume(stored, true);
     assert_eq!(device.in_force().outcome, Outcome::OnTrial, "it is known that this one is on trial");
+    let first = Accepted { way: Way::Apply, ..device.in_force().accepted.clone() };
+    device.history = History::default();
+    device.history.resume(first.clone(), false);
+    assert_eq!(device.in_force().outcome, Outcome::OnTrial, "the host ended before it wrote its first history");
+    device.history = History::default();
+    device.history.resume(Accepted { way: Way::Unknown, ..first }, false);
+    assert_eq!(device.in_force().outcome, Outcome::Good, "it came before anybody kept a history");
 }
 
 #[test]
