@@ -65,8 +65,8 @@ pub(crate) struct Worlds {
 pub(crate) enum Event {
     /// Another deployment is in force.
     Deployed(Deployed),
-    /// All that the deployment of this version desires is stored now.
-    Stored { version: u64 },
+    /// The desired properties of these modules, as the deployment of this version wants them, are stored now. `all`: nothing is missing any more.
+    Stored { version: u64, modules: Vec<ModuleName>, all: bool },
     /// A component is ready, or not to be had.
     Prepared { name: ModuleName, run: u64, result: Result<(Artifact, Arc<dyn Component>), Unprepared> },
     /// An instance is ready for work.
@@ -263,11 +263,8 @@ impl Supervisor {
                     self.warn_of_dead_end(name, record);
                 }
             }
-            Event::Stored { version } => {
-                if let Some(watched) = self.trial.as_mut().filter(|_| version == self.version) {
-                    watched.is_stored(self.worlds.clock.uptime());
-                }
-            }
+            Event::Stored { version, modules, all } if version == self.version => self.on_stored(&modules, all),
+            Event::Stored { .. } => {}
             Event::Prepared { name, run, result } => self.on_prepared(&name, run, result),
             Event::Up { name, run } => self.on_up(&name, run),
             Event::Ended { name, run, exit } => self.on_ended(&name, run, exit),

@@ -71,6 +71,8 @@ pub(super) struct InForce {
     pub(super) complete: bool,
     /// Why it is not; it is tried again.
     pub(super) incomplete: Option<String>,
+    /// Modules whose sections that concerns.
+    pub(super) missing: BTreeSet<ModuleName>,
     /// The one that should be in its place, of what was stored at the start.
     pub(super) lost: Option<Lost>,
     /// The host is ending: nothing new is taken.

@@ -44,25 +44,26 @@ impl Agent {
     pub(super) fn note_complete(&self, in_force: &mut InForce, missing: Missing) -> Result<(), ApplyError> {
         in_force.incomplete = missing.0.first_key_value().map(|(module, error)| why(module, error));
         in_force.complete = in_force.incomplete.is_none();
+        in_force.missing = missing.0.keys().cloned().collect();
         let Some((module, source)) = missing.0.into_iter().next() else { return Ok(()) };
         self.missing_sections.send_replace(());
         Err(ApplyError::Twin { module, source })
     }
 
-    /// Applies the sections of the deployment in force once more; its trial hears of it when all are stored that it is judged by.
+    /// Applies the sections of the deployment in force once more. Modules whose sections are stored now, and that have failed for good without
+    /// them, are started again; the trial hears of it when all are stored that it is judged by.
     pub(super) async fn complete_sections(
         &self,
         in_force: &mut InForce,
         deployment: &Deployment,
     ) -> Result<(), ApplyError> {
         let missing = self.apply_sections(in_force, deployment).await;
-        let is_stored = missing.judged(in_force).is_none();
-        let result = self.note_complete(in_force, missing);
-        if is_stored {
-            let version = in_force.version;
-            self.events.send(Event::Stored { version }).await.map_err(|_| ApplyError::Stopping)?;
-        }
-        result
+        let (version, all) = (in_force.version, missing.judged(in_force).is_none());
+        let stored = in_force.missing.iter().filter(|module| !missing.0.contains_key(*module));
+        let modules = stored.cloned().collect();
+        // First: who goes away amid it leaves the rest to the next attempt.
+        self.events.send(Event::Stored { version, modules, all }).await.map_err(|_| ApplyError::Stopping)?;
+        self.note_complete(in_force, missing)
     }
 
     /// Tries again until all sections of the deployment in force are stored. True: they are, or nobody wants them any more.

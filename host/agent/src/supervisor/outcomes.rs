@@ -202,7 +202,7 @@ impl Supervisor {
         Ok(())
     }
 
-    fn make_startable(&mut self, name: &ModuleName) {
+    pub(super) fn make_startable(&mut self, name: &ModuleName) {
         let ready = self.records.get(name).is_some_and(|record| record.prepared.is_some());
         if let Some(module) = self.observed.modules.get_mut(name)
             && ready

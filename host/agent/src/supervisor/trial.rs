@@ -90,6 +90,21 @@ impl Supervisor {
         look.wake_at
     }
 
+    /// What failed for good did so without its desired properties: it has its chance with them.
+    pub(super) fn on_stored(&mut self, modules: &[ModuleName], all: bool) {
+        let failed = |(name, standing): (&ModuleName, Standing)| {
+            (standing == Standing::Failed && modules.contains(name)).then(|| name.clone())
+        };
+        let failed: Vec<ModuleName> = self.standings().filter_map(failed).collect();
+        for name in failed {
+            tracing::info!(module = %name, "its desired properties are stored now; it is started again");
+            self.make_startable(&name);
+        }
+        if let Some(watched) = self.trial.as_mut().filter(|_| all) {
+            watched.is_stored(self.worlds.clock.uptime());
+        }
+    }
+
     /// How all modules have fared under the deployment in force.
     pub(super) fn fitness(&self) -> BTreeMap<ModuleName, Fitness> {
         let (now, probation) = (self.worlds.clock.uptime(), self.desired.rollout.probation);

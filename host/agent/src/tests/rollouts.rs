@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, atomic::Ordering::SeqCst},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -291,6 +294,31 @@ async fn a_section_that_is_not_stored_in_time_brings_the_last_good_deployment_ba
     world.disk.refuse.lock().unwrap().take();
     assert_eq!(agent.apply(&with_section("1h")).await.unwrap().version, 5);
     until_good(&agent, 5).await;
+}
+
+#[tokio::test]
+async fn a_module_that_failed_for_good_before_its_section_was_stored_has_its_chance_with_it() {
+    let (world, agent) = device().await;
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = runs.clone();
+    let program: Arc<super::worlds::Program> = Arc::new(move |_| {
+        let is_first = counted.fetch_add(1, SeqCst) == 0;
+        Box::pin(async move {
+            match is_first {
+                true => Exit::new(1, "no limit"),
+                false => std::future::pending().await,
+            }
+        })
+    });
+    world.guest("c", Guest { program, ..forever() });
+    let mut never: serde_json::Value = serde_json::from_str(&with_section("1h")).unwrap();
+    never["modulesContent"]["$edgeAgent"]["properties.desired"]["modules"]["c"]["restartPolicy"] = "never".into();
+    world.disk.refuse.lock().unwrap().replace("twin-c".into());
+    assert!(matches!(agent.apply(&never.to_string()).await, Err(ApplyError::Twin { .. })));
+    until(&agent, "c", "failed").await;
+    world.disk.refuse.lock().unwrap().take();
+    until_good(&agent, 3).await;
+    assert_eq!(runs.load(SeqCst), 2);
 }
 
 /// `c` is stopped and has a section, and another module runs.
