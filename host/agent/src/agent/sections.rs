@@ -66,6 +66,22 @@ impl Agent {
         self.note_complete(in_force, missing)
     }
 
+    /// The section that a module lacks comes first: it replaces all, and would undo what is set before it.
+    ///
+    /// # Errors
+    /// It still cannot be stored.
+    pub(super) async fn complete_section_of(&self, in_force: &mut InForce, module: &str) -> Result<(), TwinError> {
+        let (true, Some(deployment)) =
+            (in_force.missing.iter().any(|missing| missing.as_str() == module), in_force.deployment.clone())
+        else {
+            return Ok(());
+        };
+        match self.complete_sections(in_force, &deployment).await {
+            Err(ApplyError::Twin { module: other, source }) if other.as_str() == module => Err(source),
+            _ => Ok(()),
+        }
+    }
+
     /// Tries again until all sections of the deployment in force are stored. True: they are, or nobody wants them any more.
     async fn try_sections(&self) -> bool {
         let mut in_force = self.in_force.lock().await;

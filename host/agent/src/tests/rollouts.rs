@@ -321,6 +321,18 @@ async fn a_module_that_failed_for_good_before_its_section_was_stored_has_its_cha
     assert_eq!(runs.load(SeqCst), 2);
 }
 
+#[tokio::test]
+async fn what_is_set_while_a_section_is_missing_is_not_undone_by_the_section() {
+    let (world, agent) = device().await;
+    world.disk.refuse.lock().unwrap().replace("twin-c".into());
+    assert!(matches!(agent.apply(&with_section("1h")).await, Err(ApplyError::Twin { .. })));
+    assert!(agent.set_twin("c", r#"{"limit":2}"#).await.is_err());
+    world.disk.refuse.lock().unwrap().take();
+    agent.set_twin("c", r#"{"limit":2}"#).await.unwrap();
+    until_good(&agent, 3).await;
+    assert_eq!(agent.twin("c").await.unwrap().desired["limit"], 2);
+}
+
 /// `c` is stopped and has a section, and another module runs.
 fn beside_c(module: &str, limit: u64) -> String {
     let text = manifest(&[("c", r#"{"status":"stopped"}"#), (module, "{}")], &[]);
