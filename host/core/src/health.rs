@@ -13,6 +13,10 @@ use crate::{
     time::Uptime,
 };
 
+/// While the last check has not passed, the next call comes so soon, if the interval is longer: news of a module that has become well must
+/// not wait for the next of its intervals, in which its deployment may be judged. Such a call that fails changes nothing.
+const SOON: Duration = Duration::from_secs(30);
+
 /// Most characters of an answer's payload that are told.
 const MAX_TOLD: usize = 200;
 
@@ -38,8 +42,10 @@ pub struct Checks {
     turn: Turn,
     calls: u64,
     health: Health,
-    /// In a row.
+    /// In a row, each an interval after the one before.
     failures: u32,
+    /// A call that is made before is one too many to count as a failure.
+    counts_from: Uptime,
     /// Why the last one failed.
     reason: Option<String>,
 }
@@ -49,7 +55,7 @@ enum Turn {
     /// The next call is made then.
     Due(Uptime),
     /// This call is being made. It has failed if it is not answered by then.
-    Called { call: u64, until: Uptime },
+    Called { call: u64, until: Uptime, counts: bool },
 }
 
 /// What is to be done.
@@ -65,7 +71,15 @@ impl Checks {
     /// The first call is due at once.
     #[must_use]
     pub fn new(check: HealthCheck, now: Uptime) -> Self {
-        Self { check, turn: Turn::Due(now), calls: 0, health: Health::Unknown, failures: 0, reason: None }
+        Self {
+            check,
+            turn: Turn::Due(now),
+            calls: 0,
+            health: Health::Unknown,
+            failures: 0,
+            counts_from: now,
+            reason: None,
+        }
     }
 
     /// What they go by.
@@ -79,13 +93,14 @@ impl Checks {
         match self.turn {
             Turn::Due(at) if at <= now => {
                 self.calls += 1;
-                self.turn = Turn::Called { call: self.calls, until: now.after(self.check.timeout) };
+                let (until, counts) = (now.after(self.check.timeout), now >= self.counts_from);
+                self.turn = Turn::Called { call: self.calls, until, counts };
                 Some(Action::Call(self.calls))
             }
-            Turn::Called { call, until } if until <= now => {
+            Turn::Called { call, until, counts } if until <= now => {
                 let HealthCheck { method, timeout, .. } = &self.check;
                 let late = format!("its method `{method}` did not answer within {} s", timeout.as_secs_f64());
-                self.ended(Err(late), now);
+                self.ended(Err(late), counts, now);
                 Some(Action::GiveUp(call))
             }
             Turn::Due(_) | Turn::Called { .. } => None,
@@ -94,9 +109,11 @@ impl Checks {
 
     /// A call was answered, or could not be made. One that was given up before changes nothing any more.
     pub fn answered(&mut self, call: u64, answer: &Result<MethodResponse, InvokeError>, now: Uptime) {
-        if matches!(self.turn, Turn::Called { call: current, .. } if current == call) {
+        if let Turn::Called { call: current, counts, .. } = self.turn
+            && current == call
+        {
             let outcome = judge(&self.check.method, answer);
-            self.ended(outcome, now);
+            self.ended(outcome, counts, now);
         }
     }
 
@@ -117,6 +134,7 @@ impl Checks {
         }
         if matches!(self.turn, Turn::Due(_)) {
             self.turn = Turn::Due(now);
+            self.counts_from = self.counts_from.min(now);
         }
     }
 
@@ -156,17 +174,20 @@ impl Checks {
         })
     }
 
-    fn ended(&mut self, outcome: Result<(), String>, now: Uptime) {
-        self.turn = Turn::Due(now.after(self.check.interval));
+    fn ended(&mut self, outcome: Result<(), String>, counts: bool, now: Uptime) {
+        if counts {
+            self.counts_from = now.after(self.check.interval);
+        }
         match outcome {
             Ok(()) => {
                 (self.failures, self.reason) = (0, None);
+                self.counts_from = now.after(self.check.interval);
                 if !matches!(self.health, Health::Healthy { .. }) {
                     self.health = Health::Healthy { since: now };
                 }
             }
             Err(reason) => {
-                self.failures = self.failures.saturating_add(1);
+                self.failures = self.failures.saturating_add(u32::from(counts));
                 self.reason = Some(reason);
                 self.health = match self.health {
                     Health::Unhealthy => Health::Unhealthy,
@@ -175,6 +196,11 @@ impl Checks {
                 };
             }
         }
+        self.turn = Turn::Due(match self.health {
+            // Never two calls closer together than that.
+            Health::Unknown if now.after(2 * SOON) <= self.counts_from => now.after(SOON),
+            _ => self.counts_from,
+        });
     }
 }
 

@@ -29,6 +29,9 @@ impl Wanted {
     }
 }
 
+/// Milliseconds after which a module whose last check did not pass is asked again, if its interval is longer.
+const SOON: u64 = 30_000;
+
 /// By name.
 pub(crate) type Deployment = BTreeMap<String, Wanted>;
 
@@ -187,7 +190,7 @@ impl Watch {
         let Some(alive) = alive else { return };
         let before = alive.asked.replace(now()).filter(|before| *before > since);
         let interval = self.checked.get(&(module.into(), alive.image.clone())).and_then(|checked| checked.interval);
-        let early = before.is_some_and(|before| interval.is_none_or(|interval| now() < before + interval));
+        let early = before.is_some_and(|before| interval.is_none_or(|interval| now() < before + interval.min(SOON)));
         self.invariant_a_module_is_asked_for_its_health_once_in_an_interval(module, early);
     }
 
@@ -263,7 +266,7 @@ impl Watch {
         self.broken(ends_if_unhealthy, "what works is ended for a reason", module);
     }
 
-    /// Whatever happens to the clock, and however slow it is; another deployment asks anew.
+    /// Whatever happens to the clock, and however slow it is; another deployment asks anew, and what does not pass is asked again soon.
     fn invariant_a_module_is_asked_for_its_health_once_in_an_interval(&mut self, module: &str, early: bool) {
         self.broken(!early, "a module is asked for its health once in an interval", module);
     }

@@ -85,6 +85,20 @@ fn a_call_has_its_time_out_also_where_the_device_is_suspended_amid_it() {
 }
 
 #[test]
+fn a_module_whose_last_check_failed_is_asked_again_soon_and_that_costs_it_none_of_its_failures() {
+    let rarely = HealthCheck { interval: Duration::from_secs(600), ..check(3) };
+    let mut checks = Checks::new(rarely, at(0));
+    assert_eq!(answers(&mut checks, 1, 503), at(30));
+    let mut well = checks.clone();
+    assert_eq!(answers(&mut well, 1, 200), at(630), "it is known to be well half a minute later");
+    assert_eq!(well.health(), Health::Healthy { since: at(30) });
+    assert_eq!((answers(&mut checks, 19, 503), checks.failures()), (at(600), 1));
+    assert_eq!((answers(&mut checks, 1, 503), checks.failures()), (at(630), 2));
+    assert_eq!((answers(&mut checks, 19, 503), checks.health()), (at(1_200), Health::Unknown));
+    assert_eq!((answers(&mut checks, 1, 503), checks.health()), (at(1_800), Health::Unhealthy));
+}
+
+#[test]
 fn another_deployment_is_checked_at_once_and_what_passed_before_says_nothing_of_it() {
     let mut checks = Checks::new(check(2), at(0));
     answers(&mut checks, 1, 200);
