@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use marram_core::methods::{InvokeError, MethodResponse};
 
-use crate::time::now;
+use crate::time::{awake, now};
 
 /// Timers are as fine as this, in milliseconds.
 const TICK: u64 = 2;
@@ -37,7 +37,7 @@ impl Calls {
     /// A call is made, with these time-outs. Returns its number.
     pub(crate) fn made(&mut self, caller: Option<u64>, target: &str, connect: u64, response: u64) -> u64 {
         self.last += 1;
-        let call = Call { target: target.into(), caller, until: now() + connect + response + TICK, begun: 0 };
+        let call = Call { target: target.into(), caller, until: awake() + connect + response + TICK, begun: 0 };
         self.under_way.insert(self.last, call);
         self.last
     }
@@ -86,7 +86,7 @@ impl Calls {
         let given = self.answers.remove(&number);
         let documented = [400, 403, 404, 500, 501, 503, 504].contains(&word) || given == Some(word);
         self.check(documented, "an answer is the handler's, or one of those that are documented", &target);
-        self.check(now() <= until, "a call ends with its time-outs", &target);
+        self.check(awake() <= until, "a call ends with its time-outs", &target);
         match answer {
             Ok(answer) => {
                 let by_handler = ![500, 501].contains(&answer.status);

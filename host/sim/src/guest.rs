@@ -57,14 +57,19 @@ impl Component for Made {
         spec: &ModuleSpec,
         host: Arc<dyn ModuleHost>,
     ) -> BoxFuture<'_, Result<Box<dyn Instance>, Exit>> {
-        let module = spec.name.to_string();
+        let (module, memory) = (spec.name.to_string(), spec.sandbox.memory_bytes >> 20);
         Box::pin(async move {
             let fate = {
                 let mut inner = self.world.lock();
                 inner.note_of(&module, format!("start {module} {}", self.image));
                 inner.watch.starts(&module, &self.image);
+                inner.watch.takes(&module, memory);
+                if inner.watch.takes_a_place(&module, &self.image) {
+                    inner.seen.note("an update that takes the place of its old version");
+                }
                 inner.fate(&self.image, &module)
             };
+            let memory = Memory(self.world.clone(), memory);
             pass(Duration::from_millis(fate.start)).await;
             let mut inner = self.world.lock();
             if let Some(code) = fate.start_exit {
@@ -94,6 +99,7 @@ impl Component for Made {
                 charge,
                 since,
                 told,
+                _memory: memory,
             }) as Box<dyn Instance>)
         })
     }
@@ -119,6 +125,16 @@ struct Running {
     charge: Option<Charge>,
     since: u64,
     told: Told,
+    _memory: Memory,
+}
+
+/// What an instance takes, in MiB, from the moment when it is begun.
+struct Memory(World, u64);
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.0.lock().watch.gives_back(self.1);
+    }
 }
 
 /// What it was told of its desired properties.

@@ -6,7 +6,10 @@ mod twins;
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use marram_agent::{Agent, ApplyError, Config, ModuleStatus};
-use marram_core::ports::{DirectMethods, UpstreamEvent};
+use marram_core::{
+    ports::{DirectMethods, UpstreamEvent},
+    rollout::{Entry, Outcome},
+};
 use marram_store::log;
 use tokio::runtime::Runtime;
 
@@ -14,7 +17,7 @@ use self::twins::Answered;
 use crate::{
     cloud::Heard,
     fate::Fates,
-    invariants::Deployment,
+    invariants::{Deployment, memory_of},
     op::{Op, manifest},
     said,
     seen::Seen,
@@ -30,6 +33,10 @@ const STOP: u64 = 40_000;
 /// After so long without any failure all is as it is desired: several of the longest back-offs, fetches and starts.
 const LONG: Duration = Duration::from_secs(3600);
 
+/// So often, and so long after one another, it is looked for what waits for room.
+const LOOKS: u32 = 12;
+const LOOK: Duration = Duration::from_secs(2);
+
 /// Long enough for all that is reported to go upstream, and for each call to end.
 const QUIET: Duration = Duration::from_secs(120);
 
@@ -42,6 +49,8 @@ pub(crate) struct Host {
     broken: Vec<String>,
     /// What was read from its previous generation at the last look, and was not said yet.
     unsaid: Vec<String>,
+    /// The ceiling on memory, in MiB, under which the present life began.
+    ceiling: Option<u64>,
 }
 
 /// What has come of a simulation.
@@ -63,11 +72,13 @@ struct Life {
 
 impl Host {
     /// A host on an empty disk.
-    pub(crate) fn new(fates: Fates) -> Self {
+    pub(crate) fn new(fates: Fates, ceiling: Option<u64>) -> Self {
         time::reset();
         said::listen();
         let world = World::new(fates);
-        let mut host = Self { world, life: None, twins: BTreeMap::new(), broken: Vec::new(), unsaid: Vec::new() };
+        world.lock().ceiling = ceiling;
+        let mut host =
+            Self { world, life: None, twins: BTreeMap::new(), broken: Vec::new(), unsaid: Vec::new(), ceiling: None };
         host.world.lock().watch.deployments.push(Deployment::new());
         host.boot(0);
         host
@@ -75,7 +86,15 @@ impl Host {
 
     /// Something happens, after so much time. Then all must hold.
     pub(crate) fn happens(&mut self, pause: Duration, op: &Op) {
-        self.pass(pause);
+        let mut left = pause;
+        // Waits for room are short.
+        for _ in 0..LOOKS {
+            let short = left.min(LOOK);
+            self.pass(short);
+            left -= short;
+            self.count_what_lacks_room();
+        }
+        self.pass(left);
         match op {
             Op::Pass => {}
             Op::Apply(deployment) => self.apply(deployment),
@@ -104,7 +123,13 @@ impl Host {
             }
             Op::Suspend(millis) => {
                 self.note(format!("> suspend {millis} ms"));
+                self.count_suspension();
                 time::suspend(Duration::from_millis(*millis));
+            }
+            Op::Ceiling(ceiling) => {
+                let mut inner = self.world.lock();
+                inner.ceiling = *ceiling;
+                inner.note(ceiling.map_or("> ceiling none".into(), |mib| format!("> ceiling {mib}")));
             }
             Op::Calm => {
                 let mut inner = self.world.lock();
@@ -170,6 +195,30 @@ impl Host {
         watch.is_in_force();
     }
 
+    fn count_suspension(&self) {
+        let deployments = self.block(async |agent| agent.deployments().await);
+        let on_trial =
+            |entry: &Entry| entry.accepted.version == deployments.in_force && entry.outcome == Outcome::OnTrial;
+        let mut inner = self.world.lock();
+        inner.seen.note("a suspension");
+        if deployments.deployments.iter().any(on_trial) {
+            inner.seen.note("a suspension amid a trial");
+        }
+    }
+
+    /// As the plan says.
+    fn count_what_lacks_room(&self) {
+        let deployment = self.world.lock().watch.deployments.last().cloned().unwrap_or_default();
+        if self.ceiling.is_none() {
+            return;
+        }
+        let plan = self.block(async |agent| agent.plan(&manifest(&deployment), None).await);
+        let steps = plan.map(|plan| plan.steps).unwrap_or_default();
+        for _ in steps.iter().filter(|step| step.reason.contains("do not fit beside what there is")) {
+            self.world.lock().seen.note("a module that waits for room");
+        }
+    }
+
     fn note(&self, line: impl Into<String>) {
         self.world.lock().note(line);
     }
@@ -185,6 +234,12 @@ impl Host {
         let memory = Path::new("/dev/shm");
         let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
         let folder = folder.unwrap_or_else(|error| panic!("no folder: {error}"));
+        let ceiling = {
+            let mut inner = self.world.lock();
+            inner.begins_under_the_ceiling();
+            inner.ceiling
+        };
+        self.ceiling = ceiling;
         let world = Arc::new(self.world.clone());
         let agent = runtime.block_on(async {
             time::begin(at);
@@ -203,7 +258,7 @@ impl Host {
                 sync_after: None,
                 states: world.clone(),
                 check_image: |_| Ok(()),
-                max_memory: None,
+                max_memory: ceiling.map(|mib| mib << 20),
                 core_dumps: None,
                 trap_bodies: false,
                 caches: None,
@@ -308,11 +363,15 @@ impl Host {
             let expected = match error {
                 ApplyError::Store(_) => fails,
                 ApplyError::Refused(_) => bad,
+                ApplyError::Bad(_) => self.ceiling.is_some_and(|most| memory_of(deployment) > most),
                 _ => false,
             };
+            if matches!(error, ApplyError::Bad(_)) {
+                self.world.lock().seen.note("a manifest above the ceiling");
+            }
             self.check(
                 expected,
-                "a good deployment is only refused by a disk that fails, or because it was rolled back",
+                "a good deployment is only refused by a disk that fails, a ceiling, or because it was rolled back",
             );
         }
     }
@@ -322,6 +381,9 @@ impl Host {
         match self.block(async |agent| agent.roll_back(None, None).await) {
             Ok(_) => {}
             Err(error @ ApplyError::Refused(_)) => self.note(format!("refused: {error}")),
+            Err(error @ ApplyError::Bad(_)) if self.ceiling.is_some() => {
+                self.note(format!("above the ceiling: {error}"))
+            }
             Err(error) => {
                 let fails = self.world.lock().disk.fault.is_some() && matches!(error, ApplyError::Store(_));
                 self.check(fails, "a rollback is only refused for want of a good one, or by a disk that fails");

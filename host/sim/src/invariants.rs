@@ -1,6 +1,6 @@
 //! What must hold at each event, whatever happened before. Each broken one is kept with its name; the simulation fails by it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use marram_core::planner::{HEALTHY_AFTER, backoff};
 
@@ -21,6 +21,8 @@ pub(crate) struct Wanted {
     pub(crate) order: u32,
     /// The interval of its health check, in milliseconds.
     pub(crate) health: Option<u64>,
+    /// `limits.memory`, in MiB.
+    pub(crate) memory: u64,
 }
 
 impl Wanted {
@@ -34,6 +36,11 @@ const SOON: u64 = 30_000;
 
 /// By name.
 pub(crate) type Deployment = BTreeMap<String, Wanted>;
+
+/// The limits of all that it wants to run, in MiB.
+pub(crate) fn memory_of(deployment: &Deployment) -> u64 {
+    deployment.values().filter(|wanted| wanted.runs).map(|wanted| wanted.memory).sum()
+}
 
 /// What is known of the instances, and what was found wrong.
 #[derive(Debug, Default)]
@@ -52,6 +59,16 @@ pub(crate) struct Watch {
     checked: BTreeMap<(String, String), Checked>,
     /// When another deployment came into force last.
     in_force_since: u64,
+    /// The owner's ceiling on the limits of all instances, in MiB.
+    ceiling: Option<u64>,
+    /// That, or what a deployment has that was accepted under a higher one and has been in force in this life.
+    allowed: u64,
+    /// The limits of all instances that there are, and that are being started, in MiB.
+    taken: u64,
+    /// The image of each module that was started last.
+    last_image: BTreeMap<String, String>,
+    /// Modules that the host ended while they were wanted, without an update beside them.
+    made_way: BTreeSet<String>,
     pub(crate) broken: Vec<String>,
 }
 
@@ -114,6 +131,37 @@ impl Watch {
         self.unprepared.remove(image);
     }
 
+    /// A host begins under this ceiling.
+    pub(crate) fn begins_under(&mut self, ceiling: Option<u64>) {
+        self.made_way.clear();
+        (self.ceiling, self.allowed) = (ceiling, ceiling.unwrap_or(u64::MAX));
+        self.accepts_what_is_in_force();
+    }
+
+    /// What was accepted goes on, whatever the ceiling is now.
+    fn accepts_what_is_in_force(&mut self) {
+        let needed = self.deployments.iter().map(memory_of).max().unwrap_or(0);
+        self.allowed = self.allowed.max(needed);
+    }
+
+    /// Whether this is the first instance of an update that the old version has made way for, because there is a ceiling.
+    pub(crate) fn takes_a_place(&mut self, module: &str, image: &str) -> bool {
+        let old = self.last_image.insert(module.into(), image.into());
+        let ran = self.made_way.remove(module);
+        self.ceiling.is_some() && ran && old.is_some_and(|old| old != image)
+    }
+
+    /// An instance begins to take its memory.
+    pub(crate) fn takes(&mut self, module: &str, memory: u64) {
+        self.taken += memory;
+        let holds = self.ceiling.is_none() || self.taken <= self.allowed;
+        self.invariant_limits_of_all_instances_stay_below_the_ceiling(module, holds);
+    }
+
+    pub(crate) fn gives_back(&mut self, memory: u64) {
+        self.taken -= memory;
+    }
+
     pub(crate) fn starts(&mut self, module: &str, image: &str) {
         let wanted = self.deployments.iter().any(|it| it.get(module).is_some_and(|wanted| wanted.runs));
         self.invariant_nothing_starts_that_is_not_desired_running(module, wanted);
@@ -136,6 +184,7 @@ impl Watch {
     pub(crate) fn is_in_force(&mut self) {
         let Some(deployment) = self.deployments.last() else { return };
         self.in_force_since = now();
+        self.allowed = self.allowed.max(memory_of(deployment));
         let unwanted = |name: &str| deployment.get(name).is_none_or(|wanted| !wanted.runs);
         let ending = self.instances.iter_mut().filter(|(name, _)| unwanted(name));
         ending.flat_map(|(_, instances)| instances).for_each(|alive| alive.asked_to_end = true);
@@ -175,7 +224,9 @@ impl Watch {
     pub(crate) fn was_ended(&mut self, module: &str, image: &str, number: u64) {
         let asked_to_end = self.is_asked_to_end(module, number);
         let ran = now() - self.leaves(module, number).unwrap_or_else(now);
-        if !asked_to_end && self.is_ended_without_a_word(module, number) {
+        if !asked_to_end && self.makes_way(module, image) {
+            self.made_way.insert(module.into());
+        } else if !asked_to_end && self.is_ended_without_a_word(module, number) {
             let checked = self.checked.get(&(module.into(), image.into()));
             let ends_if_unhealthy = checked.is_some_and(|checked| checked.ends_if_unhealthy);
             self.invariant_what_works_is_ended_for_a_reason(module, ends_if_unhealthy);
@@ -236,6 +287,11 @@ impl Watch {
         self.broken(wanted, "nothing starts that is not desired running", module);
     }
 
+    /// Also while versions take over from each other, and after it was lowered.
+    fn invariant_limits_of_all_instances_stay_below_the_ceiling(&mut self, module: &str, holds: bool) {
+        self.broken(holds, "the limits of all instances stay below the ceiling", module);
+    }
+
     /// Whatever the wall clock does.
     fn invariant_each_back_off_is_waited_out(&mut self, module: &str, failures: Option<Failures>) {
         let holds =
@@ -259,6 +315,13 @@ impl Watch {
         let update = self.instances.get(module).is_some_and(|all| all.iter().any(|alive| alive.number != number));
         let asked = self.ending || self.restarts.iter().any(|other| other == module);
         !(unwanted || update || asked)
+    }
+
+    /// Its update has no room beside it, under a ceiling.
+    fn makes_way(&self, module: &str, image: &str) -> bool {
+        let others = |it: &Deployment| it.get(module).is_some_and(|wanted| wanted.runs && wanted.image != image);
+        let instances = self.instances.get(module).map_or(0, Vec::len);
+        self.ceiling.is_some() && !self.ending && instances <= 1 && self.deployments.iter().any(others)
     }
 
     /// Then only its health is left.

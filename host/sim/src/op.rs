@@ -39,6 +39,8 @@ pub(crate) enum Op {
     Clock(i64),
     /// The device is suspended, for so many milliseconds.
     Suspend(u64),
+    /// The owner sets the ceiling on memory, in MiB, or takes it away. From the next start of the host on.
+    Ceiling(Option<u64>),
     /// Nothing fails any more.
     Calm,
     /// A module's twin is shown.
@@ -105,6 +107,8 @@ impl Op {
                 Self::Clock(sign * i64::try_from(millis).map_err(|_| bad(text))?)
             }
             ["suspend", time] => Self::Suspend(millis(time)?),
+            ["ceiling", "none"] => Self::Ceiling(None),
+            ["ceiling", mib] => Self::Ceiling(Some(mib.parse().map_err(|_| bad(text))?)),
             ["calm"] => Self::Calm,
             ["status"] => Self::Status,
             ["rollback"] => Self::Rollback,
@@ -118,7 +122,7 @@ fn bad(text: &str) -> String {
     format!("what does `{text}` mean?")
 }
 
-/// `a=a:1`, `a=a:1,stopped,policy=never,max=2,order=1,health=30s`.
+/// `a=a:1`, `a=a:1,stopped,policy=never,max=2,order=1,health=30s,memory=16`.
 fn module(text: &str) -> Result<(String, Wanted), String> {
     let mut parts = text.split(',');
     let (name, image) = parts.next().and_then(|first| first.split_once('=')).ok_or_else(|| bad(text))?;
@@ -129,6 +133,7 @@ fn module(text: &str) -> Result<(String, Wanted), String> {
         max_restarts: None,
         order: u32::MAX,
         health: None,
+        memory: 64,
     };
     for part in parts {
         match part.split_once('=') {
@@ -138,6 +143,7 @@ fn module(text: &str) -> Result<(String, Wanted), String> {
             }
             Some(("max", most)) => wanted.max_restarts = Some(most.parse().map_err(|_| bad(text))?),
             Some(("health", interval)) => wanted.health = Some(millis(interval)?),
+            Some(("memory", mib)) => wanted.memory = mib.parse().map_err(|_| bad(text))?,
             Some(("order", order)) => wanted.order = order.parse().map_err(|_| bad(text))?,
             _ => return Err(bad(text)),
         }
@@ -174,9 +180,11 @@ pub(crate) fn manifest(deployment: &Deployment) -> String {
             "startupOrder": wanted.order,
             "settings": { "image": wanted.image, "sandbox": {} },
         });
+        let mut limits = serde_json::json!({ "memory": format!("{}MiB", wanted.memory) });
         if let Some(most) = wanted.max_restarts {
-            module["settings"]["sandbox"]["limits"] = serde_json::json!({ "maxRestarts": most });
+            limits["maxRestarts"] = most.into();
         }
+        module["settings"]["sandbox"]["limits"] = limits;
         if let Some(interval) = wanted.health {
             module["settings"]["sandbox"]["health"] = serde_json::json!({
                 "method": HEALTH, "interval": format!("{interval}ms"), "timeout": "20s", "failures": 2,

@@ -4,7 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::{invariants::Deployment, op::manifest, time::now};
+use crate::{
+    invariants::Deployment,
+    op::manifest,
+    time::{awake, awake_at},
+};
 
 /// `rollout.timeout`, which no manifest here sets.
 const TIMEOUT: u64 = 300_000;
@@ -87,7 +91,7 @@ impl Rollouts {
         at: u64,
         (forgot, lost): (bool, bool),
     ) -> Deployment {
-        (self.since, self.life) = (at, at);
+        (self.since, self.life) = (awake_at(at), awake_at(at));
         self.began_with_less = forgot || lost;
         if forgot {
             self.perhaps_bad.append(&mut self.bad);
@@ -151,7 +155,7 @@ impl Rollouts {
             bad.remove(&manifest(&deployment));
         }
         self.is_rollback = way == "rollback";
-        (self.version, self.highest, self.since) = (version, version, now());
+        (self.version, self.highest, self.since) = (version, version, awake());
         self.contents.insert(version, deployment.clone());
         let line = match (way, of, to) {
             ("rollback", Some(of), Some(to)) => {
@@ -166,7 +170,7 @@ impl Rollouts {
 
     /// Whether the one in force may be rolled back now, for this reason. What is known of it from before may be stored late.
     fn is_due(&self, because: &str) -> bool {
-        let (passed, begins) = (now() - self.since, now() < self.life + BOOT);
+        let (passed, begins) = (awake() - self.since, awake() < self.life + BOOT);
         if because.contains("was not healthy within") {
             passed >= TIMEOUT || self.began_with_less
         } else if because.contains("were never healthy at the same time") {

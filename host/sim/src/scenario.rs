@@ -42,7 +42,7 @@ pub fn play(text: &str) -> Result<String, String> {
         }
     }
     let _turn = turn();
-    let mut host = Host::new(Fates::Told(images));
+    let mut host = Host::new(Fates::Told(images), None);
     let mut at = Duration::ZERO;
     for (time, op) in events {
         host.happens(time.saturating_sub(at), &op);

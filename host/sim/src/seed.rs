@@ -21,7 +21,7 @@ pub fn attack(seed: u64) -> Result<(String, Seen), String> {
     let _turn = turn();
     let mut dice = Dice::new(seed, "what happens");
     let fates = Fates::Chance(seed);
-    let mut host = Host::new(fates.clone());
+    let mut host = Host::new(fates.clone(), ceiling(&mut Dice::new(seed, "ceiling")));
     // Others have the journal: then there is nobody who could be connected.
     if dice.below(4) > 0 {
         host.happens(Duration::ZERO, &Op::Connect(true));
@@ -38,7 +38,7 @@ pub fn attack(seed: u64) -> Result<(String, Seen), String> {
 }
 
 fn op(dice: &mut Dice, fates: &Fates) -> Op {
-    match dice.below(30) {
+    match dice.below(36) {
         0..6 => Op::Apply(deployment(dice, fates)),
         6 => Op::ApplyBad,
         7..9 => Op::Restart(name(dice.below(3))),
@@ -62,6 +62,10 @@ fn op(dice: &mut Dice, fates: &Fates) -> Op {
                 [Heard::Once, Heard::Once, Heard::Twice, Heard::Never][index(dice, 4)],
             )
         }
+        29..31 => Op::Ceiling(ceiling(dice)),
+        31..33 => Op::Suspend([dice.below(20_000), dice.below(900_000), dice.below(9_000_000)][index(dice, 3)]),
+        // So that a new ceiling counts.
+        33..35 => Op::Stop,
         _ => Op::Clock(i64::try_from(dice.below(40_000_000)).unwrap_or(0) - 20_000_000),
     }
 }
@@ -69,6 +73,11 @@ fn op(dice: &mut Dice, fates: &Fates) -> Op {
 /// One that a damage can hit.
 fn document(dice: &mut Dice) -> String {
     ["deployment", "history", "twin-a", "twin-b", "twin-c", "traps", "host"][index(dice, 7)].into()
+}
+
+/// A ceiling on memory, in MiB. Three modules need from 18 to 48, each of their versions another limit.
+fn ceiling(dice: &mut Dice) -> Option<u64> {
+    (dice.below(6) > 0).then(|| [24, 32, 40, 48][index(dice, 4)])
 }
 
 fn index(dice: &mut Dice, end: u64) -> usize {
@@ -90,12 +99,14 @@ fn deployment(dice: &mut Dice, fates: &Fates) -> Deployment {
         // A program has no methods: asked for its health, it would never come to rest.
         let handles = fates.of(&image, "", 0).answers.is_some();
         let wanted = Wanted {
-            image,
             runs: dice.below(5) > 0,
             policy: POLICIES[index(dice, 4)],
             max_restarts: (dice.below(4) == 0).then_some(u32::try_from(dice.below(3)).unwrap_or(0)),
             order: u32::try_from(dice.below(3)).unwrap_or(0),
             // No round times: what is due in the same millisecond as something else comes in any order.
+            // Of the image: what it takes does not change from one deployment to the next.
+            memory: [6, 11, 16][index(&mut Dice::new(fates.seed(), &format!("{image} memory")), 3)],
+            image,
             health: (handles && dice.below(2) == 0).then(|| [5_003, 30_011][index(dice, 2)]),
         };
         deployment.insert(name, wanted);

@@ -18,6 +18,8 @@ thread_local! {
     static LIFE: Cell<Option<(Instant, u64)>> = const { Cell::new(None) };
     /// What the clock showed last. Outside of a runtime no time passes.
     static SHOWN: Cell<u64> = const { Cell::new(0) };
+    /// How long the device was suspended since the simulation began.
+    static SUSPENDED: Cell<u64> = const { Cell::new(0) };
     /// By how much the wall clock was set since the simulation began.
     static SET: Cell<i64> = const { Cell::new(0) };
 }
@@ -48,6 +50,17 @@ pub(crate) fn begin(at: u64) {
 pub(crate) fn suspend(time: Duration) {
     let by = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     LIFE.set(LIFE.get().map(|(began, at)| (began, at + by)));
+    SUSPENDED.set(SUSPENDED.get() + by);
+}
+
+/// Milliseconds since the simulation began in which the device was not suspended: by these timers go.
+pub(crate) fn awake() -> u64 {
+    awake_at(now())
+}
+
+/// The same for a time from now on.
+pub(crate) fn awake_at(time: u64) -> u64 {
+    time.saturating_sub(SUSPENDED.get())
 }
 
 /// Sets the wall clock forward, or back.
@@ -59,6 +72,7 @@ pub(crate) fn set_wall_clock(by: i64) {
 pub(crate) fn reset() {
     LIFE.set(None);
     SHOWN.set(0);
+    SUSPENDED.set(0);
     SET.set(0);
 }
 

@@ -15,7 +15,7 @@ use crate::{
     cloud::Cloud,
     disk::Disk,
     fate::{Fate, Fates},
-    invariants::Watch,
+    invariants::{Watch, memory_of},
     reports::Reports,
     rollouts::{self, Rollouts},
     seen::Seen,
@@ -32,6 +32,8 @@ pub(crate) struct Inner {
     pub(crate) calm: bool,
     /// No registry can be reached.
     pub(crate) away: bool,
+    /// The owner's ceiling on memory, in MiB, at the next start of the host.
+    pub(crate) ceiling: Option<u64>,
     /// The host was killed: what is left of it neither writes nor counts.
     pub(crate) dead: bool,
     pub(crate) disk: Disk,
@@ -56,6 +58,7 @@ impl World {
             fates,
             calm: false,
             away: false,
+            ceiling: None,
             dead: false,
             disk: Disk::new(seed),
             seen: Seen::default(),
@@ -133,6 +136,15 @@ impl Inner {
         self.watch.is_in_force();
         self.watch.forget_failures();
         self.watch.broken.extend(told.broken.into_iter().map(|name| format!("{name}, at {} ms", now())));
+    }
+
+    /// The owner's ceiling counts from now on.
+    pub(crate) fn begins_under_the_ceiling(&mut self) {
+        let (ceiling, needed) = (self.ceiling, self.watch.deployments.last().map_or(0, memory_of));
+        self.watch.begins_under(ceiling);
+        if ceiling.is_some_and(|most| needed > most) {
+            self.seen.note("a start under a ceiling that was lowered below what is in force");
+        }
     }
 
     /// A host begins: what is in force may be older than what was.

@@ -11,7 +11,7 @@ use marram_sim::Seen;
 const SEEDS: u64 = 500;
 
 /// What must have happened in 500 hosts, so often at least.
-const KINDS: [&str; 25] = [
+const KINDS: [&str; 31] = [
     "a write on a full disk",
     "a write that fails",
     "a sync that fails",
@@ -37,6 +37,12 @@ const KINDS: [&str; 25] = [
     "a change that is accepted",
     "a change that is refused",
     "a trap amid a change of desired properties",
+    "a manifest above the ceiling",
+    "a start under a ceiling that was lowered below what is in force",
+    "a module that waits for room",
+    "an update that takes the place of its old version",
+    "a suspension",
+    "a suspension amid a trial",
 ];
 const OFTEN: u64 = 20;
 
