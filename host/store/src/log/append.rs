@@ -56,7 +56,7 @@ impl Log {
     pub fn probe(&mut self, bytes: usize, clocks: &Clocks) -> Result<(), AppendError> {
         self.make_room(bytes + PROBE_BYTES)?;
         self.stamp(clocks);
-        self.flush().map_err(|error| self.append_error(error))
+        self.write_waiting().map_err(|error| self.append_error(error))
     }
 
     /// Stores messages unsynced; `done` tells of those that are noted, also after an error.
@@ -236,8 +236,23 @@ impl Log {
     /// settlement is lost comes again. Dead letters are synced before what they were made of is settled on the disk.
     ///
     /// # Errors
-    /// What the disk said. Nothing is lost for the callers of this process.
+    /// What the disk said; also while it does not keep a dead letter, whose original is not settled on the disk then. Nothing is lost for the
+    /// callers of this process.
     pub fn flush(&mut self) -> io::Result<()> {
+        self.write_waiting()?;
+        if !self.held.is_empty() {
+            // They are in a segment that the disk did not keep: copies of them are safe.
+            self.copy_suspects();
+            self.write_waiting()?;
+        }
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        Err(io::Error::other("dead letters that the disk did not keep cannot be copied yet"))
+    }
+
+    /// The same, and what dead letters were made of may wait on.
+    pub(super) fn write_waiting(&mut self) -> io::Result<()> {
         let is_new = self.active.is_none() && self.segments.is_empty() && self.obsolete.is_empty();
         if (self.pending.is_empty() && self.held.is_empty()) || is_new {
             return Ok(());

@@ -244,7 +244,9 @@ impl Log {
     /// # Errors
     /// What the disk said; also if messages that it has refused to keep earlier cannot be copied yet.
     pub fn sync(&mut self) -> io::Result<()> {
-        self.make_safe(0)
+        let flushed = self.flush();
+        self.make_safe(0)?;
+        flushed
     }
 
     /// The same for messages from this sequence on.
@@ -266,7 +268,7 @@ impl Log {
 
     /// The same for the segment that is written alone.
     pub(super) fn sync_active(&mut self) -> io::Result<()> {
-        self.flush()?;
+        self.write_waiting()?;
         let is_dirty = self.active.as_ref().is_some_and(|active| active.dirty);
         self.sync_file()?;
         if is_dirty {

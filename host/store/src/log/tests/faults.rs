@@ -310,3 +310,30 @@ fn settlements_are_safe_also_after_a_failed_sync_of_the_only_segment() {
         assert_eq!(sim.without_power(&mut Chance(seed)).open(SMALL, &clocks(1)).1.references, 0, "power {seed}");
     }
 }
+
+/// A sync fails, and so does the copying of what it has left, at any operation of each: then a letter may wait for that copy.
+#[test]
+fn after_a_flush_that_is_well_no_kill_brings_a_message_beside_its_letter() {
+    let mut flushed = 0;
+    for (first, second) in (0..16).flat_map(|first| (0..16).map(move |second| (first, second))) {
+        let sim = Sim::new();
+        let (mut log, _) = sim.open(SMALL, &clocks(0));
+        let a = log.endpoint("a");
+        append(&mut log, &message("s", 0, 100), &[to(a, 0)]).unwrap();
+        log.sync().unwrap();
+        append(&mut log, &message("s", 1, 100), &[to(a, 0)]).unwrap();
+        let sim = sim.failing(Fault::Twice { at: first });
+        let _ = log.sync();
+        let sim = sim.failing(Fault::Once { at: second, with: Errno::IO });
+        let _ = append(&mut log, &message("s", 2, 100), &[to(a, 0)]);
+        let place = all(&mut log, a, 0)[0].place;
+        let is_buried = log.bury(place, "x", UtcMillis(7)).is_ok();
+        let sim = sim.failing(Fault::None);
+        if is_buried && log.flush().is_ok() {
+            let (mut next, _) = sim.killed().open(SMALL, &clocks(1));
+            assert!(!numbers(&mut next, a, 0).contains(&0), "operations {first} and {second}");
+            flushed += 1;
+        }
+    }
+    assert!(flushed > 200, "{flushed}");
+}
