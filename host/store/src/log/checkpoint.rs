@@ -26,7 +26,9 @@ impl Log {
             stamp: self.stamp,
             next_sequence: self.next_sequence,
             next_endpoint: self.endpoints.next,
-            segments: segments.map(|segment| (segment.generation(), segment.live)).collect(),
+            segments: segments
+                .map(|segment| (segment.generation(), segment.live - self.deferred_in(segment)))
+                .collect(),
         };
         frame.push(buffer, 0, Kind::Checkpoint, |out| checkpoint.put(out));
         self.put_all_names(buffer, frame);
@@ -42,6 +44,12 @@ impl Log {
         }
         self.put_all_names(buffer, frame);
         frame.push(buffer, 0, Kind::CheckpointEnd, |_| {});
+    }
+
+    /// Settled in a segment that has not heard of it.
+    fn deferred_in(&self, segment: &Segment) -> u64 {
+        let is_in = |range: &Range| segment.first <= range.first && range.first <= segment.last;
+        (self.deferred.ranges().filter(is_in).count() as u64).min(segment.live)
     }
 
     fn put_all_names(&self, buffer: &mut Vec<u8>, frame: &Frame) {

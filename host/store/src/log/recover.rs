@@ -83,7 +83,8 @@ impl Log {
         };
         log.give_up_pages(&candidates);
         log.count();
-        let notes = log.read_stream(&candidates, &streams).map_err(io)?;
+        let listed = checkpoint.as_ref().map_or(&[][..], |(_, checkpoint)| &checkpoint.segments);
+        let notes = log.read_stream(&candidates, &streams, listed).map_err(io)?;
         log.give_up_pages(&candidates);
         log.miss(checkpoint, notes, &spares, &replaced, &headless);
         log.name_the_nameless();
@@ -128,8 +129,13 @@ impl Log {
         self.queues = lens.into_iter().map(|(key, len)| (key, QueueState { len, ..QueueState::default() })).collect();
     }
 
-    /// Goes through the stream from its last good checkpoint on.
-    fn read_stream(&mut self, candidates: &BTreeMap<u64, Candidate>, streams: &[u64]) -> io::Result<Notes> {
+    /// Goes through the stream from its last good checkpoint on, which lists these segments.
+    fn read_stream(
+        &mut self,
+        candidates: &BTreeMap<u64, Candidate>,
+        streams: &[u64],
+        listed: &[(u64, u64)],
+    ) -> io::Result<Notes> {
         let mut notes = Notes::default();
         for generation in streams {
             let Some(Candidate { header, len, file, .. }) = candidates.get(generation) else { continue };
@@ -143,6 +149,9 @@ impl Log {
                     Found::Record { kind: Kind::Copied, payload, .. } => {
                         let mut take = Take(payload);
                         notes.copied.extend(take.number().zip(take.number()));
+                    }
+                    Found::Record { kind: Kind::CheckpointEnd, .. } if Some(generation) == streams.first() => {
+                        self.miss_ends(listed);
                     }
                     Found::Record { kind, payload, .. } => {
                         self.replay_record(*header, kind, payload, &mut notes.freed)?;
@@ -198,6 +207,23 @@ impl Log {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Reports messages that a checkpoint has counted and that are not there, where nothing else has told of them: the disk has lost the end
+    /// of a segment, and has the mark of an earlier end. What is settled is as it was at that checkpoint.
+    fn miss_ends(&mut self, listed: &[(u64, u64)]) {
+        let counted: BTreeMap<u64, u64> = listed.iter().copied().collect();
+        let found = self.all_segments().map(|segment| (segment.generation(), segment.live, segment.data_end));
+        let short = found.filter_map(|(generation, live, at)| {
+            let missing = counted.get(&generation)?.checked_sub(live).filter(|missing| *missing > 0)?;
+            Some((self.path.join(file_name(generation)), at, missing))
+        });
+        let is_told = |path: &std::path::PathBuf| {
+            self.damage.iter().any(|it| &it.path == path && matches!(it.loss, Loss::Messages(_)))
+        };
+        for (path, at, missing) in short.filter(|(path, ..)| !is_told(path)).collect::<Vec<_>>() {
+            self.report(Damage { path, at, bytes: 0, loss: Loss::Messages(missing) });
+        }
     }
 
     /// Reports segments that should be there and are not.

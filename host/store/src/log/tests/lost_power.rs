@@ -1,5 +1,7 @@
 //! Losses of power after a disk that failed, and single blocks that a write did not reach.
 
+use std::collections::BTreeMap;
+
 use super::{
     sim::{Fault, Sim},
     *,
@@ -109,4 +111,34 @@ fn attempts_of_a_lost_message_are_not_those_of_the_message_that_gets_its_number(
     append(&mut log, &message("s", 2, 20), &[to(a, 0)]).unwrap();
     let stored = all(&mut log, a, 0).pop().unwrap();
     assert_eq!((stored.accepted.sequence, stored.attempts), (2, 0));
+}
+
+/// What was written last to a segment is not on the medium, where an earlier end has its mark. The checkpoint of the next segment has
+/// counted it.
+#[test]
+fn a_lost_end_of_a_segment_that_has_a_successor_is_told_once() {
+    let sim = Sim::new();
+    let (mut log, _) = sim.open(SMALL, &clocks(0));
+    let a = log.endpoint("a");
+    let mut number = 0;
+    let mut old = BTreeMap::new();
+    while log.segments.is_empty() {
+        if number == 10 {
+            old = sim.contents();
+        }
+        append(&mut log, &message("s", number, 300), &[to(a, 0)]).unwrap();
+        number += 1;
+    }
+    let name = file_name(log.segments[0].generation());
+    let lost = log.segments[0].last + 1 - 10;
+    let mut files = sim.killed().contents();
+    files.insert(name.clone(), old[&name].clone());
+    let disk = Sim::with(&files);
+    let (mut log, recovery) = disk.open(SMALL, &Clocks { boot: [2; 16], ..clocks(1) });
+    let told: Vec<Loss> = recovery.damage.iter().map(|damage| damage.loss).collect();
+    assert_eq!((told, lost > 2), (vec![Loss::Messages(lost)], true));
+    assert_eq!(numbers(&mut log, a, 0).len() as u64, number - lost);
+    while log.tidy() {}
+    log.sync().unwrap();
+    assert_eq!(disk.killed().open(SMALL, &clocks(2)).1.damage, []);
 }

@@ -220,8 +220,9 @@ fn what_is_settled_while_no_index_can_be_read_is_settled() {
         }
         log.flush().unwrap();
         fails(false);
-        let (mut killed, _) = sim.killed().open(SMALL, &clocks(3));
+        let (mut killed, recovery) = sim.killed().open(SMALL, &clocks(3));
         assert_eq!((numbers(&mut killed, a, 0), killed.usage().references), (vec![], 0), "{case}");
+        assert_eq!(recovery.damage, [], "{case}");
         assert_eq!((numbers(&mut log, a, 0), log.usage().references), (vec![], 0), "{case}");
         log.tidy();
         assert!(log.usage().disk_bytes <= 4 * SMALL.segment_bytes, "{case}: {:?}", log.usage());
