@@ -1,6 +1,7 @@
 //! Senders that are busy at the same time store together, without the log's thread.
 
 use std::{
+    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
@@ -26,7 +27,7 @@ use crate::{
     Agent,
     clock::Clock,
     endpoint::Endpoint,
-    router::{BODIES_READ, Taken},
+    router::{BODIES_READ, Refusal, Taken},
     storage::{Answer, NotStored},
 };
 
@@ -98,9 +99,14 @@ impl Senders {
     }
 
     fn send_this(&self, sender: usize, message: &Arc<Message>) -> Taken {
+        self.try_send_this(sender, message).unwrap()
+    }
+
+    /// An error: an input is full.
+    fn try_send_this(&self, sender: usize, message: &Arc<Message>) -> Result<Taken, Refusal> {
         let router = self.agent.router();
         let resolved = router.resolve("/messages", Origin::default());
-        router.accept(&resolved, message, &self.sequences[sender], &mut None).unwrap()
+        router.accept(&resolved, message, &self.sequences[sender], &mut None)
     }
 
     /// Sends with all in turns until they store together; returns what each has sent.
@@ -377,4 +383,93 @@ async fn senders_that_are_alone_again_store_at_once() {
     };
     tokio::time::timeout(DEADLINE, alone).await.expect("it does not wait for nobody for ever");
     assert!(senders.take_writes().iter().all(|(call, _)| *call == Call::Append(1, Safety::Written)));
+}
+
+/// Senders on four threads, of whom each gives up waiting for an answer now and then, while a consumer has noted what it has handled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn all_that_many_store_together_is_there_in_order_though_some_give_up_waiting() {
+    const COUNT: usize = 12;
+    let senders = Arc::new(Senders::new(COUNT, |_| Ok(())).await);
+    senders.come_together().await;
+    let (input, is_last) = (senders.input(), Arc::new(AtomicBool::new(false)));
+    let before = input.stats().accepted;
+    let consumer = tokio::spawn(consume_in_order(input.clone(), is_last.clone()));
+    let tasks: Vec<_> = (0..COUNT).map(|sender| tokio::spawn(send_and_give_up(senders.clone(), sender))).collect();
+    let mut handed = 0;
+    for task in tasks {
+        handed += task.await.unwrap();
+    }
+    // What nobody waits for any more is stored as well.
+    let since = Instant::now();
+    while input.stats().accepted - before != handed {
+        assert!(since.elapsed() < DEADLINE, "{} of {handed}", input.stats().accepted - before);
+        tokio::task::yield_now().await;
+    }
+    is_last.store(true, SeqCst);
+    let consumed = tokio::time::timeout(DEADLINE, consumer).await.expect("the consumer hangs").unwrap();
+    assert_eq!((consumed, input.stats().len), (input.stats().accepted, 0));
+}
+
+/// Takes messages until there are no more and none come; of each sender they rise. Returns how many there were.
+async fn consume_in_order(input: Arc<Endpoint>, is_last: Arc<AtomicBool>) -> u64 {
+    let (clock, mut last, mut count) = (Clock::start(), BTreeMap::<String, u64>::new(), 0);
+    loop {
+        let is_last = is_last.load(SeqCst);
+        let mut batch = input.take(clock.uptime(), 64);
+        let taken = batch.len();
+        for item in batch.iter() {
+            let text = text(&item.accepted.message);
+            let Some((sender, number)) = text.split_once('-') else { continue };
+            let number = number.parse().unwrap();
+            let before = last.insert(sender.to_owned(), number);
+            assert!(before.is_none_or(|before| before < number), "{sender}: {number} after {before:?}");
+        }
+        count += taken as u64;
+        batch.settle_first(taken);
+        input.finish(batch, clock.uptime());
+        if taken == 0 && is_last && !input.awaits_log() {
+            return count;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Sends, and gives up one answer of five after a few turns. Returns how many messages were taken.
+async fn send_and_give_up(senders: Arc<Senders>, sender: usize) -> u64 {
+    let (mut taken, mut chance) = (0, sender as u64 * 7919 + 1);
+    for n in 0..1600 {
+        chance ^= chance << 13;
+        chance ^= chance >> 7;
+        chance ^= chance << 17;
+        let mut stored = match senders.try_send_this(sender, &message(&format!("{sender}-{n}"))) {
+            Ok(Taken::Now(_)) => {
+                taken += 1;
+                continue;
+            }
+            Ok(Taken::Storing(answer, _)) => Box::pin(answer.stored()),
+            Ok(Taken::Not(why, _)) => panic!("{why:?}"),
+            // The queue is full: the consumer has its turn.
+            Err(_) => {
+                tokio::task::yield_now().await;
+                continue;
+            }
+        };
+        taken += 1;
+        let turns = if chance.is_multiple_of(5) { chance / 5 % 12 } else { u64::MAX };
+        tokio::time::timeout(DEADLINE, await_turns(&mut stored, turns)).await.expect("it hangs");
+    }
+    taken
+}
+
+async fn await_turns(stored: &mut Pin<Box<impl Future<Output = Result<u64, NotStored>>>>, turns: u64) {
+    if turns == u64::MAX {
+        stored.await.unwrap();
+        return;
+    }
+    for _ in 0..turns {
+        if poll(stored).await.is_ready() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
 }
