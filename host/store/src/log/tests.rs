@@ -7,6 +7,7 @@ mod faults;
 mod full;
 mod fuzz;
 mod letters;
+mod lives;
 mod lost_power;
 mod model;
 mod promises;

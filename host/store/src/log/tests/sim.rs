@@ -166,12 +166,31 @@ impl Sim {
             }
             file.seen = file.safe.clone();
         }
-        let changes = std::mem::take(&mut state.unsafe_names);
-        let count = chance.below(changes.len() + 1);
-        for change in &changes[..count] {
-            apply(&mut state.safe_names, change);
+        lose_names(&mut state, chance);
+        Self::after(state)
+    }
+
+    /// The same, and each sector is as it was at some moment since the last sync; in some losses most are the newest, or the oldest.
+    pub(super) fn without_power_by_sectors(&self, chance: &mut Chance) -> Sim {
+        let mut state = self.state().clone();
+        let mostly = chance.below(4);
+        for file in &mut state.files {
+            let writes = std::mem::take(&mut file.unsafe_writes);
+            let end = writes.iter().map(|(at, bytes)| at + bytes.len()).max().unwrap_or(0);
+            for sector in (0..end).step_by(512) {
+                let within = |(at, bytes)| part_within(at, bytes, sector..sector + 512);
+                let parts: Vec<(usize, &[u8])> =
+                    writes.iter().map(|(at, bytes)| (*at, &**bytes)).filter_map(within).collect();
+                let kept = match mostly {
+                    0 if chance.below(8) != 0 => parts.len(),
+                    1 if chance.below(8) != 0 => 0,
+                    _ => chance.below(parts.len() + 1),
+                };
+                parts[..kept].iter().for_each(|(at, bytes)| put(&mut file.safe, *at, bytes));
+            }
+            file.seen = file.safe.clone();
         }
-        state.names = state.safe_names.clone();
+        lose_names(&mut state, chance);
         Self::after(state)
     }
 
@@ -250,6 +269,22 @@ fn apply(names: &mut BTreeMap<String, usize>, change: &Change) {
             names.remove(name);
         }
     }
+}
+
+/// Of the changes of names that were not synced, some of the last are lost.
+fn lose_names(state: &mut State, chance: &mut Chance) {
+    let changes = std::mem::take(&mut state.unsafe_names);
+    let count = chance.below(changes.len() + 1);
+    for change in &changes[..count] {
+        apply(&mut state.safe_names, change);
+    }
+    state.names = state.safe_names.clone();
+}
+
+/// What of a write lies within a range of its file.
+fn part_within(at: usize, bytes: &[u8], range: Range<usize>) -> Option<(usize, &[u8])> {
+    let (from, to) = (range.start.max(at), range.end.min(at + bytes.len()));
+    (from < to).then(|| (from, &bytes[from - at..to - at]))
 }
 
 fn put(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {
