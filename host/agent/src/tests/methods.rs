@@ -370,7 +370,7 @@ async fn a_call_in_whose_middle_the_module_is_cut_off_is_status_500() {
     let world = World::default();
     world.guest("b", Guest { method: method(|_, _, _| Box::pin(std::future::pending())), ..listening() });
     let agent = world.agent().await;
-    agent.apply(&manifest(&[("b", "{}")], &[])).await.unwrap();
+    agent.apply(&manifest(&[("b", "{}"), ("never-ran", r#"{"status":"stopped"}"#)], &[])).await.unwrap();
     let stuck = calling(&agent, "b", call("m", LONG, LONG));
     until(&agent, "b", "running").await;
     waits(&agent, "b", 0).await;
@@ -380,7 +380,10 @@ async fn a_call_in_whose_middle_the_module_is_cut_off_is_status_500() {
     let answer = stuck.await.unwrap().unwrap();
     assert!(answer.status == 500 && answer.payload.contains("stopped in the middle"), "{answer:?}");
     assert_eq!(queued.await.unwrap(), Err(InvokeError::Stopping), "nobody will come");
-    assert_eq!(agent.invoke("b", call("m", LONG, LONG)).await, Err(InvokeError::Stopping));
+    for module in ["b", "never-ran"] {
+        let late = tokio::time::timeout(DEADLINE, agent.invoke(module, call("m", LONG, LONG))).await;
+        assert_eq!(late, Ok(Err(InvokeError::Stopping)), "{module}");
+    }
 }
 
 #[tokio::test]
