@@ -198,7 +198,7 @@ impl Checks {
         }
         self.turn = Turn::Due(match self.health {
             // Never two calls closer together than that.
-            Health::Unknown if now.after(2 * SOON) <= self.counts_from => now.after(SOON),
+            Health::Unknown | Health::Unhealthy if now.after(2 * SOON) <= self.counts_from => now.after(SOON),
             _ => self.counts_from,
         });
     }

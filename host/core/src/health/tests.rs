@@ -95,7 +95,8 @@ fn a_module_whose_last_check_failed_is_asked_again_soon_and_that_costs_it_none_o
     assert_eq!((answers(&mut checks, 19, 503), checks.failures()), (at(600), 1));
     assert_eq!((answers(&mut checks, 1, 503), checks.failures()), (at(630), 2));
     assert_eq!((answers(&mut checks, 19, 503), checks.health()), (at(1_200), Health::Unknown));
-    assert_eq!((answers(&mut checks, 1, 503), checks.health()), (at(1_800), Health::Unhealthy));
+    assert_eq!((answers(&mut checks, 1, 503), checks.health()), (at(1_230), Health::Unhealthy));
+    assert_eq!((answers(&mut checks, 1, 200), checks.health()), (at(1_830), Health::Healthy { since: at(1_230) }));
 }
 
 #[test]

@@ -364,6 +364,8 @@ impl ObservedModule {
         };
         self.failures = after_exit(self.failures, ran);
         self.state = ModuleState::Exited { code, at, ran };
+        // What is done or given up does not come back by itself.
+        self.has_place &= restarts(&self.spec, code, self.failures);
     }
 
     fn update_started(&mut self, now: Uptime) {

@@ -44,8 +44,9 @@ impl<'a> Room<'a> {
         let needed = sum(desired.modules.values().filter(wanted).map(memory));
         let mut room = Self { most: Some(most.max(needed)), ..Self::default() };
         for (name, module) in &observed.modules {
-            let runs_on = desired.modules.get(name).filter(wanted).is_some();
-            let share = Share { now: share(module), at_rest: if runs_on { at_rest(module) } else { 0 } };
+            let spec = desired.modules.get(name).filter(wanted);
+            let runs_on = spec.is_some();
+            let share = Share { now: share(spec, module), at_rest: if runs_on { at_rest(module) } else { 0 } };
             room.all.now = room.all.now.saturating_add(share.now);
             room.all.at_rest = room.all.at_rest.saturating_add(share.at_rest);
             room.is_changing |= runs_on && is_changing(module);
@@ -160,9 +161,11 @@ fn sum(bytes: impl Iterator<Item = u64>) -> u64 {
 }
 
 /// What a module takes, or what is kept for it.
-fn share(module: &ObservedModule) -> u64 {
-    // Then the old version does not come back.
-    let is_up = module.next.as_ref().is_some_and(|next| matches!(next.state, NextState::Up { .. }));
+fn share(wanted: Option<&ModuleSpec>, module: &ObservedModule) -> u64 {
+    // Then the old version does not come back, if that one is still wanted.
+    let is_wanted = |next: &super::NextVersion| wanted.is_some_and(|spec| !needs_new_instance(&next.spec, spec));
+    let is_up = |next: &super::NextVersion| matches!(next.state, NextState::Up { .. }) && is_wanted(next);
+    let is_up = module.next.as_ref().is_some_and(is_up);
     let is_kept = module.has_place && !is_up;
     let own = if module.state.has_instance() || is_kept { memory(&module.spec) } else { 0 };
     own.saturating_add(of_update(module))

@@ -134,6 +134,7 @@ impl Model {
                 let running = matches!(self.observed.modules[&name].state, ModuleState::Running { .. });
                 if running {
                     self.observed.happened(&name, Event::Exited(code), next);
+                    self.forget_what_is_over(&name);
                 }
             }
             for (_, name, health) in extract(&mut self.checks, |(at, ..)| *at <= next) {
@@ -315,6 +316,17 @@ impl Model {
             Work::StopUpdate => Event::UpdateExited,
         };
         self.observed.happened(name, event, self.now);
+        self.forget_what_is_over(name);
+    }
+
+    /// What is done or given up does not come back by itself: it has no place then.
+    fn forget_what_is_over(&mut self, name: &ModuleName) {
+        let Some(module) = self.observed.modules.get(name) else { return };
+        if let ModuleState::Exited { code, .. } = module.state
+            && !restarts(&module.spec, code, module.failures)
+        {
+            self.had.remove(name);
+        }
     }
 }
 

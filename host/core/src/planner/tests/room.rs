@@ -130,6 +130,43 @@ fn the_place_of_a_module_that_crashed_is_kept_for_it() {
 }
 
 #[test]
+fn what_is_done_or_given_up_keeps_no_place() {
+    let job = ModuleSpec { restart_policy: RestartPolicy::Never, ..of("job", "1", 16, 1) };
+    let mut scene = running(32, [job.clone(), of("a", "1", 16, 1)]);
+    scene.event("job", Event::Exited(0));
+    scene.want([job.clone(), of("a", "2", 16, 1)]);
+    scene.step();
+    scene.event("a", Event::Prepared);
+    assert_eq!(scene.step(), ["start-update a"], "beside its old version");
+
+    let mut scene = running(32, [job.clone(), of("a", "1", 16, 1)]);
+    scene.event("job", Event::Exited(1));
+    scene.want([ModuleSpec { desired_status: DesiredStatus::Running, ..job }, of("a", "2", 16, 1)]);
+    scene.step();
+    scene.event("a", Event::Prepared);
+    assert_eq!(scene.step(), ["start-update a"]);
+}
+
+#[test]
+fn the_place_of_an_old_version_is_kept_where_its_update_is_up_and_not_wanted_any_more() {
+    let mut scene = running(32, [of("b", "1", 16, 1)]);
+    let new = of("c", "1", 16, 1);
+    scene.want([of("b", "2", 16, 1), new.clone()]);
+    scene.step();
+    scene.event("b", Event::Prepared);
+    assert_eq!(scene.step(), ["start-update b"]);
+    scene.event("c", Event::Prepared);
+    scene.event("b", Event::UpdateStarted);
+    assert_eq!(scene.step(), ["stop b"]);
+    // Both before the next plan.
+    scene.event("b", Event::Stopped);
+    scene.want([of("b", "1", 16, 1), new]);
+    assert_eq!(scene.step(), ["stop-update b"], "b comes back, and c waits");
+    scene.event("b", Event::UpdateExited);
+    assert_eq!(scene.step(), ["start b", "start c"]);
+}
+
+#[test]
 fn an_old_version_that_crashed_comes_back_while_its_larger_update_has_no_room() {
     let mut scene = running(24, [of("a", "1", 8, 1), of("b", "1", 16, 1)]);
     scene.want([of("a", "2", 16, 1), of("b", "2", 8, 1)]);
