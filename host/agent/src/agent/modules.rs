@@ -199,9 +199,8 @@ impl Agent {
     /// No such module, a patch that breaks a rule, or a disk that fails.
     pub async fn set_twin(&self, module: &str, merge_patch_json: &str) -> Result<u64, ModuleError> {
         let cell = self.deployed_twin(module).await?;
-        // Until it is done: no deployment brings a section meanwhile that replaces what is answered.
-        let mut in_force = self.in_force.lock().await;
-        self.complete_section_of(&mut in_force, module).await?;
+        self.complete_section_of(&mut *self.in_force.lock().await, module).await?;
+        // Without the lock: a disk that hangs must hold up neither the status nor a stop.
         Ok(cell.set_desired(merge_patch_json).await?)
     }
 

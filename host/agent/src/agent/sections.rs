@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Weak};
 
-use marram_core::{deployment::Deployment, name::ModuleName};
+use marram_core::{deployment::Deployment, name::ModuleName, ports::DocumentError};
 use tokio::sync::watch;
 
 use super::{
@@ -76,10 +76,16 @@ impl Agent {
         else {
             return Ok(());
         };
-        match self.complete_sections(in_force, &deployment).await {
-            Err(ApplyError::Twin { module: other, source }) if other.as_str() == module => Err(source),
-            _ => Ok(()),
+        let done = self.complete_sections(in_force, &deployment).await;
+        if !in_force.missing.iter().any(|missing| missing.as_str() == module) {
+            return Ok(());
         }
+        Err(match done {
+            Err(ApplyError::Twin { module: other, source }) if other.as_str() == module => source,
+            _ => TwinError::Store(DocumentError::Failed(
+                "its section of the deployment comes first, and could not be stored".into(),
+            )),
+        })
     }
 
     /// Tries again until all sections of the deployment in force are stored. True: they are, or nobody wants them any more.
