@@ -190,16 +190,18 @@ impl Agent {
         way: &Way,
     ) -> BTreeSet<ModuleName> {
         let (Some(old), Some(entry)) = (&in_force.deployment, in_force.entry()) else { return BTreeSet::new() };
-        // What is gone back to lacked it already.
-        let lacked = match way {
-            Way::Rollback { to, .. } | Way::ByHand { to, .. } => in_force.history.entry(*to),
+        // What is gone back to lacked it already, or was good before its twin was damaged.
+        let back_to = match way {
+            Way::Rollback { to, .. } | Way::ByHand { to, .. } => Some(*to),
             Way::Apply | Way::File | Way::Unknown => None,
         };
+        let lacked = back_to.and_then(|to| in_force.history.entry(to));
         let lacked = lacked.map(|to| &to.accepted.unstored_before);
         let (mut lack, mut left) = (BTreeSet::new(), BTreeSet::new());
         for name in new.modules.keys() {
             let section = new.twins.get(name);
-            let lacked = lacked.is_some_and(|lacked| lacked.contains(name));
+            let is_damaged = back_to.is_some() && self.twins.cell(name).await.is_err();
+            let lacked = is_damaged || lacked.is_some_and(|lacked| lacked.contains(name));
             let is_left = old.modules.contains_key(name) && section == old.twins.get(name);
             if (lacked || is_left) && !self.twins.has_section(name, section).await {
                 if lacked { &mut lack } else { &mut left }.insert(name.clone());

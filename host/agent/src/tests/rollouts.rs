@@ -362,6 +362,22 @@ async fn a_twin_that_cannot_be_read_is_not_held_against_a_deployment_that_leaves
     assert!(matches!(&newest, Way::Rollback { of: 5, to: 4, again: true, .. }), "{newest:?}");
 }
 
+#[tokio::test]
+async fn what_was_good_before_a_twin_was_damaged_can_be_gone_back_to() {
+    let (world, agent) = device().await;
+    agent.apply(&beside_c("a", 1)).await.unwrap();
+    until_good(&agent, 3).await;
+    agent.shut_down(GRACE).await;
+    world.disk.documents.lock().unwrap().insert("twin-c".into(), b"no twin".to_vec());
+    let agent = world.agent().await;
+    until(&agent, "a", "running").await;
+    assert!(matches!(agent.apply(&beside_c("b", 2)).await, Err(ApplyError::Twin { .. })));
+    assert!(matches!(agent.roll_back(None, None).await, Err(ApplyError::Twin { .. })), "it is told");
+    until_good(&agent, 5).await;
+    let way = entry(&agent, 5).await.accepted.way;
+    assert!(matches!(way, Way::ByHand { to: 3, .. }), "{way:?}");
+}
+
 /// `a` is not to run, so what comes for it waits; the route is there, or not.
 fn waiting(routes: &[&str], marram: serde_json::Value) -> String {
     let text = manifest_with("crash", &[("a", r#"{"status":"stopped"}"#)], routes);
