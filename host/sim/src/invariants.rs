@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use marram_core::planner::{HEALTHY_AFTER, backoff};
 
-use crate::time::now;
+use crate::time::{awake, now};
 
 /// A module as the deployment in force wants it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub(crate) struct Watch {
 #[derive(Debug)]
 struct Alive {
     number: u64,
-    /// Since when.
+    /// Since when, by the time in which the device was awake: no module has proved itself by another.
     in_charge: Option<u64>,
     image: String,
     /// When it was asked for its health last.
@@ -205,7 +205,7 @@ impl Watch {
         self.restarts.retain(|other| other != module);
         let instances = self.instances.entry(module.into()).or_default();
         for alive in instances.iter_mut().filter(|alive| alive.number == number) {
-            alive.in_charge = Some(now());
+            alive.in_charge = Some(awake());
         }
         self.invariant_one_instance_does_the_work(module);
     }
@@ -213,7 +213,7 @@ impl Watch {
     /// By itself.
     pub(crate) fn exited(&mut self, module: &str, image: &str, number: u64) {
         let asked_to_end = self.is_asked_to_end(module, number);
-        let ran = now() - self.leaves(module, number).unwrap_or_else(now);
+        let ran = awake() - self.leaves(module, number).unwrap_or_else(awake);
         // Amid its last call: the next instance comes as if it had ended well.
         if !asked_to_end && self.restarts.iter().all(|other| other != module) {
             self.fails(module, image, true, ran);
@@ -223,7 +223,7 @@ impl Watch {
     /// By the host.
     pub(crate) fn was_ended(&mut self, module: &str, image: &str, number: u64) {
         let asked_to_end = self.is_asked_to_end(module, number);
-        let ran = now() - self.leaves(module, number).unwrap_or_else(now);
+        let ran = awake() - self.leaves(module, number).unwrap_or_else(awake);
         if !asked_to_end && self.makes_way(module, image) {
             self.made_way.insert(module.into());
         } else if !asked_to_end && self.is_ended_without_a_word(module, number) {
