@@ -102,7 +102,7 @@ pub fn standings<'a>(
 ) -> BTreeMap<&'a ModuleName, Standing> {
     let of = |(name, spec)| (name, standing(spec, observed.modules.get(name), unreachable(name)));
     let mut standings: BTreeMap<&ModuleName, Standing> = desired.modules.iter().map(of).collect();
-    if observed.max_memory.is_none() {
+    if observed.max_memory.is_none() || standings.values().all(|standing| *standing != Standing::Waits) {
         return standings;
     }
     let held_up = held_up(desired, observed, now);
