@@ -215,6 +215,19 @@ async fn a_call_that_takes_too_long_is_given_up_and_the_handler_runs_on() {
 }
 
 #[tokio::test]
+async fn whoever_has_waited_for_a_module_to_run_waits_for_its_answer_no_longer_than_he_said() {
+    let world = World::default();
+    world.guest("b", Guest { method: method(|_, _, _| Box::pin(std::future::pending())), ..listening() });
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("b", r#"{"status":"stopped"}"#)], &[])).await.unwrap();
+    let waiting = calling(&agent, "b", call("m", 5, LONG));
+    waits(&agent, "b", 1).await;
+    agent.apply(&manifest(&[("b", "{}")], &[])).await.unwrap();
+    let answer = tokio::time::timeout(Duration::from_secs(LONG / 2), waiting).await.expect("within five seconds");
+    assert_eq!(answer.unwrap(), Err(InvokeError::Timeout { module: "b".into(), response: Duration::from_secs(5) }));
+}
+
+#[tokio::test]
 async fn a_module_without_a_handler_of_methods_answers_501() {
     let world = World::default();
     world.guest("handler", Guest::default());
