@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use marram_tests::{
     device::Device,
+    host::Host,
     journal::{Journal, text},
     manifest::{Manifest, Module},
     program::Layout,
@@ -135,14 +136,20 @@ fn a_program_hears_of_each_change_once_in_order_and_of_all_again_after_a_restart
     host.stop();
 }
 
-#[test]
-fn what_modules_report_goes_upstream_as_patches_of_which_none_is_lost_by_a_kill_or_a_stop() {
+/// A module that reports its answer to each change of its threshold, and what goes upstream of that.
+fn filter() -> (Layout, Device, Host, Journal) {
     let (layout, device) = (Layout::with(&["threshold_filter"]), Device::new());
     let manifest = Manifest::new()
         .module("filter", Module::new(&layout.image("threshold_filter")))
         .twin("filter", json!({ "field": "t", "threshold": 1 }));
     let host = device.start(&manifest);
-    let mut journal = Journal::of_twins(&device.data());
+    let journal = Journal::of_twins(&device.data());
+    (layout, device, host, journal)
+}
+
+#[test]
+fn what_modules_report_goes_upstream_as_patches_of_which_none_is_lost_by_a_kill_or_a_stop() {
+    let (_layout, device, host, mut journal) = filter();
     let first = journal.wait_for("the first report", |all| all.first().cloned());
     assert_eq!((text(&first, "/source"), &first["sequence"]), ("/twins/filter/reported", &json!(2)));
     assert_eq!(first["body"]["desiredAck"]["version"], 2);
@@ -181,12 +188,7 @@ fn what_modules_report_goes_upstream_as_patches_of_which_none_is_lost_by_a_kill_
 
 #[test]
 fn under_steady_reports_upstream_gets_all_of_them_as_one_patch_each_five_seconds() {
-    let (layout, device) = (Layout::with(&["threshold_filter"]), Device::new());
-    let manifest = Manifest::new()
-        .module("filter", Module::new(&layout.image("threshold_filter")))
-        .twin("filter", json!({ "field": "t", "threshold": 1 }));
-    let host = device.start(&manifest);
-    let mut journal = Journal::of_twins(&device.data());
+    let (_layout, device, host, mut journal) = filter();
     journal.wait_for("the first", |all| all.first().map(drop));
     let mut threshold = 2;
     let patches = journal.wait_for("three patches amid reports", |all| {
