@@ -276,3 +276,21 @@ async fn a_change_whose_caller_goes_away_while_it_is_stored_is_in_force_then_and
     assert_eq!((twin.desired, twin.reported), (json!({"a":1}), json!({"r":1})));
     stop(&again).await;
 }
+
+#[tokio::test]
+async fn a_change_whose_write_hangs_holds_up_no_question_about_the_deployment() {
+    let world = World::default();
+    world.guest("m", Guest::default());
+    let agent = world.agent().await;
+    agent.apply(&manifest(&[("m", "{}")], &[])).await.unwrap();
+    let gate = Arc::new(Gate::default());
+    world.disk.gate.lock().unwrap().replace(("twin-m", gate.clone()));
+    let setter = agent.clone();
+    let setting = tokio::spawn(async move { setter.set_twin("m", r#"{"a":1}"#).await });
+    gate.reached().await;
+    let asked = tokio::time::timeout(DEADLINE, agent.deployments()).await;
+    gate.open();
+    assert_eq!(asked.expect("nor a stop, which wants the same").deployments.len(), 1);
+    setting.await.unwrap().unwrap();
+    stop(&agent).await;
+}
