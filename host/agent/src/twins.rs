@@ -96,7 +96,7 @@ impl TwinQuery {
 const BETWEEN_REPORTS: Duration = Duration::from_millis(100);
 
 /// Why a twin could not be changed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum TwinError {
     /// Not a JSON object.
     #[error("a patch must be a JSON object: {0}")]

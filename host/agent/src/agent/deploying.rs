@@ -69,10 +69,8 @@ pub(super) struct InForce {
     pub(super) version: u64,
     /// False: a twin section could not be stored; the same manifest may be applied again.
     pub(super) complete: bool,
-    /// Why it is not; it is tried again.
-    pub(super) incomplete: Option<String>,
-    /// Modules whose sections that concerns.
-    pub(super) missing: BTreeSet<ModuleName>,
+    /// Which, and why; it is tried again.
+    pub(super) missing: Missing,
     /// The one that should be in its place, of what was stored at the start.
     pub(super) lost: Option<Lost>,
     /// The host is ending: nothing new is taken.
@@ -97,11 +95,12 @@ fn not_again(bad: &Entry) -> String {
 }
 
 impl InForce {
-    pub(super) fn set(&mut self, deployment: Arc<Deployment>, version: u64, complete: bool) {
+    /// Another one is, and how far is not known yet.
+    pub(super) fn set(&mut self, deployment: Arc<Deployment>, version: u64) {
         self.deployment = Some(deployment);
         self.version = version;
-        self.complete = complete;
-        self.incomplete = None;
+        self.complete = false;
+        self.missing = Missing::default();
         self.lost = None;
     }
 }
@@ -133,7 +132,7 @@ impl Agent {
             let mut in_force = self.in_force.lock().await;
             self.remember(&mut in_force, &stored);
             if let Some((old, _)) = old {
-                in_force.set(old.into(), stored.version, false);
+                in_force.set(old.into(), stored.version);
             }
         }
         let result = self.apply_from(Way::File, text).await;
@@ -175,7 +174,7 @@ impl Agent {
         if let Err(faults) = self.read(stored.manifest.get()) {
             tracing::warn!(%faults, "the stored deployment would not be accepted any more; it goes on");
         }
-        in_force.set(deployment.clone(), version, false);
+        in_force.set(deployment.clone(), version);
         in_force.lost = lost;
         if self.replace_at_boot(&mut in_force).await {
             return;
@@ -304,7 +303,7 @@ impl Agent {
         self.deployment_version.store(version, SeqCst);
         self.save_history(in_force).await;
         in_force.refused = None;
-        in_force.set(deployment, version, false);
+        in_force.set(deployment, version);
         let missing = self.put_in_force(in_force, prefer_cached).await?;
         self.note_complete(in_force, missing).map(|()| version)
     }

@@ -90,14 +90,14 @@ fn tried(in_force: &InForce, status: &Status, standings: &BTreeMap<ModuleName, S
         return told(
             *of,
             Code::Failed,
-            [Some(rolled_back), in_force.incomplete.clone()].into_iter().flatten().collect::<Vec<_>>().join("; "),
+            [Some(rolled_back), in_force.missing.why()].into_iter().flatten().collect::<Vec<_>>().join("; "),
         );
     }
     let of = |module: &ModuleStatus| standings.get(&module.name).copied();
     let troubled = |module: &&ModuleStatus| of(module).is_some_and(Standing::is_unwell);
     let mut troubles: Vec<String> =
         status.modules.iter().filter(troubled).map(|it| format!("{}: {}", it.name, it.description)).collect();
-    troubles.extend(in_force.incomplete.clone());
+    troubles.extend(in_force.missing.why());
     if !troubles.is_empty() {
         return told(version, Code::Failed, troubles.join("; "));
     }

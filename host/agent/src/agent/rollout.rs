@@ -263,7 +263,7 @@ impl Agent {
     /// a full disk must not let a device stand still. True: another one is in force.
     async fn replace_or_stand_in(self: &Arc<Self>, in_force: &mut InForce, because: String, again: bool) -> bool {
         let unfit = Unfit::of(in_force);
-        let error = match self.replace(in_force, &unfit, because.clone(), again, false).await {
+        let error = match self.replace(in_force, &unfit, because.clone(), again, true).await {
             Ok(replaced) => return replaced,
             Err(error) => error,
         };
@@ -272,7 +272,7 @@ impl Agent {
         if let Some((to, _, deployment)) = &instead {
             let version = unfit.version;
             tracing::warn!(version, to, "the last good deployment goes on in its place meanwhile");
-            in_force.set(deployment.clone(), *to, false);
+            in_force.set(deployment.clone(), *to);
             let because = format!("{because}; deployment {to} is in its place, which cannot be stored yet: {error}");
             in_force.lost = Some(Lost { version, because });
             let missing = self.put_in_force(in_force, true).await;
@@ -295,7 +295,7 @@ impl Agent {
             if in_force.stopping || in_force.version != while_in_force {
                 return;
             }
-            match self.replace(&mut in_force, &unfit, because.clone(), again, wait >= LAST_RETRY).await {
+            match self.replace(&mut in_force, &unfit, because.clone(), again, wait < LAST_RETRY).await {
                 Ok(_) => return,
                 Err(error) => {
                     tracing::error!(%error, "the deployment is not good, and cannot be rolled back; tried again")
@@ -334,7 +334,7 @@ impl Agent {
             let mut wait = FIRST_RETRY;
             loop {
                 let Some(judged) = judgements.borrow_and_update().clone() else { break };
-                let Err(error) = self.carry_out(&judged, wait >= LAST_RETRY).await else { break };
+                let Err(error) = self.carry_out(&judged, wait < LAST_RETRY).await else { break };
                 tracing::error!(%error, "what became of the deployment cannot be stored; tried again");
                 // Another judgement is carried out in its place.
                 let _ = tokio::time::timeout(wait, judgements.changed()).await;
@@ -343,8 +343,8 @@ impl Agent {
         }
     }
 
-    /// `at_last`: what cannot be read is not waited for any more.
-    async fn carry_out(self: &Arc<Self>, judged: &Judged, at_last: bool) -> Result<(), ApplyError> {
+    /// `patient`: as for [`Agent::instead`].
+    async fn carry_out(self: &Arc<Self>, judged: &Judged, patient: bool) -> Result<(), ApplyError> {
         let mut in_force = self.in_force.clone().lock_owned().await;
         let Some(deployment) = in_force.deployment.clone() else { return Ok(()) };
         if in_force.stopping || in_force.version != judged.version {
@@ -360,7 +360,7 @@ impl Agent {
             }
             Judgement::Bad { because, again } => {
                 let unfit = Unfit::of(&in_force);
-                if self.replace(&mut in_force, &unfit, because.clone(), *again, at_last).await? {
+                if self.replace(&mut in_force, &unfit, because.clone(), *again, patient).await? {
                     return Ok(());
                 }
                 in_force.history.decide(judged.version, Outcome::Bad, Some(because.clone()), self.clock.utc());
@@ -388,9 +388,9 @@ impl Agent {
         unfit: &Unfit,
         because: String,
         again: bool,
-        at_last: bool,
+        patient: bool,
     ) -> Result<bool, ApplyError> {
-        let instead = self.instead(in_force, unfit, !at_last).await.map_err(ApplyError::Store)?;
+        let instead = self.instead(in_force, unfit, patient).await.map_err(ApplyError::Store)?;
         let Some((to, text, deployment)) = instead else { return Ok(false) };
         let of = unfit.version;
         tracing::error!(version = of, to, because, "the deployment is not good; it is rolled back");

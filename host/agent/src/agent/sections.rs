@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Weak};
 
-use marram_core::{deployment::Deployment, name::ModuleName, ports::DocumentError};
+use marram_core::{deployment::Deployment, name::ModuleName};
 use tokio::sync::watch;
 
 use super::{
@@ -16,12 +16,21 @@ use crate::{
 };
 
 /// What an attempt at all sections has left to be stored, and why.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Missing(BTreeMap<ModuleName, TwinError>);
 
 impl Missing {
     pub(super) fn add(&mut self, module: &ModuleName, error: TwinError) {
         self.0.insert(module.clone(), error);
+    }
+
+    /// The first of them, in words; none: nothing is missing.
+    pub(super) fn why(&self) -> Option<String> {
+        self.0.first_key_value().map(|(module, error)| why(module, error))
+    }
+
+    fn of(&self, module: &str) -> Option<&TwinError> {
+        self.0.iter().find(|(name, _)| name.as_str() == module).map(|(_, error)| error)
     }
 
     /// What is held against the deployment in force: not what was missing before it, and is wanted as it was.
@@ -42,12 +51,11 @@ impl Agent {
     /// # Errors
     /// [`ApplyError::Twin`], if it is not wholly.
     pub(super) fn note_complete(&self, in_force: &mut InForce, missing: Missing) -> Result<(), ApplyError> {
-        in_force.incomplete = missing.0.first_key_value().map(|(module, error)| why(module, error));
-        in_force.complete = in_force.incomplete.is_none();
-        in_force.missing = missing.0.keys().cloned().collect();
-        let Some((module, source)) = missing.0.into_iter().next() else { return Ok(()) };
+        in_force.complete = missing.0.is_empty();
+        in_force.missing = missing;
+        let Some((module, source)) = in_force.missing.0.first_key_value() else { return Ok(()) };
         self.missing_sections.send_replace(());
-        Err(ApplyError::Twin { module, source })
+        Err(ApplyError::Twin { module: module.clone(), source: source.clone() })
     }
 
     /// Applies the sections of the deployment in force once more. Modules whose sections are stored now, and that have failed for good without
@@ -59,7 +67,7 @@ impl Agent {
     ) -> Result<(), ApplyError> {
         let missing = self.apply_sections(in_force, deployment).await;
         let (version, all) = (in_force.version, missing.judged(in_force).is_none());
-        let stored = in_force.missing.iter().filter(|module| !missing.0.contains_key(*module));
+        let stored = in_force.missing.0.keys().filter(|module| !missing.0.contains_key(*module));
         let modules = stored.cloned().collect();
         // First: who goes away amid it leaves the rest to the next attempt.
         self.events.send(Event::Stored { version, modules, all }).await.map_err(|_| ApplyError::Stopping)?;
@@ -71,28 +79,19 @@ impl Agent {
     /// # Errors
     /// It still cannot be stored.
     pub(super) async fn complete_section_of(&self, in_force: &mut InForce, module: &str) -> Result<(), TwinError> {
-        let (true, Some(deployment)) =
-            (in_force.missing.iter().any(|missing| missing.as_str() == module), in_force.deployment.clone())
-        else {
+        let (Some(_), Some(deployment)) = (in_force.missing.of(module), in_force.deployment.clone()) else {
             return Ok(());
         };
-        let done = self.complete_sections(in_force, &deployment).await;
-        if !in_force.missing.iter().any(|missing| missing.as_str() == module) {
-            return Ok(());
-        }
-        Err(match done {
-            Err(ApplyError::Twin { module: other, source }) if other.as_str() == module => source,
-            _ => TwinError::Store(DocumentError::Failed(
-                "its section of the deployment comes first, and could not be stored".into(),
-            )),
-        })
+        // Told as what is missing yet, which may be that of others alone.
+        let _ = self.complete_sections(in_force, &deployment).await;
+        in_force.missing.of(module).cloned().map_or(Ok(()), Err)
     }
 
     /// Tries again until all sections of the deployment in force are stored. True: they are, or nobody wants them any more.
     async fn try_sections(&self) -> bool {
         let mut in_force = self.in_force.lock().await;
         let Some(deployment) = in_force.deployment.clone() else { return true };
-        if in_force.stopping || in_force.incomplete.is_none() {
+        if in_force.stopping || in_force.missing.0.is_empty() {
             return true;
         }
         match self.complete_sections(&mut in_force, &deployment).await {

@@ -343,8 +343,8 @@ fn beside_c(module: &str, limit: u64) -> String {
     document.to_string()
 }
 
-#[tokio::test]
-async fn a_twin_that_cannot_be_read_is_not_held_against_a_deployment_that_leaves_it_as_it_is() {
+/// A device whose third deployment is good, and whose twin of `c` was damaged since.
+async fn with_a_damaged_twin() -> Arc<Agent> {
     let (world, agent) = device().await;
     agent.apply(&beside_c("a", 1)).await.unwrap();
     until_good(&agent, 3).await;
@@ -352,6 +352,12 @@ async fn a_twin_that_cannot_be_read_is_not_held_against_a_deployment_that_leaves
     world.disk.documents.lock().unwrap().insert("twin-c".into(), b"no twin".to_vec());
     let agent = world.agent().await;
     until(&agent, "a", "running").await;
+    agent
+}
+
+#[tokio::test]
+async fn a_twin_that_cannot_be_read_is_not_held_against_a_deployment_that_leaves_it_as_it_is() {
+    let agent = with_a_damaged_twin().await;
     assert!(matches!(agent.apply(&beside_c("b", 1)).await, Err(ApplyError::Twin { .. })), "it is told");
     until_good(&agent, 4).await;
     assert_eq!(entry(&agent, 4).await.accepted.unstored_before, BTreeSet::from([ModuleName::new("c").unwrap()]));
@@ -364,13 +370,7 @@ async fn a_twin_that_cannot_be_read_is_not_held_against_a_deployment_that_leaves
 
 #[tokio::test]
 async fn what_was_good_before_a_twin_was_damaged_can_be_gone_back_to() {
-    let (world, agent) = device().await;
-    agent.apply(&beside_c("a", 1)).await.unwrap();
-    until_good(&agent, 3).await;
-    agent.shut_down(GRACE).await;
-    world.disk.documents.lock().unwrap().insert("twin-c".into(), b"no twin".to_vec());
-    let agent = world.agent().await;
-    until(&agent, "a", "running").await;
+    let agent = with_a_damaged_twin().await;
     assert!(matches!(agent.apply(&beside_c("b", 2)).await, Err(ApplyError::Twin { .. })));
     assert!(matches!(agent.roll_back(None, None).await, Err(ApplyError::Twin { .. })), "it is told");
     until_good(&agent, 5).await;
